@@ -1,0 +1,1 @@
+"""GEAR: joint training of a vector-quantised tokenizer and an autoregressive generator."""

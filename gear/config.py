@@ -1,0 +1,237 @@
+"""`params.yaml` as frozen models: every setting, its range and one sentence about it.
+
+Unknown keys are refused. A bad file raises `BadInput` with one line: the key, the value, what is allowed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gear.paths import PARAMS
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class BadInput(ValueError):
+    """The user's mistake: printed as one line, exit code 2."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class RunConfig(Section):
+    """What all stages share."""
+
+    seed: Count = Field(description="Seed of every random draw in the run.")
+    device: Literal["auto", "cpu", "cuda"] = Field(description="Where to compute; auto takes a GPU if there is one.")
+
+
+class DataConfig(Section):
+    """Where images come from and how they become shards."""
+
+    source: Literal["openmoji", "folder"] = Field(description="`openmoji` (packaged) or `folder` (<root>/<class>/<file>).")
+    root: str = Field("", description="Folder of the `folder` source.")
+    size: Literal[16, 32, 64, 128, 256, 512] = Field(description="Side of the square training images, pixels.")
+    val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="Share of concepts held out for validation.")
+    limit: Count = Field(0, description="Use at most this many images, spread over the classes; 0 for all.")
+    flip: bool = Field(description="Mirror images at random in training; off where mirror images differ.")
+    max_reject_share: Share = Field(description="Share of unreadable files above which ingest fails.")
+    workers: Positive = Field(2, description="Decoding processes of ingest.")
+
+
+class TeacherConfig(Section):
+    """The frozen encoder whose patch features guide the tokenizer and generator."""
+
+    name: Literal["efficientnet-lite0/b10"] = Field(description="Encoder and layer.")
+    input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(description="Side of the teacher's input, pixels.")
+
+
+class TokenizerConfig(Section):
+    """The VQ autoencoder and its warm-up (GEAR, Quantizers and Backbones)."""
+
+    codes: Annotated[int, Field(ge=2, le=65536)] = Field(description="Codebook size K.")
+    code_dim: Positive = Field(description="Code width D.")
+    base: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Channels of the first level.")
+    multipliers: tuple[Positive, ...] = Field(min_length=2, description="Channels a level in units of base; f = 2^(levels-1).")
+    blocks: Positive = Field(description="Residual blocks a level in the encoder; the decoder has one more.")
+    z_channels: Positive = Field(description="Channels of the latent before the 1x1 conv to code_dim.")
+    steps: Positive = Field(description="Warm-up steps.")
+    batch: Positive = Field(description="Images a step over all ranks.")
+    lr: Rate = Field(description="AdamW learning rate in warm-up.")
+
+    @property
+    def factor(self) -> int:
+        """Downsampling factor f."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+class LossConfig(Section):
+    """Weights of the tokenizer's loss (GEAR, Tokenizer loss)."""
+
+    l1: Weight = Field(1.0, description="Absolute error of pixels.")
+    perceptual: Weight = Field(1.0, description="Distance of the packaged encoder's early features.")
+    codebook: Weight = Field(1.0, description="Codes towards latents.")
+    commitment: Weight = Field(0.25, description="Latents towards codes.")
+    entropy: Weight = Field(0.05, description="Sharp assignments, even use of codes.")
+    adversarial: Weight = Field(0.1, description="Weight of the discriminator's verdict.")
+
+
+class GanConfig(Section):
+    """PatchGAN discriminator of the tokenizer's stages."""
+
+    start_step: Count = Field(description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out.")
+    filters: Positive = Field(description="Channels of the discriminator's first layer.")
+    layers: Positive = Field(description="Strided layers.")
+    lr: Rate = Field(description="AdamW learning rate.")
+
+
+class GeneratorConfig(Section):
+    """The autoregressive transformer and its stage-2 steps (GEAR, Generator)."""
+
+    layers: Positive = Field(description="Transformer blocks.")
+    heads: Positive = Field(description="Attention heads.")
+    width: Positive = Field(description="Model width d.")
+    tap: Positive = Field(description="Blocks before the residual stream is read for alignment.")
+    dropout: Share = Field(0.1, description="On tokens, residual and feed-forward; none in attention.")
+    class_dropout: Share = Field(0.1, description="Probability of the null class in training.")
+    prefix_rope: Literal["identity", "zero"] = Field("identity", description="Rotation of prefix positions; `zero` only to run public weights.")
+    projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
+    steps: Count = Field(description="Steps of the generator alone on the frozen tokenizer; may be 0.")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> GeneratorConfig:
+        if self.width % (4 * self.heads):
+            raise ValueError(f"width {self.width} is not a multiple of 4 x heads ({self.heads}): 2-D rotary positions need it")
+        if self.tap > self.layers:
+            raise ValueError(f"tap {self.tap} is past the last of {self.layers} layers")
+        return self
+
+
+class JointConfig(Section):
+    """The joint stage (GEAR, One training step)."""
+
+    recipe: Literal["gear", "llamagen_repa"] = Field(description="`gear` trains both; `llamagen_repa` freezes the tokenizer.")
+    steps: Positive = Field(description="Optimiser steps.")
+    batch: Positive = Field(description="Images a step over all ranks.")
+    temperature: Annotated[float, Field(gt=0)] = Field(description="tau of the soft assignment softmax(-d / tau).")
+    lambda_tok: Weight = Field(description="Weight of the soft alignment in the tokenizer's loss.")
+    lambda_ar: Weight = Field(description="Weight of the hard alignment in the generator's loss.")
+    lr_tokenizer: Rate = Field(description="AdamW learning rate of the tokenizer.")
+    lr_generator: Rate = Field(description="AdamW learning rate of generator and projector.")
+
+
+class TrainConfig(Section):
+    """What every training stage shares."""
+
+    warmup: Count = Field(description="Steps of linear learning-rate warm-up; constant after.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(description="Decay of the averaged weights, tokenizer and generator alike.")
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradient norm limit of each module.")
+    bf16: bool = Field(description="bf16 autocast; distances stay in fp32.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
+    log_every: Positive = Field(description="Steps between log lines.")
+    checkpoint_every: Positive = Field(description="Steps between resumable states.")
+
+
+class SampleConfig(Section):
+    """How images are drawn from the generator."""
+
+    n: Positive = Field(description="Images, balanced over classes.")
+    batch: Positive = Field(description="Images at a time; does not change the result.")
+    guidance: Annotated[float, Field(ge=1)] = Field(description="Classifier-free guidance scale; 1 is none.")
+    temperature: Annotated[float, Field(gt=0)] = Field(description="Softmax temperature.")
+    top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Keep the likeliest codes up to this mass; 1 for all.")
+
+
+class EvaluateConfig(Section):
+    """The evaluation protocol."""
+
+    neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
+    curve_points: Count = Field(description="Points of the FD curve over training; 0 for none.")
+    curve_n: Positive = Field(description="Samples a point of the FD curve.")
+
+
+class HealthConfig(Section):
+    """When training stops because the codebook collapses."""
+
+    min_usage: Share = Field(description="Least share of codes in use over a health window.")
+    min_perplexity: Share = Field(description="Least perplexity over a health window, as a share of K.")
+    window: Positive = Field(description="Steps a health window.")
+    after_step: Count = Field(description="First step at which the gate may stop a run.")
+
+
+class Config(Section):
+    """The whole of params.yaml."""
+
+    run: RunConfig
+    data: DataConfig
+    teacher: TeacherConfig
+    tokenizer: TokenizerConfig
+    loss: LossConfig
+    gan: GanConfig
+    generator: GeneratorConfig
+    joint: JointConfig
+    train: TrainConfig
+    sample: SampleConfig
+    evaluate: EvaluateConfig
+    health: HealthConfig
+
+    @model_validator(mode="after")
+    def _grid(self) -> Config:
+        if self.data.source == "folder" and not self.data.root:
+            raise ValueError("data.source is folder and data.root is empty: name the folder of <class>/<file> images")
+        if self.data.size // self.tokenizer.factor < 2:
+            raise ValueError(f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} leaves no grid: use fewer multipliers")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Side of the token grid; L = grid^2."""
+        return self.data.size // self.tokenizer.factor
+
+
+def _one_line(error: ValidationError, where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key!r}: {_allowed_keys(first['loc'])}{more}"
+    if first["type"] == "missing":
+        return f"{where}: missing key {key!r}{more}"
+    value = "" if first["type"] == "value_error" else f" = {first['input']!r}"
+    return f"{where}: {key}{value}: {first['msg'].removeprefix('Value error, ')}{more}"
+
+
+def _allowed_keys(loc: tuple[Any, ...]) -> str:
+    model: Any = Config
+    for part in loc[:-1]:
+        model = model.model_fields[str(part)].annotation
+    return f"allowed are {', '.join(model.model_fields)}"
+
+
+def parse(text: str, where: str = str(PARAMS)) -> Config:
+    """Configuration of a YAML text; `where` names it in errors. Raises `BadInput`."""
+    try:
+        return Config.model_validate(yaml.safe_load(text) or {})
+    except ValidationError as error:
+        raise BadInput(_one_line(error, where)) from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def load(path: Path = PARAMS) -> Config:
+    """Configuration of a params file. Raises `BadInput`."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}: write it with `gear preset quickstart`") from None
+    return parse(text, str(path))

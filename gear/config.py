@@ -24,6 +24,10 @@ class BadInput(ValueError):
     """The user's mistake: printed as one line, exit code 2."""
 
 
+class StageFailed(RuntimeError):
+    """A stage stopped on purpose for a reason it can name: printed as one line, exit code 1."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 

@@ -1,0 +1,31 @@
+"""2-D rotary positions: half of a head's channels turn with the row, half with the column (GEAR, Generator)."""
+
+from __future__ import annotations
+
+import torch
+
+
+def rotary_table(grid: int, head_width: int, prefix: int, mode: str, base: float = 10_000.0) -> torch.Tensor:
+    """(cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
+
+    Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public weights were trained).
+    """
+    quarter = head_width // 4
+    frequencies = base ** (-torch.arange(quarter).float() * 2 / (head_width // 2))
+    angles = torch.arange(grid).float()[:, None] * frequencies  # (grid, quarter)
+    rows = angles[:, None, :].expand(grid, grid, quarter)
+    columns = angles[None, :, :].expand(grid, grid, quarter)
+    both = torch.cat([rows, columns], dim=-1).reshape(grid * grid, 2 * quarter)
+    body = torch.stack([both.cos(), both.sin()], dim=-1)
+    head = torch.zeros(prefix, 2 * quarter, 2)
+    if mode == "identity":
+        head[..., 0] = 1.0
+    return torch.cat([head, body])
+
+
+def rotate(x_BLHE: torch.Tensor, table_LF2: torch.Tensor) -> torch.Tensor:
+    """Turn interleaved channel pairs (0,1), (2,3), ... of queries or keys, (B, L, heads, head width)."""
+    pairs = x_BLHE.float().unflatten(-1, (-1, 2))
+    cos, sin = table_LF2[None, :, None, :, 0], table_LF2[None, :, None, :, 1]
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).type_as(x_BLHE)

@@ -1,0 +1,67 @@
+"""Drawing token grids: KV cache, classifier-free guidance, one seed a sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gear.generator.transformer import Generator
+
+
+def uniforms(seeds: np.ndarray, tokens: int) -> torch.Tensor:
+    """One row of `tokens` uniforms in [0, 1) a seed, (N, tokens) float64: a sample's draws depend on its seed alone."""
+    return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(int(seed))).random(tokens) for seed in seeds]))
+
+
+def truncate(logits_BK: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Keep the `top_k` likeliest codes (0: all), then the fewest of those that hold mass `top_p`; others to -inf."""
+    if 0 < top_k < logits_BK.shape[-1]:
+        least = logits_BK.topk(top_k, dim=-1).values[..., -1:]
+        logits_BK = logits_BK.masked_fill(logits_BK < least, -torch.inf)
+    if top_p < 1.0:
+        ordered, order = logits_BK.sort(dim=-1, descending=True, stable=True)
+        share = ordered.softmax(-1)
+        before = share.cumsum(-1) - share
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits_BK = logits_BK.masked_fill(drop, -torch.inf)
+    return logits_BK
+
+
+def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
+    """Inverse-CDF draw from softmax(logits), (B,) int64."""
+    cumulative = logits_BK.softmax(-1).cumsum(-1)
+    target = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits_BK.shape[-1] - 1)
+
+
+@torch.inference_mode()
+def sample(
+    generator: Generator,
+    labels_N: torch.Tensor,
+    seeds: np.ndarray,
+    *,
+    guidance: float = 1.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> torch.Tensor:
+    """Token grids (N, L) int64 of the given classes; guidance u + s (c - u), no second pass where s is 1.
+
+    A sample depends on its label and seed, not on which others it is drawn with (up to the last bits of a matmul).
+    """
+    device = generator.output.weight.device
+    count, guided = len(labels_N), guidance != 1.0
+    labels_N = labels_N.to(device)
+    labels = torch.cat([labels_N, torch.full_like(labels_N, generator.classes)]) if guided else labels_N
+    draws = uniforms(seeds, generator.tokens).to(device)
+    caches = generator.new_cache(len(labels), generator.output.weight.dtype)
+    tokens = torch.empty(count, generator.tokens, dtype=torch.int64, device=device)
+    last = None
+    for position in range(generator.tokens):
+        logits = generator.decode(last, labels, caches, position).double()
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + guidance * (conditional - unconditional)
+        tokens[:, position] = pick(truncate(logits / temperature, top_k, top_p), draws[:, position])
+        last = torch.cat([tokens[:, position]] * 2) if guided else tokens[:, position]
+    return tokens

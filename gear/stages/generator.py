@@ -1,0 +1,58 @@
+"""Stage generator: the generator alone on the frozen EMA tokenizer (GEAR stage 2); may be 0 steps."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from gear import paths
+from gear.config import Config
+from gear.data.sampling_plan import Plan
+from gear.data.shards import load_manifest, read_split
+from gear.stages.training import guided_generator, open_work, write_models
+from gear.training.checkpoints import load_tokenizer, load_weights, replace_folder
+from gear.training.engines import Average, build_engine, join_world
+from gear.training.loop import Feed, train
+from gear.training.recipes import RECIPES
+from gear.training.step import JointStep
+
+
+def run(config: Config) -> None:
+    """`data/models/joint` → `data/models/generator`: the tokenizer unchanged, the generator trained on."""
+    if config.generator.steps == 0:
+        replace_folder(paths.GENERATOR, _copy_joint)
+        return
+    world = join_world(config)
+    split = read_split(paths.SHARDS / "train")
+    classes = len(load_manifest(paths.SHARDS)["classes"])
+    features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
+    tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
+    guided = guided_generator(config, classes, features.shape[-1])
+    load_weights(guided.generator, paths.JOINT / "generator")
+    load_weights(guided.projector, paths.JOINT / "projector")
+    engine = build_engine(guided.to(world.device), config, world, lr=config.joint.lr_generator, batch=config.joint.batch)
+    average = Average(guided, config.train.ema)
+    work = open_work("generator", config, world, ["run", "generator", "joint", "train", "health"], [paths.SHARDS, paths.FEATURES, paths.JOINT])
+    plan = Plan(split.labels, config.joint.batch, config.run.seed + 2, config.data.flip)
+    rows = train(
+        "generator",
+        config,
+        JointStep(config, RECIPES["llamagen_repa"], tokenizer=tokenizer, perceptual=None, generator_engine=engine),
+        Feed(split, features, plan, world),
+        steps=config.generator.steps,
+        lrs={"generator": config.joint.lr_generator},
+        averages={"guided": average},
+        work=work,
+        codes=config.tokenizer.codes,
+        log=paths.WORK / "logs" / "generator.jsonl",
+    )
+    write_models(paths.GENERATOR, config, world, rows, tokenizer=tokenizer.state_dict(), guided=average.weights, classes=classes)
+    work.finish()
+
+
+def _copy_joint(draft: Path) -> None:
+    for name in ("tokenizer", "generator", "projector"):
+        shutil.copytree(paths.JOINT / name, draft / name)
+    (draft / "curves.jsonl").write_text("")

@@ -1,0 +1,49 @@
+"""Stage tokenizer: warm up the VQ tokenizer alone (GEAR stage 0)."""
+
+from __future__ import annotations
+
+from gear import paths
+from gear.config import Config
+from gear.data.sampling_plan import Plan
+from gear.data.shards import read_split
+from gear.stages.training import discriminator_for, open_work, perceptual_loss, write_models
+from gear.tokenizer.model import Tokenizer
+from gear.training.engines import Average, build_engine, join_world
+from gear.training.loop import Feed, train
+from gear.training.recipes import RECIPES
+from gear.training.step import JointStep
+
+
+def run(config: Config) -> None:
+    """Shards → `data/models/tokenizer`: EMA tokenizer, discriminator if it joined, curves."""
+    world = join_world(config)
+    split = read_split(paths.SHARDS / "train")
+    tokenizer = Tokenizer(config.tokenizer).to(world.device)
+    engine = build_engine(tokenizer, config, world, lr=config.tokenizer.lr, batch=config.tokenizer.batch)
+    discriminator, discriminator_engine = discriminator_for(config, world, batch=config.tokenizer.batch, last_step=config.tokenizer.steps)
+    step = JointStep(
+        config,
+        RECIPES["gear"],
+        tokenizer=tokenizer,
+        perceptual=perceptual_loss(config, world),
+        tokenizer_engine=engine,
+        discriminator_engine=discriminator_engine,
+        gan_from=config.gan.start_step,
+    )
+    average = Average(tokenizer, config.train.ema)
+    work = open_work("tokenizer", config, world, ["run", "tokenizer", "loss", "gan", "train", "health"], [paths.SHARDS])
+    plan = Plan(split.labels, config.tokenizer.batch, config.run.seed, config.data.flip)
+    rows = train(
+        "tokenizer",
+        config,
+        step,
+        Feed(split, None, plan, world),
+        steps=config.tokenizer.steps,
+        lrs={"tokenizer": config.tokenizer.lr, "discriminator": config.gan.lr},
+        averages={"tokenizer": average},
+        work=work,
+        codes=config.tokenizer.codes,
+        log=paths.WORK / "logs" / "tokenizer.jsonl",
+    )
+    write_models(paths.TOKENIZER, config, world, rows, tokenizer=average.weights, discriminator=discriminator)
+    work.finish()

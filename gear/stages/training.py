@@ -1,0 +1,85 @@
+"""What the three training stages build and write alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import gear
+from gear import paths
+from gear.alignment.projector import Projector
+from gear.alignment.teachers import build_encoder
+from gear.config import Config
+from gear.generator.transformer import Generator
+from gear.losses.adversarial import PatchDiscriminator
+from gear.losses.reconstruction import PerceptualLoss
+from gear.training.checkpoints import load_weights, replace_folder, save_model
+from gear.training.engines import World, build_engine
+from gear.training.state import WorkFolder, fingerprint
+from gear.training.step import GuidedGenerator
+
+
+def perceptual_loss(config: Config, world: World) -> PerceptualLoss | None:
+    """The packaged encoder's perceptual loss, or None where its weight is 0."""
+    if not config.loss.perceptual:
+        return None
+    return PerceptualLoss(build_encoder()).to(world.device)
+
+
+def guided_generator(config: Config, classes: int, teacher_width: int) -> GuidedGenerator:
+    """A fresh generator and projector."""
+    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes)
+    return GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, teacher_width))
+
+
+def discriminator_for(
+    config: Config, world: World, *, batch: int, last_step: int, saved: Path | None = None
+) -> tuple[nn.Module | None, Any]:
+    """A discriminator and its engine, or (None, None) where it never joins; `saved` continues an earlier one."""
+    if config.gan.start_step >= last_step or not config.loss.adversarial:
+        return None, None
+    discriminator = PatchDiscriminator(config.gan.filters, config.gan.layers).to(world.device)
+    if saved is not None and saved.exists():
+        load_weights(discriminator, saved)
+    return discriminator, build_engine(discriminator, config, world, lr=config.gan.lr, batch=batch)
+
+
+def open_work(stage: str, config: Config, world: World, sections: list[str], inputs: list[Path]) -> WorkFolder:
+    """The resumable-state folder of this run, named by its params, inputs and code."""
+    params = {name: config.model_dump(mode="json")[name] for name in sections} | {"world": world.size, "data": config.data.flip}
+    code = Path(gear.__file__).parent
+    name = fingerprint(params, [*inputs, *(code / part for part in ("data", "tokenizer", "generator", "alignment", "losses", "training"))])
+    return WorkFolder(paths.WORK / stage / name, world)
+
+
+def write_models(
+    folder: Path,
+    config: Config,
+    world: World,
+    rows: list[dict[str, float]],
+    *,
+    tokenizer: dict[str, torch.Tensor],
+    guided: dict[str, torch.Tensor] | None = None,
+    discriminator: nn.Module | None = None,
+    classes: int = 0,
+) -> None:
+    """Write a training stage's output folder at once: models and the logged curve."""
+    settings = config.model_dump(mode="json")
+
+    def fill(draft: Path) -> None:
+        save_model(draft / "tokenizer", tokenizer, {"tokenizer": settings["tokenizer"]})
+        if guided is not None:
+            shape = {"generator": settings["generator"], "codes": config.tokenizer.codes, "grid": config.grid, "classes": classes}
+            for part in ("generator", "projector"):
+                own = {k.removeprefix(f"{part}."): v for k, v in guided.items() if k.startswith(f"{part}.")}
+                save_model(draft / part, own, shape)
+        if discriminator is not None:
+            save_model(draft / "discriminator", discriminator.state_dict(), {"gan": settings["gan"]})
+        (draft / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    if world.lead:
+        replace_folder(folder, fill)

@@ -1,0 +1,50 @@
+"""The tokenizer: images to indices and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gear.config import TokenizerConfig
+from gear.tokenizer.backbone import Decoder, Encoder
+from gear.tokenizer.quantizers import Quantized, VectorQuantizer
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from."""
+
+    reconstruction: torch.Tensor
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """Encoder, quantizer, decoder. Images are (B, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        shape = (config.base, config.multipliers, config.blocks, config.z_channels)
+        self.encoder, self.decoder = Encoder(*shape), Decoder(*shape)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)
+        self.quantize = VectorQuantizer(config.codes, config.code_dim)
+
+    def encode(self, images: torch.Tensor) -> Quantized:
+        """The assignment of every image's tokens."""
+        return self.quantize(self.quant_conv(self.encoder(images)))
+
+    def decode(self, codes_BDhw: torch.Tensor) -> torch.Tensor:
+        """Images of quantised codes."""
+        return self.decoder(self.post_quant_conv(codes_BDhw))
+
+    def decode_indices(self, indices_BL: torch.Tensor) -> torch.Tensor:
+        """Images of a square grid of indices in raster order."""
+        side = round(indices_BL.shape[1] ** 0.5)
+        codes = self.quantize.lookup(indices_BL)
+        return self.decode(codes.transpose(1, 2).unflatten(2, (side, side)))
+
+    def forward(self, images: torch.Tensor) -> TokenizerOutput:
+        quantized = self.encode(images)
+        return TokenizerOutput(self.decode(quantized.codes), quantized)

@@ -1,0 +1,71 @@
+"""Native checkpoints: a folder with `model.safetensors` and `config.json`, loadable on CPU without DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gear.config import BadInput, GeneratorConfig, TokenizerConfig
+from gear.generator.transformer import Generator
+from gear.tokenizer.model import Tokenizer
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a fresh folder beside `folder` and put it in its place; a crash leaves the old one."""
+    draft = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    fill(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(draft, folder)
+
+
+def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write one model's fp32 weights and what is needed to build it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint folder. Raises `BadInput` where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except OSError:
+        raise BadInput(f"{folder}: no checkpoint here (config.json is missing): run the stage that makes it with `dvc repro`") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{folder}/config.json: not JSON: {error}") from None
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Load all of a module's weights; a missing, unexpected or misshapen key raises `BadInput`."""
+    try:
+        weights = load_file(folder / "model.safetensors")
+        module.load_state_dict(weights, strict=True)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())}") from None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, on CPU, in eval mode."""
+    tokenizer = Tokenizer(TokenizerConfig.model_validate(read_config(folder)["tokenizer"]))
+    load_weights(tokenizer, folder)
+    return tokenizer.eval()
+
+
+def load_generator(folder: Path) -> Generator:
+    """The generator of a checkpoint folder, on CPU, in eval mode."""
+    config = read_config(folder)
+    generator = Generator(
+        GeneratorConfig.model_validate(config["generator"]), codes=config["codes"], grid=config["grid"], classes=config["classes"]
+    )
+    load_weights(generator, folder)
+    return generator.eval()

@@ -1,0 +1,208 @@
+"""The training loop: data by step, logs, codebook health, checkpoints, signals. What a step does is in step.py."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from gear.config import Config
+from gear.data.sampling_plan import Plan
+from gear.data.shards import Split
+from gear.training.engines import Average, World, set_lr
+from gear.training.health import CodebookHealth
+from gear.training.state import WorkFolder
+from gear.training.step import Batch, JointStep
+
+
+class Feed:
+    """Batches by step number: the same for any number of ranks, and after any resume."""
+
+    def __init__(self, split: Split, features: np.ndarray | None, plan: Plan, world: World) -> None:
+        self.split, self.features, self.plan, self.world = split, features, plan, world
+
+    def __call__(self, step: int) -> Batch:
+        """This rank's share of batch `step`."""
+        indices, flips = self.plan.batch(step)
+        mine = slice(self.world.rank, None, self.world.size)
+        indices, flips = indices[mine], flips[mine]
+        pixels = self.split.images(indices)
+        pixels[flips] = pixels[flips][:, :, ::-1]
+        images = torch.from_numpy(pixels).to(self.world.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+        teacher = None
+        if self.features is not None:
+            teacher = torch.from_numpy(self.features[indices, flips.astype(np.int64)]).to(self.world.device).float()
+        labels = torch.from_numpy(self.split.labels[indices]).to(self.world.device)
+        return Batch(images, labels, teacher, [self.split.keys[i] for i in indices])
+
+
+class Stopped(SystemExit):
+    """A signal ended training after its state was saved."""
+
+
+def train(
+    name: str,
+    config: Config,
+    step: JointStep,
+    feed: Feed,
+    *,
+    steps: int,
+    lrs: dict[str, float],
+    averages: dict[str, Average],
+    work: WorkFolder,
+    codes: int,
+    log: Path,
+) -> list[dict[str, float]]:
+    """Run steps 0..steps-1, resuming where `work` left off. Returns the logged rows (step, losses, codebook; no times).
+
+    Raises `Collapse`, `NonFinite`, or `Stopped` (state saved, exit code 128 + signal).
+    """
+    world, health = work.world, CodebookHealth(config.health, codes, feed.world.device)
+    rows: list[dict[str, float]] = []
+    first = _resume(step, averages, health, rows, work)
+    stop = _catch_signals()
+    reporter = Reporter(name, steps, config, world, log, first)
+    for number in range(first, steps):
+        torch.manual_seed(_step_seed(config.run.seed, number, world.rank))
+        batch = feed(number)
+        for engine_name, engine in step.engines.items():
+            set_lr(engine, lrs[engine_name], number, config.train.warmup)
+        losses, indices = step(batch, number)
+        for average in averages.values():
+            average.update()
+        health.count(indices)
+        done = number + 1
+        if done % config.health.window == 0:
+            health.close_window()
+        if done % config.train.log_every == 0 or done == steps:
+            rows.append({"step": done, **_mean_over_ranks(losses, world), **health.latest})
+            reporter.row(rows[-1])
+        health.check(done)
+        stopping = _any_rank(stop["signal"], world)
+        if stopping or (done % config.train.checkpoint_every == 0 and done < steps):
+            work.save(step.engines, _state(done, averages, health, rows))
+        if stopping:
+            reporter.close()
+            print(f"{name}: stopped by signal {stopping} at step {done}; state saved, the same command resumes", file=sys.stderr)
+            raise Stopped(128 + stopping)
+    reporter.close()
+    return rows
+
+
+def _state(done: int, averages: dict[str, Average], health: CodebookHealth, rows: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "step": done,
+        "averages": {name: average.weights for name, average in averages.items()},
+        "counts": health.counts,
+        "latest": health.latest,
+        "rows": rows,
+    }
+
+
+def _resume(step: JointStep, averages: dict[str, Average], health: CodebookHealth, rows: list[dict[str, float]], work: WorkFolder) -> int:
+    state = work.load(step.engines)
+    if state is None:
+        return 0
+    for name, average in averages.items():
+        for key, value in state["averages"][name].items():
+            average.weights[key].copy_(value)
+    health.counts.copy_(state["counts"])
+    health.latest = state["latest"]
+    rows.extend(state["rows"])
+    if work.world.lead:
+        print(f"resuming after step {state['step']}", file=sys.stderr)
+    return int(state["step"])
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """One seed a step and rank: dropout repeats after a resume with no generator state to keep."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _catch_signals() -> dict[str, int]:
+    caught = {"signal": 0}
+
+    def remember(number: int, _frame: Any) -> None:
+        caught["signal"] = number
+
+    signal.signal(signal.SIGTERM, remember)
+    signal.signal(signal.SIGINT, remember)
+    return caught
+
+
+def _any_rank(number: int, world: World) -> int:
+    if world.size == 1:
+        return number
+    flag = torch.tensor(number, device=world.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return int(flag.item())
+
+
+def _mean_over_ranks(losses: dict[str, torch.Tensor], world: World) -> dict[str, float]:
+    stacked = torch.stack([value.float() for value in losses.values()])
+    if world.size > 1:
+        dist.all_reduce(stacked)
+        stacked /= world.size
+    return dict(zip(losses, stacked.tolist(), strict=True))
+
+
+class Reporter:
+    """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools; all of it volatile."""
+
+    def __init__(self, name: str, steps: int, config: Config, world: World, log: Path, first: int) -> None:
+        self.name, self.steps, self.first, self.lead = name, steps, first, world.lead
+        self.batch = config.tokenizer.batch if name == "tokenizer" else config.joint.batch
+        self.last_step, self.last_time, self.start = first, time.monotonic(), time.monotonic()
+        if not self.lead:
+            return
+        from dvclive import Live
+
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log.open("a")
+        self.live = Live(str(log.with_suffix("")), save_dvc_exp=False, dvcyaml=None, report=None, resume=first > 0)
+        self.write: Callable[[str], Any] = print
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=steps, initial=first, desc=name, unit="step")
+            self.write = self.bar.set_postfix_str
+
+    def row(self, row: dict[str, float]) -> None:
+        """Show and log one row."""
+        if not self.lead:
+            return
+        now, done = time.monotonic(), int(row["step"])
+        rate = (done - self.last_step) * self.batch / max(now - self.last_time, 1e-9)
+        eta = (self.steps - done) * (now - self.start) / max(done - self.first, 1)
+        self.last_step, self.last_time = done, now
+        short = " ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in row.items() if key != "step")
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+            self.write(short)
+        else:
+            print(f"{self.name} {done}/{self.steps} {short} | {rate:.0f} images/s, {eta:.0f} s left", flush=True)
+        self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
+        self.log.flush()
+        for key, value in row.items():
+            if key != "step":
+                self.live.log_metric(key, value)
+        self.live.step = done
+        self.live.next_step()
+
+    def close(self) -> None:
+        """End the bar and the logs."""
+        if not self.lead:
+            return
+        if self.bar is not None:
+            self.bar.close()
+        self.log.close()
+        self.live.end()

@@ -1,0 +1,158 @@
+"""One GEAR training step: up to three updates from one tokenizer forward (GEAR, One training step).
+
+    reconstruction, indices, distances = tokenizer(images)
+    1 tokenizer       L_tok + lambda_tok * soft alignment     generator and projector frozen
+    2 discriminator   hinge on images and reconstruction
+    3 generator       NTP(indices) + lambda_ar * hard alignment     no gradient to the tokenizer
+
+B batch, L tokens an image, K codes, C teacher width, H W image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gear.alignment.loss import alignment_loss
+from gear.config import Config, StageFailed
+from gear.generator.transformer import Generator, GeneratorOutput
+from gear.losses.adversarial import hinge_discriminator, hinge_generator
+from gear.tokenizer.model import Tokenizer, TokenizerOutput
+from gear.tokenizer.quantizers import soft_assignment
+from gear.training.engines import frozen
+from gear.training.recipes import Recipe
+
+Losses = dict[str, torch.Tensor]
+Update = tuple[Any, Callable[[], torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one rank sees in one step."""
+
+    images_BCHW: torch.Tensor  # [-1, 1]
+    labels_B: torch.Tensor
+    teacher_BLC: torch.Tensor | None
+    keys: list[str]
+
+
+class GuidedGenerator(nn.Module):
+    """The generator with its alignment projector: one engine, one gradient norm."""
+
+    def __init__(self, generator: Generator, projector: nn.Module) -> None:
+        super().__init__()
+        self.generator, self.projector = generator, projector
+
+    def forward(self, assignment: torch.Tensor, labels_B: torch.Tensor, *, tap_only: bool = False) -> tuple[GeneratorOutput, torch.Tensor]:
+        """Generator output and the tap projected to the teacher's width, (B, L, C)."""
+        output = self.generator(assignment, labels_B, tap_only=tap_only)
+        return output, self.projector(output.tap)
+
+
+class NonFinite(StageFailed):
+    """A loss is NaN or infinite; raised before any weight moves."""
+
+
+class JointStep:
+    """The three updates over whichever engines a stage has."""
+
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        *,
+        tokenizer: Tokenizer,
+        perceptual: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+        tokenizer_engine: Any = None,
+        generator_engine: Any = None,
+        discriminator_engine: Any = None,
+        gan_from: int = 0,
+    ) -> None:
+        self.config, self.recipe = config, recipe
+        self.tokenizer, self.perceptual = tokenizer, perceptual
+        self.tokenizer_engine, self.generator_engine = tokenizer_engine, generator_engine
+        self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
+
+    @property
+    def engines(self) -> dict[str, Any]:
+        """The engines of this stage by name."""
+        named = {
+            "tokenizer": self.tokenizer_engine,
+            "generator": self.generator_engine,
+            "discriminator": self.discriminator_engine,
+        }
+        return {name: engine for name, engine in named.items() if engine is not None}
+
+    def __call__(self, batch: Batch, step: int) -> tuple[Losses, torch.Tensor]:
+        """Do one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
+        losses: Losses = {}
+        if self.tokenizer_engine is not None:
+            output = self.tokenizer_engine(batch.images_BCHW)
+            self._update_tokenizer(batch, output, losses, gan=self._gan(step))
+            if self._gan(step):
+                self._update_discriminator(batch.images_BCHW, output.reconstruction.detach(), losses)
+            indices = output.quantized.indices
+        else:
+            with torch.no_grad():
+                indices = self.tokenizer.encode(batch.images_BCHW).indices
+        if self.generator_engine is not None:
+            self._update_generator(batch, indices, losses)
+        return {name: value.detach() for name, value in losses.items()}, indices
+
+    def _gan(self, step: int) -> bool:
+        return self.discriminator_engine is not None and step >= self.gan_from
+
+    def _update_tokenizer(self, batch: Batch, output: TokenizerOutput, losses: Losses, *, gan: bool) -> None:
+        weights, quantized = self.config.loss, output.quantized
+        reconstruction = output.reconstruction.float()
+        parts = {
+            "l1": (weights.l1, F.l1_loss(reconstruction, batch.images_BCHW)),
+            "codebook": (weights.codebook, quantized.codebook_loss),
+            "commitment": (weights.commitment, quantized.commitment_loss),
+            "entropy": (weights.entropy, quantized.entropy_loss),
+        }
+        if self.perceptual is not None and weights.perceptual:
+            parts["perceptual"] = (weights.perceptual, self.perceptual(reconstruction, batch.images_BCHW))
+        if gan:
+            discriminator = self.discriminator_engine.module
+            with frozen(discriminator):
+                parts["adversarial"] = (weights.adversarial, hinge_generator(discriminator(reconstruction)))
+        losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
+        total = sum((weight * value for weight, value in parts.values()), torch.zeros((), device=reconstruction.device))
+
+        if not self.recipe.soft_alignment or self.generator_engine is None:
+            self._step(self.tokenizer_engine, total, "tokenizer", batch)
+            return
+        guided = self.generator_engine.module
+        with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
+            soft_BLK = soft_assignment(quantized.distances, self.config.joint.temperature)
+            _, projected = guided(soft_BLK, batch.labels_B, tap_only=True)
+            soft = alignment_loss(projected, batch.teacher_BLC)
+            losses["loss/align_soft"] = soft
+            self._step(self.tokenizer_engine, total + self.config.joint.lambda_tok * soft, "tokenizer", batch)
+
+    def _update_discriminator(self, real: torch.Tensor, fake: torch.Tensor, losses: Losses) -> None:
+        engine = self.discriminator_engine
+        verdicts = engine(torch.cat([real, fake]))
+        loss = hinge_discriminator(*verdicts.chunk(2))
+        losses["loss/discriminator"] = loss
+        self._step(engine, loss, "discriminator", None)
+
+    def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:
+        output, projected = self.generator_engine(indices_BL, batch.labels_B)
+        ntp = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
+        hard = alignment_loss(projected, batch.teacher_BLC)
+        losses["loss/ntp"], losses["loss/align_hard"] = ntp, hard
+        self._step(self.generator_engine, ntp + self.config.joint.lambda_ar * hard, "generator", batch)
+
+    def _step(self, engine: Any, loss: torch.Tensor, name: str, batch: Batch | None) -> None:
+        if not torch.isfinite(loss.detach()):  # the step's one look at a value: it must come before the update
+            keys = ", ".join(batch.keys) if batch else "-"
+            raise NonFinite(f"the {name} loss is {loss.item()}; no weight was moved. Images of this batch: {keys}")
+        engine.backward(loss)
+        engine.step()

@@ -1,0 +1,118 @@
+"""Training stages as processes: resume equals uninterrupted, a signal saves, two ranks equal one, a lock holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+REPO = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+
+
+def gear(cwd: Path, *stages: str) -> None:
+    for stage in stages:
+        done = subprocess.run([sys.executable, "-m", "gear", stage], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def edit(cwd: Path, **sections: dict) -> None:
+    params = yaml.safe_load((cwd / "params.yaml").read_text())
+    for section, values in sections.items():
+        params[section].update(values)
+    (cwd / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def weights(cwd: Path, model: str) -> bytes:
+    return (cwd / "data/models/joint" / model / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run."""
+    cwd = tmp_path_factory.mktemp("run")
+    shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
+    edit(cwd, train={"bf16": False, "log_every": 2, "checkpoint_every": 2}, joint={"steps": 8, "batch": 8})
+    edit(cwd, generator={"dropout": 0.0, "class_dropout": 0.0})
+    gear(cwd, "ingest", "features", "tokenizer", "joint")
+    return cwd
+
+
+def twin(prepared: Path, tmp_path: Path) -> Path:
+    cwd = tmp_path / "twin"
+    shutil.copytree(prepared, cwd)
+    shutil.rmtree(cwd / "data/models/joint")
+    return cwd
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
+    cwd = twin(prepared, tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("joint 4/"):
+            child.send_signal(number)
+            break
+    child.communicate(timeout=120)
+    assert child.returncode == (143 if number == signal.SIGTERM else -9)
+    assert not (cwd / "data/models/joint").exists()
+    assert list(cwd.glob(".gear/joint/*/latest"))
+    gear(cwd, "joint")
+    for model in ("tokenizer", "generator", "projector"):
+        assert weights(cwd, model) == weights(prepared, model), model
+    assert (cwd / "data/models/joint/curves.jsonl").read_text() == (prepared / "data/models/joint/curves.jsonl").read_text()
+    assert not list(cwd.glob(".gear/joint/*/latest"))
+
+
+def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
+    cwd = twin(prepared, tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gear", "joint"]
+    done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for model in ("tokenizer", "generator"):
+        one = load_file(prepared / "data/models/joint" / model / "model.safetensors")
+        two = load_file(cwd / "data/models/joint" / model / "model.safetensors")
+        worst = max((one[name] - two[name]).abs().mean().item() for name in one)
+        moved = max(one[name].abs().max().item() for name in one)
+        assert worst < 1e-4 * max(1.0, moved), f"{model}: {worst}"
+        assert all(torch.isfinite(value).all() for value in two.values())
+
+
+def test_a_second_trainer_of_the_same_run_is_refused(prepared: Path, tmp_path: Path) -> None:
+    cwd = twin(prepared, tmp_path)
+    edit(cwd, joint={"steps": 400})
+    command = [sys.executable, "-m", "gear", "joint"]
+    first = subprocess.Popen(command, cwd=cwd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(cwd.glob(".gear/joint/*/latest")):
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.2)
+        second = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2
+        assert "another process is training" in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_a_collapsed_codebook_stops_training_with_its_reason(prepared: Path, tmp_path: Path) -> None:
+    cwd = twin(prepared, tmp_path)
+    edit(cwd, health={"min_usage": 1.0, "min_perplexity": 1.0, "window": 2, "after_step": 2})
+    done = subprocess.run([sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "codebook collapsed" in done.stderr and "health.min_" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (cwd / "data/models/joint").exists()

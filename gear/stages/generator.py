@@ -11,8 +11,9 @@ from gear import paths
 from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
+from gear.stages.files import replace_folder
 from gear.stages.training import guided_generator, open_work, write_models
-from gear.training.checkpoints import load_tokenizer, load_weights, replace_folder
+from gear.training.checkpoints import load_tokenizer, load_weights
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
 from gear.training.recipes import RECIPES

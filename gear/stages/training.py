@@ -17,7 +17,8 @@ from gear.config import Config
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.losses.reconstruction import PerceptualLoss
-from gear.training.checkpoints import load_weights, replace_folder, save_model
+from gear.stages.files import replace_folder
+from gear.training.checkpoints import load_weights, save_model
 from gear.training.engines import World, build_engine
 from gear.training.state import WorkFolder, fingerprint
 from gear.training.step import GuidedGenerator

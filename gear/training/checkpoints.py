@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,6 @@ from torch import nn
 from gear.config import BadInput, GeneratorConfig, TokenizerConfig
 from gear.generator.transformer import Generator
 from gear.tokenizer.model import Tokenizer
-
-
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a fresh folder beside `folder` and put it in its place; a crash leaves the old one."""
-    draft = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    fill(draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
 
 
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:

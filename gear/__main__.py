@@ -1,0 +1,5 @@
+"""`python -m gear`."""
+
+from gear.cli import main
+
+raise SystemExit(main())

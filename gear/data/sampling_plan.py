@@ -1,0 +1,31 @@
+"""Which images each step sees: a function of (seed, step) alone, so ranks, workers and resumes agree."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Plan:
+    """Class-balanced batches. Every class is equally likely; within one, each image comes once before any comes twice."""
+
+    def __init__(self, labels: np.ndarray, batch: int, seed: int, flip: bool) -> None:
+        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self.batch_size, self.seed, self.flip = batch, seed, flip
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image positions (batch,) int64 and whether to mirror each, (batch,) bool."""
+        draws = step * self.batch_size + np.arange(self.batch_size)
+        classes, turns = draws % len(self.members), draws // len(self.members)
+        indices = np.array([self._pick(int(c), int(t)) for c, t in zip(classes, turns, strict=True)], dtype=np.int64)
+        if not self.flip:
+            return indices, np.zeros(self.batch_size, dtype=bool)
+        return indices, np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
+
+    def _pick(self, label: int, turn: int) -> int:
+        members = self.members[label]
+        epoch, place = divmod(turn, len(members))
+        if (label, epoch) not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key[0] != label}
+            self._orders[label, epoch] = np.random.default_rng([self.seed, 0, label, epoch]).permutation(members)
+        return int(self._orders[label, epoch][place])

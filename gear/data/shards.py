@@ -1,0 +1,114 @@
+"""Parquet shards of encoded images: the schema, writing, and memory-mapped reading by row."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gear.config import BadInput
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image", pa.binary()),  # encoded, at training size
+        ("label", pa.int32()),
+        ("caption", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),  # of `image`
+    ]
+)
+GROUP = 64
+Row = dict[str, Any]
+
+
+def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) -> int:
+    """Write rows as `00000.parquet`, ...: uncompressed, 64-row groups, the same bytes for the same rows. Returns their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    iterator, written = iter(rows), 0
+    for number, chunk in enumerate(_chunks(iterator, rows_per_file)):
+        table = pa.Table.from_pylist(chunk, schema=SCHEMA)
+        pq.write_table(table, folder / f"{number:05d}.parquet", compression="none", row_group_size=GROUP, use_dictionary=False)
+        written += len(chunk)
+    return written
+
+
+def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """PNG bytes of (H, W, 3) uint8 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode(image: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 pixels of encoded bytes."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a shards folder. Raises `BadInput` where there is none."""
+    try:
+        return json.loads((folder / "manifest.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadInput(f"{folder}/manifest.json: {error}: run `dvc repro ingest`") from None
+
+
+class Split:
+    """One split's rows; images are decoded on demand and kept up to `cache_bytes`."""
+
+    def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
+        self.files = [pq.ParquetFile(path, memory_map=True) for path in sorted(folder.glob("*.parquet"))]
+        if not self.files:
+            raise BadInput(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
+        columns = ["key", "label", "caption"]
+        table = pa.concat_tables([file.read(columns=columns) for file in self.files])
+        self.keys: list[str] = table["key"].to_pylist()
+        self.captions: list[str] = table["caption"].to_pylist()
+        self.labels = table["label"].to_numpy().astype(np.int64)
+        self._groups = [(file, group) for file in self.files for group in range(file.num_row_groups)]
+        sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Pixels of rows `indices`, (n, H, W, 3) uint8, a fresh array."""
+        groups = np.searchsorted(self._starts, indices, side="right") - 1
+        return np.stack([self._group(int(g))[int(i - self._starts[g])] for g, i in zip(groups, indices, strict=True)])
+
+    def _group(self, number: int) -> np.ndarray:
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        file, group = self._groups[number]
+        encoded = file.read_row_group(group, columns=["image"])["image"]
+        pixels = np.stack([decode(image.as_py()) for image in encoded])
+        self._cache[number] = pixels
+        self._room -= pixels.nbytes
+        while self._room < 0 and len(self._cache) > 1:
+            self._room += self._cache.popitem(last=False)[1].nbytes
+        return pixels
+
+
+def read_split(folder: Path) -> Split:
+    """The split in a folder of shards. Raises `BadInput` on an empty folder."""
+    return Split(folder)

@@ -1,0 +1,68 @@
+"""Pictures: grids of images (Pillow) and line charts (SVG text), the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+MARGIN, GAP = 130, 2
+
+
+def class_grid(pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0) -> Image.Image:
+    """One row a class, its name on the left; images (N, H, W, 3) uint8 enlarged by whole pixels."""
+    size = pixels.shape[1]
+    side = size * (scale or max(1, 64 // size))
+    sheet = Image.new("RGB", (MARGIN + columns * (side + GAP), len(classes) * (side + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, name in enumerate(classes):
+        draw.text((6, row * (side + GAP) + side // 2 - 6), name[:20], fill="black")
+        for column, index in enumerate(np.flatnonzero(labels == row)[:columns]):
+            tile = Image.fromarray(pixels[index]).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + column * (side + GAP), row * (side + GAP)))
+    return sheet
+
+
+def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.Image:
+    """Originals with their reconstructions right below."""
+    side = originals.shape[1] * max(1, 64 // originals.shape[1])
+    rows = -(-len(originals) // columns)
+    sheet = Image.new("RGB", (columns * (side + GAP), rows * (2 * side + 3 * GAP)), "white")
+    for index in range(len(originals)):
+        x, y = (index % columns) * (side + GAP), (index // columns) * (2 * side + 3 * GAP)
+        for line, source in enumerate((originals, copies)):
+            tile = Image.fromarray(source[index]).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(tile, (x, y + line * side))
+    return sheet
+
+
+def line_chart(title: str, series: dict[str, list[tuple[float, float]]], width: int = 360, height: int = 200) -> str:
+    """An SVG line chart; each series a list of (x, y)."""
+    points = [p for line in series.values() for p in line]
+    if not points:
+        return ""
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+    x1, y1 = x1 + (x1 == x0), y1 + (y1 == y0) * max(abs(y1), 1.0) * 0.1
+    left, top, right, bottom = 48, 26, width - 10, height - 24
+
+    def place(x: float, y: float) -> str:
+        return f"{left + (x - x0) / (x1 - x0) * (right - left):.1f},{bottom - (y - y0) / (y1 - y0) * (bottom - top):.1f}"
+
+    lines = [
+        f'<polyline class="s{i % 4}" points="{" ".join(place(x, y) for x, y in line)}"><title>{escape(name)}</title></polyline>'
+        for i, (name, line) in enumerate(series.items())
+    ]
+    keys = [
+        f'<text class="k s{i % 4}" x="{right - 4}" y="{top + 12 + 13 * i}" text-anchor="end">{escape(name)}</text>'
+        for i, name in enumerate(series)
+        if len(series) > 1
+    ]
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><text class="t" x="{left}" y="16">{escape(title)}</text>'
+        f'<path class="a" d="M{left},{top}V{bottom}H{right}"/>'
+        f'<text class="l" x="{left - 4}" y="{top + 6}" text-anchor="end">{y1:.3g}</text><text class="l" x="{left - 4}" y="{bottom}" text-anchor="end">{y0:.3g}</text>'
+        f'<text class="l" x="{left}" y="{bottom + 14}">{x0:g}</text><text class="l" x="{right}" y="{bottom + 14}" text-anchor="end">{x1:g}</text>'
+        f"{''.join(lines)}{''.join(keys)}</svg>"
+    )

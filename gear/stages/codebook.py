@@ -1,0 +1,64 @@
+"""Stage codebook: health of the codebook, and drift of its use between tokenizers and from data to samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from gear import paths
+from gear.config import Config
+from gear.data.shards import read_split
+from gear.evaluation import codebook, drift
+from gear.evaluation.models import to_tensor, tokens_of
+from gear.stages.files import write_json
+from gear.tokenizer.model import Tokenizer
+from gear.tokenizer.quantizers import soft_assignment
+from gear.training.checkpoints import load_tokenizer
+
+SUPPORT_IMAGES = 64
+
+
+def run(config: Config) -> None:
+    """Tokenizers, shards and samples → `reports/codebook.json` (headline) and `reports/codebook-details.json`."""
+    codes = config.tokenizer.codes
+    warm, joint = load_tokenizer(paths.TOKENIZER / "tokenizer"), load_tokenizer(paths.JOINT / "tokenizer")
+    split = read_split(paths.SHARDS / "train")
+    pixels = split.images(np.arange(len(split)))
+    tokens = {"warm": tokens_of(warm, pixels), "joint": tokens_of(joint, pixels), "samples": np.load(paths.SAMPLES / "tokens.npy")}
+    details: dict[str, Any] = {name: _health(part, codes) for name, part in tokens.items()}
+    details["support"] = {
+        name: _support(model, pixels, config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))
+    }
+    details["temperature"] = config.joint.temperature
+    details["churn"] = codebook.churn(tokens["warm"], tokens["joint"])
+    details["drift"] = {
+        f"{old} to {new}": drift.measure(tokens[old], tokens[new], codes, config.run.seed, paths.DRIFT_PAGES / f"{old}-{new}.html")
+        for old, new in (("warm", "joint"), ("joint", "samples"))
+    }
+    write_json(paths.REPORTS / "codebook-details.json", details)
+    headline = {"usage": details["joint"]["usage"], "perplexity": details["joint"]["perplexity"], "churn": details["churn"]}
+    write_json(paths.CODEBOOK_METRICS, headline)
+    print(", ".join(f"{name} {value:.4g}" for name, value in headline.items()))
+
+
+def _health(tokens: np.ndarray, codes: int) -> dict[str, Any]:
+    counts = codebook.histogram(tokens, codes)
+    return {
+        "usage": codebook.usage(counts),
+        "perplexity": codebook.perplexity(counts),
+        "dead": int((counts == 0).sum()),
+        "top_mass": {str(k): codebook.top_mass(counts, k) for k in (1, 10, 100) if k < codes},
+        "histogram": np.sort(counts)[::-1].tolist(),
+    }
+
+
+@torch.inference_mode()
+def _support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -> dict[str, float]:
+    """Effective support of the soft read-out at tau, and the mass of its ten likeliest codes."""
+    shares = soft_assignment(tokenizer.encode(to_tensor(pixels[:SUPPORT_IMAGES])).distances, temperature).flatten(0, 1)
+    return {
+        "effective_support": codebook.support(shares.numpy()),
+        "top_10_mass": float(shares.topk(min(10, shares.shape[-1]), dim=-1).values.sum(-1).mean()),
+    }

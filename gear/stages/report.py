@@ -1,0 +1,63 @@
+"""Stage report: everything a reader wants of a run on one page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gear import paths, provenance
+from gear.config import Config
+from gear.data.shards import load_manifest, read_split
+from gear.evaluation.models import images_of, tokens_of
+from gear.report import page
+from gear.report.figures import class_grid, pair_grid
+from gear.stages.files import replace_file
+from gear.training.checkpoints import load_tokenizer
+
+PAIRS = 36
+
+
+def run(config: Config) -> None:
+    """All outputs of the run → `reports/index.html`."""
+    manifest = load_manifest(paths.SHARDS)
+    val, samples = read_split(paths.SHARDS / "val"), read_split(paths.SAMPLES)
+    chosen = np.linspace(0, len(val) - 1, min(PAIRS, len(val))).round().astype(np.int64)
+    originals = val.images(chosen)
+    tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
+    shown = np.concatenate([np.flatnonzero(samples.labels == label)[:14] for label in range(len(manifest["classes"]))])
+    grid = class_grid(samples.images(shown), samples.labels[shown], manifest["classes"], columns=14)
+    details = _json(paths.REPORTS / "codebook-details.json")
+    text = page.render(
+        recipe=config.joint.recipe,
+        manifest=manifest,
+        cards=page.cards(_json(paths.REPORTS / "protocols.json")),
+        samples=page.data_uri(grid),
+        pairs=page.data_uri(pair_grid(originals, images_of(tokenizer, tokens_of(tokenizer, originals)), columns=12)),
+        charts=_charts(),
+        codebook=page.codebook_section(details),
+        drift=sorted(details["drift"].items()),
+        validation=_json(paths.VALIDATION_METRICS),
+        provenance=_provenance(config),
+        params=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+    )
+    replace_file(paths.PAGE, text.encode())
+    print(f"report: {paths.PAGE}")
+
+
+def _json(path: Any) -> Any:
+    return json.loads(path.read_text())
+
+
+def _charts() -> list[dict[str, Any]]:
+    stages = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
+    curves = {name: [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()] for name, folder in stages.items()}
+    return [{"name": name, "charts": page.curve_charts(rows)} for name, rows in curves.items() if rows]
+
+
+def _provenance(config: Config) -> list[tuple[str, str]]:
+    hashes = {f"sha256 of {folder}": provenance.folder_hash(folder) for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)}
+    facts = {"git commit": provenance.commit(), "hardware": provenance.hardware(), "seed": str(config.run.seed), **hashes}
+    return [*facts.items(), *provenance.versions().items()]

@@ -5,6 +5,7 @@ Unknown keys are refused. A bad file raises `BadInput` with one line: the key, t
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,9 @@ class LossConfig(Section):
 class GanConfig(Section):
     """PatchGAN discriminator of the tokenizer's stages."""
 
-    start_step: Count = Field(description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out.")
+    start_step: Count = Field(
+        description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out."
+    )
     filters: Positive = Field(description="Channels of the discriminator's first layer.")
     layers: Positive = Field(description="Strided layers.")
     lr: Rate = Field(description="AdamW learning rate.")
@@ -107,7 +110,9 @@ class GeneratorConfig(Section):
     tap: Positive = Field(description="Blocks before the residual stream is read for alignment.")
     dropout: Share = Field(0.1, description="On tokens, residual and feed-forward; none in attention.")
     class_dropout: Share = Field(0.1, description="Probability of the null class in training.")
-    prefix_rope: Literal["identity", "zero"] = Field("identity", description="Rotation of prefix positions; `zero` only to run public weights.")
+    prefix_rope: Literal["identity", "zero"] = Field(
+        "identity", description="Rotation of prefix positions; `zero` only to run public weights."
+    )
     projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
     steps: Count = Field(description="Steps of the generator alone on the frozen tokenizer; may be 0.")
 
@@ -194,7 +199,9 @@ class Config(Section):
         if self.data.source == "folder" and not self.data.root:
             raise ValueError("data.source is folder and data.root is empty: name the folder of <class>/<file> images")
         if self.data.size // self.tokenizer.factor < 2:
-            raise ValueError(f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} leaves no grid: use fewer multipliers")
+            raise ValueError(
+                f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} leaves no grid: use fewer multipliers"
+            )
         return self
 
     @property
@@ -204,7 +211,8 @@ class Config(Section):
 
 
 def _one_line(error: ValidationError, where: str) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # a typo explains the key that is missing
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -219,7 +227,8 @@ def _allowed_keys(loc: tuple[Any, ...]) -> str:
     model: Any = Config
     for part in loc[:-1]:
         model = model.model_fields[str(part)].annotation
-    return f"allowed are {', '.join(model.model_fields)}"
+    close = get_close_matches(str(loc[-1]), model.model_fields, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(model.model_fields)}"
 
 
 def parse(text: str, where: str = str(PARAMS)) -> Config:

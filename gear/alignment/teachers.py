@@ -20,7 +20,7 @@ EXTRACTOR = "efficientnet-lite0/b10"
 class Encoder(nn.Module):
     """EfficientNet-Lite0 up to block 10: frozen, always in eval mode. Input images are in [-1, 1]."""
 
-    def __init__(self, network: nn.Module, weights_sha256: str) -> None:
+    def __init__(self, network: EfficientNet, weights_sha256: str) -> None:
         super().__init__()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(list(network._blocks)[: BLOCK + 1])

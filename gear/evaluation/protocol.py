@@ -20,7 +20,11 @@ class Metric:
 def difference(first: Metric, second: Metric) -> float:
     """second - first. Raises ValueError, naming how they differ, unless the protocols are equal."""
     keys = sorted(first.protocol.keys() | second.protocol.keys())
-    unlike = [f"{k}: {first.protocol.get(k)!r} against {second.protocol.get(k)!r}" for k in keys if first.protocol.get(k) != second.protocol.get(k)]
+    unlike = [
+        f"{k}: {first.protocol.get(k)!r} against {second.protocol.get(k)!r}"
+        for k in keys
+        if first.protocol.get(k) != second.protocol.get(k)
+    ]
     if unlike:
         raise ValueError(f"measured under different protocols, not comparable: {'; '.join(unlike)}")
     return second.value - first.value

@@ -34,7 +34,7 @@ def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits_BK.shape[-1] - 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     generator: Generator,
     labels_N: torch.Tensor,

@@ -153,7 +153,9 @@ class Generator(nn.Module):
         """An empty cache for `batch` sequences of full length."""
         shape = (batch, self.config.heads, self.tokens, self.config.width // self.config.heads)
         device = self.output.weight.device
-        return [KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)) for _ in self.layers]
+        return [
+            KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)) for _ in self.layers
+        ]
 
     def decode(self, tokens_B: torch.Tensor | None, labels_B: torch.Tensor, caches: list[KeyValues], position: int) -> torch.Tensor:
         """Logits (B, K) of token `position`, given the token before it (None at position 0: the class prefix)."""

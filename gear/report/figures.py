@@ -59,10 +59,13 @@ def line_chart(title: str, series: dict[str, list[tuple[float, float]]], width: 
         for i, name in enumerate(series)
         if len(series) > 1
     ]
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><text class="t" x="{left}" y="16">{escape(title)}</text>'
-        f'<path class="a" d="M{left},{top}V{bottom}H{right}"/>'
-        f'<text class="l" x="{left - 4}" y="{top + 6}" text-anchor="end">{y1:.3g}</text><text class="l" x="{left - 4}" y="{bottom}" text-anchor="end">{y0:.3g}</text>'
-        f'<text class="l" x="{left}" y="{bottom + 14}">{x0:g}</text><text class="l" x="{right}" y="{bottom + 14}" text-anchor="end">{x1:g}</text>'
-        f"{''.join(lines)}{''.join(keys)}</svg>"
-    )
+    labels = [
+        (left - 4, top + 6, "end", f"{y1:.3g}"),
+        (left - 4, bottom, "end", f"{y0:.3g}"),
+        (left, bottom + 14, "start", f"{x0:g}"),
+        (right, bottom + 14, "end", f"{x1:g}"),
+    ]
+    ticks = "".join(f'<text class="l" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>' for x, y, anchor, text in labels)
+    name = escape(title)
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><text class="t" x="{left}" y="16">{name}</text>'
+    return f'{head}<path class="a" d="M{left},{top}V{bottom}H{right}"/>{ticks}{"".join(lines)}{"".join(keys)}</svg>'

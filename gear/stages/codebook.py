@@ -28,9 +28,7 @@ def run(config: Config) -> None:
     pixels = split.images(np.arange(len(split)))
     tokens = {"warm": tokens_of(warm, pixels), "joint": tokens_of(joint, pixels), "samples": np.load(paths.SAMPLES / "tokens.npy")}
     details: dict[str, Any] = {name: _health(part, codes) for name, part in tokens.items()}
-    details["support"] = {
-        name: _support(model, pixels, config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))
-    }
+    details["support"] = {name: _support(model, pixels, config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))}
     details["temperature"] = config.joint.temperature
     details["churn"] = codebook.churn(tokens["warm"], tokens["joint"])
     details["drift"] = {

@@ -66,7 +66,10 @@ def _copies(config: Config, pixels: dict[str, np.ndarray], drawn: dict[str, Any]
     unseen = manifold.nearest(pixels["val"], known)
     threshold = manifold.copy_threshold(unseen)
     share = float((manifold.nearest(pixels["samples"], known) < threshold).mean())
-    rule = {"rule": "pixel RMSE to the nearest training image, mirrored ones too, under the closest 1 % of validation", "threshold": threshold}
+    rule = {
+        "rule": "pixel RMSE to the nearest training image, mirrored ones too, under the closest 1 % of validation",
+        "threshold": threshold,
+    }
     return {"memorised": Metric(share, {**drawn, **rule}), "memorised_by_rule_val": Metric(float((unseen < threshold).mean()), rule)}
 
 
@@ -84,8 +87,14 @@ def _reconstruction(
             {**base, "n": len(features), "split": "train", "weights": "EMA", "rounding": "nearest uint8"},
         ),
         "psnr": Metric(float(each.clamp(max=100).mean()), {**protocol, "mean": "over images, dB"}),
-        "ssim": Metric(float(structural_similarity_index_measure(a, b, data_range=1.0)), {**protocol, "window": "gaussian 11, sigma 1.5"}),
+        "ssim": Metric(_ssim(a, b), {**protocol, "window": "gaussian 11, sigma 1.5"}),
     }
+
+
+def _ssim(first: torch.Tensor, second: torch.Tensor) -> float:
+    value = structural_similarity_index_measure(first, second, data_range=1.0)
+    assert isinstance(value, torch.Tensor)
+    return float(value)
 
 
 def _likelihood(tokenizer: Tokenizer, val: Split, pixels: np.ndarray) -> dict[str, Metric]:
@@ -93,4 +102,7 @@ def _likelihood(tokenizer: Tokenizer, val: Split, pixels: np.ndarray) -> dict[st
     tokens = tokens_of(tokenizer, pixels)
     nats = next_token_nats(generator, tokens, val.labels)
     protocol = {"split": "val", "n": len(val), "codes": generator.codes, "tokens": generator.tokens, "weights": "EMA", "labels": "given"}
-    return {"ntp_nats": Metric(nats, protocol), "ntp_bits": Metric(bits_an_image(nats, generator.tokens), {**protocol, "unit": "bits an image"})}
+    return {
+        "ntp_nats": Metric(nats, protocol),
+        "ntp_bits": Metric(bits_an_image(nats, generator.tokens), {**protocol, "unit": "bits an image"}),
+    }

@@ -35,7 +35,9 @@ def run(config: Config) -> None:
     load_weights(guided.projector, paths.JOINT / "projector")
     engine = build_engine(guided.to(world.device), config, world, lr=config.joint.lr_generator, batch=config.joint.batch)
     average = Average(guided, config.train.ema)
-    work = open_work("generator", config, world, ["run", "generator", "joint", "train", "health"], [paths.SHARDS, paths.FEATURES, paths.JOINT])
+    work = open_work(
+        "generator", config, world, ["run", "generator", "joint", "train", "health"], [paths.SHARDS, paths.FEATURES, paths.JOINT]
+    )
     plan = Plan(split.labels, config.joint.batch, config.run.seed + 2, config.data.flip)
     rows = train(
         "generator",

@@ -110,5 +110,3 @@ def _row(picture: Picture, classes: list[str], size: int) -> Row:
         "height": size,
         "sha256": hashlib.sha256(picture.image).hexdigest(),
     }
-
-

@@ -26,13 +26,13 @@ def run(config: Config) -> None:
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
     guided = guided_generator(config, classes, features.shape[-1]).to(world.device)
     generator_engine = build_engine(guided, config, world, lr=config.joint.lr_generator, batch=batch)
-    tokenizer_engine = discriminator_engine = discriminator = None
+    tokenizer_engine = discriminator_engine = None
     averages = {"guided": Average(guided, config.train.ema)}
     warm_steps = config.tokenizer.steps
     if recipe.tokenizer_trains:
         tokenizer_engine = build_engine(tokenizer.train(), config, world, lr=config.joint.lr_tokenizer, batch=batch)
         averages["tokenizer"] = Average(tokenizer, config.train.ema)
-        discriminator, discriminator_engine = discriminator_for(
+        _, discriminator_engine = discriminator_for(
             config, world, batch=batch, last_step=warm_steps + config.joint.steps, saved=paths.TOKENIZER / "discriminator"
         )
     step = JointStep(

@@ -58,6 +58,8 @@ def _charts() -> list[dict[str, Any]]:
 
 
 def _provenance(config: Config) -> list[tuple[str, str]]:
-    hashes = {f"sha256 of {folder}": provenance.folder_hash(folder) for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)}
+    hashes = {
+        f"sha256 of {folder}": provenance.folder_hash(folder) for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)
+    }
     facts = {"git commit": provenance.commit(), "hardware": provenance.hardware(), "seed": str(config.run.seed), **hashes}
     return [*facts.items(), *provenance.versions().items()]

@@ -30,7 +30,7 @@ def run(config: Config) -> None:
     parts = []
     for start in range(0, chosen.n, chosen.batch):
         part = slice(start, start + chosen.batch)
-        tokens = sample(
+        drawn = sample(
             generator,
             torch.from_numpy(labels[part]),
             seeds[part],
@@ -39,7 +39,7 @@ def run(config: Config) -> None:
             top_k=chosen.top_k,
             top_p=chosen.top_p,
         )
-        parts.append(tokens.numpy())
+        parts.append(drawn.numpy())
         print(f"sampled {min(start + chosen.batch, chosen.n)}/{chosen.n}", flush=True)
     tokens = np.concatenate(parts)
     pixels = images_of(tokenizer, tokens)

@@ -49,7 +49,7 @@ def join_world(config: Config) -> World:
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     torch.manual_seed(config.run.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs half a step and hides nothing here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs half a step and hides nothing here
     local = int(os.environ.get("LOCAL_RANK", "0"))
     return World(dist.get_rank(), dist.get_world_size(), torch.device("cuda", local) if cuda else torch.device("cpu"))
 
@@ -64,7 +64,8 @@ def build_engine(module: nn.Module, config: Config, world: World, *, lr: float, 
     """A DeepSpeed engine of one module: AdamW (0.9, 0.999), no weight decay, clipped on its own norm."""
     import deepspeed
 
-    bucket = max(1_000_000, min(100_000_000, sum(p.numel() for p in module.parameters())))
+    count = sum(p.numel() for p in module.parameters())
+    bucket = min(1 << 27, -(-count // (1 << 20)) << 20)  # whole multiples of 2^20: DeepSpeed wants them aligned
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch // world.size,

@@ -28,7 +28,6 @@ from gear.training.engines import frozen
 from gear.training.recipes import Recipe
 
 Losses = dict[str, torch.Tensor]
-Update = tuple[Any, Callable[[], torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,13 @@ class Batch:
 
     images_BCHW: torch.Tensor  # [-1, 1]
     labels_B: torch.Tensor
-    teacher_BLC: torch.Tensor | None
+    teacher_BLC: torch.Tensor | None  # None where the stage has no generator
     keys: list[str]
+
+    def teacher(self) -> torch.Tensor:
+        """Teacher features, for the losses that need them."""
+        assert self.teacher_BLC is not None
+        return self.teacher_BLC
 
 
 class GuidedGenerator(nn.Module):
@@ -132,7 +136,7 @@ class JointStep:
         with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
             soft_BLK = soft_assignment(quantized.distances, self.config.joint.temperature)
             _, projected = guided(soft_BLK, batch.labels_B, tap_only=True)
-            soft = alignment_loss(projected, batch.teacher_BLC)
+            soft = alignment_loss(projected, batch.teacher())
             losses["loss/align_soft"] = soft
             self._step(self.tokenizer_engine, total + self.config.joint.lambda_tok * soft, "tokenizer", batch)
 
@@ -146,7 +150,7 @@ class JointStep:
     def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:
         output, projected = self.generator_engine(indices_BL, batch.labels_B)
         ntp = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
-        hard = alignment_loss(projected, batch.teacher_BLC)
+        hard = alignment_loss(projected, batch.teacher())
         losses["loss/ntp"], losses["loss/align_hard"] = ntp, hard
         self._step(self.generator_engine, ntp + self.config.joint.lambda_ar * hard, "generator", batch)
 

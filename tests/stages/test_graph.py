@@ -26,7 +26,20 @@ def checkout(folder: Path) -> Path:
             shutil.copy(source, folder / name)
     shutil.copy(REPO / "presets" / "tiny.yaml", folder / "params.yaml")
     run(folder, "git", "init", "-q")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "--allow-empty", "-m", "start", date="2026-01-01T00:00:00Z")
+    run(
+        folder,
+        "git",
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.com",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        "start",
+        date="2026-01-01T00:00:00Z",
+    )
     run(folder, sys.executable, "-m", "dvc", "init", "-q")
     return folder
 

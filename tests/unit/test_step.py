@@ -97,7 +97,9 @@ def plain_loop(config: configuration.Config, steps: int) -> tuple[Tokenizer, Gui
 
 
 def apply(optimizer: torch.optim.Optimizer, module: torch.nn.Module, loss: torch.Tensor, clip: float) -> None:
-    for parameter, gradient in zip(module.parameters(), torch.autograd.grad(loss, list(module.parameters()), allow_unused=True), strict=True):
+    for parameter, gradient in zip(
+        module.parameters(), torch.autograd.grad(loss, list(module.parameters()), allow_unused=True), strict=True
+    ):
         parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
     torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
     optimizer.step()

@@ -1,0 +1,43 @@
+# Everything goes through .venv; `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_OFFLINE := 1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help setup repro tiny test lint clean
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: $(STAMP)  ## Make .venv with the pinned packages (7 GB, a few minutes, once)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv .venv
+	@echo "installing (1/4): build tools"; $(PIP) --upgrade pip wheel "setuptools<82" ninja
+	@echo "installing (2/4): torch"; $(PIP) torch torchvision
+	@echo "installing (3/4): deepspeed"; DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	@echo "installing (4/4): the rest"; $(PIP) --no-build-isolation -e '.[dev]'
+	@$(BIN)/python -m pip check
+	@rm -f .venv/.installed-* && touch $@
+
+repro: setup  ## Run the pipeline of params.yaml (dvc repro) and say where the report is
+	@dvc repro && echo "report: $(CURDIR)/reports/index.html"
+
+tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes params.yaml)
+	@python -m gear preset tiny && dvc repro && echo "report: $(CURDIR)/reports/index.html"
+
+test: setup  ## Run the tests
+	@python -m pytest
+
+lint: setup  ## Style, types, import contracts, spelling
+	@ruff check gear tests && mypy && lint-imports && codespell gear tests docs presets *.md
+
+clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
+	@rm -rf .gear reports/data-docs reports/drift

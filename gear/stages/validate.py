@@ -18,9 +18,8 @@ def run(config: Config) -> None:
     summary = {"passed": not failed, "rows": len(rows), "expectations": len(results), "failed": len(failed), "results": results}
     write_json(paths.VALIDATION_METRICS, summary)
     for record in failed:
-        print(
-            f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {', '.join(record['rows']) or '(whole table)'}"
-        )
+        where = ", ".join(record["rows"]) or "(whole table)"
+        print(f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {where}")
     if failed:
         names = ", ".join(sorted({f"{r['expectation']}({r['column']})" for r in failed}))
         raise BadInput(f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; the rows are listed above")

@@ -111,10 +111,16 @@ def test_three_joint_steps_equal_a_plain_loop(world: World) -> None:
     for number in range(3):
         step(batch(config, number), number)
     plain_tokenizer, plain_guided = plain_loop(config, 3)
-    for ours, plain in ((tokenizer, plain_tokenizer), (guided, plain_guided)):
-        for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
-            # Adam turns rounding of a near-zero gradient into a step of lr: most of a tensor must agree closely
-            assert (a - b).abs().mean() < 2e-5, name
+    data = batch(config, 9)
+    # functions, not weights: a bias ahead of a norm has a gradient of rounding noise, which Adam turns into a full step
+    with torch.no_grad():
+        ours, plain, untrained = (t.eval()(data.images_BCHW) for t in (tokenizer, plain_tokenizer, models(config)[0]))
+        torch.testing.assert_close(ours.quantized.distances, plain.quantized.distances, atol=2e-4, rtol=0)
+        torch.testing.assert_close(ours.reconstruction, plain.reconstruction, atol=2e-3, rtol=0)
+        assert (untrained.quantized.distances - plain.quantized.distances).abs().max() > 1e-2
+        (a, project_a), (b, project_b) = (g.eval()(plain.quantized.indices, data.labels_B) for g in (guided, plain_guided))
+        torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(project_a, project_b, atol=1e-4, rtol=0)
 
 
 def test_a_frozen_tokenizer_is_bitwise_untouched(world: World) -> None:

@@ -10,8 +10,11 @@ from torch import nn
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, or of as many as divide a narrow width."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    """GroupNorm of 32 groups; fewer at narrow widths, so that a group keeps four channels as at base 128.
+
+    A group of one channel would be instance norm, which erases a channel's mean and with it flat colour.
+    """
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
 
 
 class Residual(nn.Module):

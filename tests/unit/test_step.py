@@ -18,6 +18,7 @@ from gear.training.recipes import RECIPES
 from gear.training.step import Batch, GuidedGenerator, JointStep, NonFinite
 
 CLASSES, WIDTH = 3, 10
+EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def joint(config: configuration.Config, world: World, recipe: str) -> tuple[Join
 def plain_loop(config: configuration.Config, steps: int) -> tuple[Tokenizer, GuidedGenerator]:
     """The same two updates with plain optimisers, autograd.grad and formulas written out."""
     tokenizer, guided = models(config)
-    first = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3, weight_decay=0.0)
-    second = torch.optim.AdamW(guided.parameters(), lr=1e-3, weight_decay=0.0)
+    first = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
+    second = torch.optim.AdamW(guided.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
     weights, tau = config.loss, config.joint.temperature
     for number in range(steps):
         data = batch(config, number)
@@ -108,19 +109,16 @@ def apply(optimizer: torch.optim.Optimizer, module: torch.nn.Module, loss: torch
 def test_three_joint_steps_equal_a_plain_loop(world: World) -> None:
     config = small()
     step, tokenizer, guided = joint(config, world, "gear")
+    for engine in step.engines.values():
+        engine.optimizer.param_groups[0]["eps"] = EPS
     for number in range(3):
         step(batch(config, number), number)
     plain_tokenizer, plain_guided = plain_loop(config, 3)
-    data = batch(config, 9)
-    # functions, not weights: a bias ahead of a norm has a gradient of rounding noise, which Adam turns into a full step
-    with torch.no_grad():
-        ours, plain, untrained = (t.eval()(data.images_BCHW) for t in (tokenizer, plain_tokenizer, models(config)[0]))
-        torch.testing.assert_close(ours.quantized.distances, plain.quantized.distances, atol=2e-4, rtol=0)
-        torch.testing.assert_close(ours.reconstruction, plain.reconstruction, atol=2e-3, rtol=0)
-        assert (untrained.quantized.distances - plain.quantized.distances).abs().max() > 1e-2
-        (a, project_a), (b, project_b) = (g.eval()(plain.quantized.indices, data.labels_B) for g in (guided, plain_guided))
-        torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)
-        torch.testing.assert_close(project_a, project_b, atol=1e-4, rtol=0)
+    starts = models(config)
+    for ours, plain, start in zip((tokenizer, guided), (plain_tokenizer, plain_guided), starts, strict=True):
+        for (name, a), b, c in zip(ours.named_parameters(), plain.parameters(), start.parameters(), strict=True):
+            assert (a - b).abs().max() < 2e-6, name
+            assert not torch.equal(b, c) or not b.any() or "k.bias" in name, f"{name} did not move: the comparison says nothing"
 
 
 def test_a_frozen_tokenizer_is_bitwise_untouched(world: World) -> None:

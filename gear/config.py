@@ -165,8 +165,6 @@ class EvaluateConfig(Section):
     """The evaluation protocol."""
 
     neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
-    curve_points: Count = Field(description="Points of the FD curve over training; 0 for none.")
-    curve_n: Positive = Field(description="Samples a point of the FD curve.")
 
 
 class HealthConfig(Section):

@@ -36,7 +36,7 @@ def run(config: Config) -> None:
         for old, new in (("warm", "joint"), ("joint", "samples"))
     }
     write_json(paths.REPORTS / "codebook-details.json", details)
-    headline = {"usage": details["joint"]["usage"], "perplexity": details["joint"]["perplexity"], "churn": details["churn"]}
+    headline = {"usage": details["joint"]["usage"], "perplexity": details["joint"]["perplexity"]}
     write_json(paths.CODEBOOK_METRICS, headline)
     print(", ".join(f"{name} {value:.4g}" for name, value in headline.items()))
 

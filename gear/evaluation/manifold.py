@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+import torch.nn.functional as F
+
+from gear.evaluation.models import Pixels, batches
+
+ROWS = 1024  # of one side of a distance matrix held at a time
+THUMBNAIL = 32
 
 
-def pairwise(a_NC: np.ndarray, b_MC: np.ndarray) -> np.ndarray:
-    """Euclidean distances (N, M), float64."""
-    return torch.cdist(torch.from_numpy(np.asarray(a_NC, np.float64)), torch.from_numpy(np.asarray(b_MC, np.float64))).numpy()
+def _distances(a_NC: np.ndarray, b_MC: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Euclidean distances of a few rows of `a` at a time to all of `b`, (rows, M) float64."""
+    b = torch.from_numpy(np.asarray(b_MC, np.float64))
+    for part in batches(len(a_NC), ROWS):
+        yield part, torch.cdist(torch.from_numpy(np.asarray(a_NC[part], np.float64)), b)
 
 
 def radii(features_NC: np.ndarray, k: int) -> np.ndarray:
     """Distance of each row to its k-th nearest other row, (N,)."""
-    return np.partition(pairwise(features_NC, features_NC), k, axis=1)[:, k]
+    return np.concatenate([d.kthvalue(k + 1, dim=1).values.numpy() for _, d in _distances(features_NC, features_NC)])
 
 
 def coverage(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
     """Share of real rows with a fake one inside their k-th-neighbour ball (Naeem et al. 2020)."""
-    return float((pairwise(real_NC, fake_MC).min(1) <= radii(real_NC, k)).mean())
+    nearest_fake = np.concatenate([d.min(1).values.numpy() for _, d in _distances(real_NC, fake_MC)])
+    return float((nearest_fake <= radii(real_NC, k)).mean())
 
 
 def recall(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
     """Share of real rows inside some fake row's k-th-neighbour ball (Kynkäänniemi et al. 2019)."""
-    return float((pairwise(real_NC, fake_MC) <= radii(fake_MC, k)[None]).any(1).mean())
+    reach = torch.from_numpy(radii(fake_MC, k))
+    return float(np.concatenate([(d <= reach).any(1).numpy() for _, d in _distances(real_NC, fake_MC)]).mean())
 
 
 def copy_threshold(val_to_train: np.ndarray) -> float:
@@ -31,7 +43,20 @@ def copy_threshold(val_to_train: np.ndarray) -> float:
     return float(np.quantile(val_to_train, 0.01))
 
 
+def thumbnails(pixels: Pixels) -> np.ndarray:
+    """Images averaged down to at most 32 px, (N, h, w, 3) float32 in 0..255: near-copies stay near, large sets stay small."""
+    parts = []
+    for part in batches(len(pixels), ROWS):
+        images = torch.from_numpy(np.ascontiguousarray(pixels[part])).permute(0, 3, 1, 2).float()
+        parts.append(F.adaptive_avg_pool2d(images, min(THUMBNAIL, images.shape[-1])).permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
+
+
 def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> np.ndarray:
-    """Root-mean-square pixel distance of each row of `a` to its nearest row of `b`, (N,); uint8 images of one shape."""
+    """Root-mean-square pixel distance of each row of `a` to its nearest row of `b`, (N,); images of one shape."""
     a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (a_NP, b_MP))
-    return torch.cat([torch.cdist(part, b).min(1).values for part in a.split(256)]).numpy() / a.shape[1] ** 0.5
+    best = torch.full((len(a),), torch.inf)
+    for rows in batches(len(a), ROWS):
+        for columns in batches(len(b), 64 * ROWS):
+            best[rows] = torch.minimum(best[rows], torch.cdist(a[rows], b[columns]).min(1).values)
+    return best.numpy() / a.shape[1] ** 0.5

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gear.attention import attend
 from gear.config import GeneratorConfig
+from gear.generator.dropout import Dropout
 from gear.generator.rope import rotary_table, rotate
 
 PREFIX = 1
@@ -53,7 +55,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.wo = nn.Linear(config.width, config.width, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BLD: torch.Tensor, table: torch.Tensor, cache: KeyValues | None, position: int) -> torch.Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.wqkv(x_BLD).chunk(3, dim=-1))
@@ -62,7 +64,7 @@ class Attention(nn.Module):
             end = position + x_BLD.shape[1]
             cache.keys[:, :, position:end], cache.values[:, :, position:end] = k, v
             k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=position == 0 and q.shape[2] > 1)
+        mixed = attend(q, k, v, causal=position == 0 and q.shape[2] > 1).type_as(x_BLD)
         return self.dropout(self.wo(mixed.transpose(1, 2).flatten(-2)))
 
 
@@ -75,7 +77,7 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(config.width, hidden, bias=False)
         self.w3 = nn.Linear(config.width, hidden, bias=False)
         self.w2 = nn.Linear(hidden, config.width, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
@@ -117,7 +119,7 @@ class Generator(nn.Module):
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
         self.tok_embeddings = nn.Embedding(codes, config.width)
         self.cls_embedding = ClassEmbedding(classes, config.width)
-        self.tok_dropout = nn.Dropout(config.dropout)
+        self.tok_dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, codes, bias=False)

@@ -10,25 +10,30 @@ import torch
 from gear import paths
 from gear.config import Config
 from gear.data.shards import read_split
+from gear.device import pick_device
 from gear.evaluation import codebook, drift
-from gear.evaluation.models import to_tensor, tokens_of
+from gear.evaluation.models import evenly, to_tensor, tokens_of
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
 from gear.tokenizer.quantizers import soft_assignment
 from gear.training.checkpoints import load_tokenizer
 
 SUPPORT_IMAGES = 64
+IMAGES = 50_000  # of the training split, at most: their token histogram is the codebook's use
 
 
 def run(config: Config) -> None:
     """Tokenizers, shards and samples → `reports/codebook.json` (headline) and `reports/codebook-details.json`."""
     codes = config.tokenizer.codes
     warm, joint = load_tokenizer(paths.TOKENIZER / "tokenizer"), load_tokenizer(paths.JOINT / "tokenizer")
-    split = read_split(paths.SHARDS / "train")
-    pixels = split.images(np.arange(len(split)))
+    device, train = pick_device(config), read_split(paths.SHARDS / "train")
+    warm, joint = warm.to(device), joint.to(device)
+    pixels = train.part(evenly(len(train), IMAGES))
     tokens = {"warm": tokens_of(warm, pixels), "joint": tokens_of(joint, pixels), "samples": np.load(paths.SAMPLES / "tokens.npy")}
     details: dict[str, Any] = {name: _health(part, codes) for name, part in tokens.items()}
-    details["support"] = {name: _support(model, pixels, config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))}
+    details["support"] = {
+        name: _support(model, pixels[:SUPPORT_IMAGES], config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))
+    }
     details["temperature"] = config.joint.temperature
     details["churn"] = codebook.churn(tokens["warm"], tokens["joint"])
     details["drift"] = {
@@ -55,7 +60,7 @@ def _health(tokens: np.ndarray, codes: int) -> dict[str, Any]:
 @torch.inference_mode()
 def _support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -> dict[str, float]:
     """Effective support of the soft read-out at tau, and the mass of its ten likeliest codes."""
-    shares = soft_assignment(tokenizer.encode(to_tensor(pixels[:SUPPORT_IMAGES])).distances, temperature).flatten(0, 1)
+    shares = soft_assignment(tokenizer.encode(to_tensor(pixels, tokenizer)).distances, temperature).flatten(0, 1).cpu()
     return {
         "effective_support": codebook.support(shares.numpy()),
         "top_10_mass": float(shares.topk(min(10, shares.shape[-1]), dim=-1).values.sum(-1).mean()),

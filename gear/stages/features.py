@@ -5,34 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gear import paths
-from gear.alignment.teachers import EXTRACTOR, build_encoder
+from gear.alignment.teachers import EXTRACTOR, WIDTH, Encoder, build_encoder, on_grid
 from gear.config import Config
-from gear.data.shards import read_split
+from gear.data.shards import Split, read_split
+from gear.device import pick_device
 from gear.evaluation.frechet import half_floor, statistics
-from gear.evaluation.models import patch_features, pooled_features
+from gear.evaluation.models import ENCODER_BATCH, batches, to_tensor
 from gear.stages.files import replace_folder, write_json
 
 
 def run(config: Config) -> None:
-    """`data/shards` → `data/features`: train.npy (N, views, L, 112) float16; reference.npz and val.npz pooled."""
-    encoder, size = build_encoder(), config.teacher.input_size
-    train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
-    pixels = train.images(np.arange(len(train)))
-    views = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])] if config.data.flip else [pixels]
-    features = np.stack([patch_features(encoder, v, size, config.grid, f"teacher view {i}") for i, v in enumerate(views)], axis=1)
-    pooled = pooled_features(encoder, pixels, size)
-    mean, covariance = statistics(pooled)
+    """`data/shards` → `data/features`: train.npy (N, views, L, 112) float16, and reference.npz of features pooled over space."""
+    encoder = build_encoder().to(pick_device(config))
+    train = read_split(paths.SHARDS / "train")
 
     def fill(draft: Path) -> None:
-        np.save(draft / "train.npy", features)
+        pooled = _extract(config, encoder, train, draft / "train.npy")
+        mean, covariance = statistics(pooled)
         np.savez(draft / "reference.npz", mean=mean, cov=covariance, features=pooled, floor=half_floor(pooled, config.run.seed))
-        np.savez(draft / "val.npz", features=pooled_features(encoder, val.images(np.arange(len(val))), size))
         protocol = {
             "extractor": EXTRACTOR,
             "weights_sha256": encoder.weights_sha256,
-            "input_size": size,
+            "input_size": config.teacher.input_size,
             "resize": "bicubic, antialias, clamped",
             "pooling": "mean over space",
             "reference_n": len(train),
@@ -40,4 +37,24 @@ def run(config: Config) -> None:
         write_json(draft / "protocol.json", protocol)
 
     replace_folder(paths.FEATURES, fill)
-    print(f"teacher features {features.shape}, {features.nbytes / 2**20:.0f} MiB")
+
+
+@torch.inference_mode()
+def _extract(config: Config, encoder: Encoder, train: Split, file: Path) -> np.ndarray:
+    """Write every image's features (and its mirror image's) on the token grid to `file`; return pooled ones, (N, 112)."""
+    views = (False, True) if config.data.flip else (False,)
+    shape = (len(train), len(views), config.grid**2, WIDTH)
+    teacher = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # as large as the data: never whole in memory
+    pooled = np.empty((len(train), WIDTH), dtype=np.float32)
+    for number, part in enumerate(batches(len(train), ENCODER_BATCH)):
+        pixels = train[part]
+        for view, mirrored in enumerate(views):
+            chosen = np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
+            maps = encoder(to_tensor(chosen, encoder), config.teacher.input_size)
+            teacher[part, view] = on_grid(maps, config.grid).half().cpu().numpy()
+            if not mirrored:
+                pooled[part] = maps.mean((2, 3)).cpu().numpy()
+        if number % 16 == 15 or part.stop == len(train):
+            print(f"teacher features {part.stop}/{len(train)}", flush=True)
+    teacher.flush()
+    return pooled

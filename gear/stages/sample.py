@@ -12,6 +12,7 @@ import torch
 from gear import paths
 from gear.config import Config
 from gear.data.shards import encode_png, load_manifest, write_shards
+from gear.device import pick_device
 from gear.evaluation.models import images_of
 from gear.generator.sampling import sample
 from gear.report.figures import class_grid
@@ -21,8 +22,9 @@ from gear.training.checkpoints import load_generator, load_tokenizer
 
 def run(config: Config) -> None:
     """`data/models/generator` → `data/samples` and `reports/samples.png`."""
-    tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
-    generator = load_generator(paths.GENERATOR / "generator")
+    device = pick_device(config)
+    tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
+    generator = load_generator(paths.GENERATOR / "generator").to(device)
     classes = load_manifest(paths.SHARDS)["classes"]
     chosen = config.sample
     labels = np.arange(chosen.n, dtype=np.int64) % len(classes)
@@ -39,7 +41,7 @@ def run(config: Config) -> None:
             top_k=chosen.top_k,
             top_p=chosen.top_p,
         )
-        parts.append(drawn.numpy())
+        parts.append(drawn.cpu().numpy())
         print(f"sampled {min(start + chosen.batch, chosen.n)}/{chosen.n}", flush=True)
     tokens = np.concatenate(parts)
     pixels = images_of(tokenizer, tokens)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gear.attention import attend
+
 
 def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm of 32 groups; fewer at narrow widths, so that a group keeps four channels as at base 128.
@@ -43,7 +45,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(mixed)
 
 

@@ -70,8 +70,8 @@ def entropy_loss(distances_BLK: torch.Tensor, scale: float = 0.01) -> torch.Tens
 
     The mean is over the tokens of all ranks: forward through the all-reduced mean, backward through the local one.
     """
-    log_p = (-distances_BLK.flatten(0, -2) / scale).log_softmax(dim=-1)
-    p = log_p.exp()
+    affinity = -distances_BLK.flatten(0, -2) / scale
+    p, log_p = affinity.softmax(dim=-1), affinity.log_softmax(dim=-1)  # exp(log_p) is slower where most shares underflow
     sample_entropy = -(p * log_p).sum(-1).mean()
     mean = p.mean(0)
     if dist.is_initialized() and dist.get_world_size() > 1:

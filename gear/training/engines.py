@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from gear.config import Config
+from gear.device import pick_device
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class World:
 
 def join_world(config: Config) -> World:
     """Initialise the process group (gloo on CPU, NCCL on GPU) and seed torch."""
-    cuda = torch.cuda.is_available() and config.run.device != "cpu"
+    device = pick_device(config)
+    cuda = device.type == "cuda"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
     if "RANK" not in os.environ:  # not under torchrun: a world of one, named so that DeepSpeed does not look for MPI
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -50,8 +52,9 @@ def join_world(config: Config) -> World:
     torch.manual_seed(config.run.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs half a step and hides nothing here
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    return World(dist.get_rank(), dist.get_world_size(), torch.device("cuda", local) if cuda else torch.device("cpu"))
+    if cuda:
+        torch.cuda.set_device(device)
+    return World(dist.get_rank(), dist.get_world_size(), device)
 
 
 def _free_port() -> int:
@@ -66,7 +69,7 @@ def build_engine(module: nn.Module, config: Config, world: World, *, lr: float, 
 
     count = sum(p.numel() for p in module.parameters())
     bucket = min(1 << 27, -(-count // (1 << 20)) << 20)  # whole multiples of 2^20: DeepSpeed wants them aligned
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch // world.size,
         "gradient_clipping": config.train.clip,

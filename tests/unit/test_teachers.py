@@ -2,7 +2,7 @@
 
 import torch
 
-from gear.alignment.teachers import build_encoder
+from gear.alignment.teachers import build_encoder, on_grid
 from gear.losses.reconstruction import PerceptualLoss
 
 
@@ -12,7 +12,11 @@ def test_teacher() -> None:
     assert not any(p.requires_grad for p in encoder.parameters())
     assert len(encoder.weights_sha256) == 64
     x = (torch.rand(2, 3, 32, 32) * 2 - 1).requires_grad_()
-    assert encoder(x, 128, 8).shape == (2, 64, 112)
+    maps = encoder(x, 128)
+    assert maps.shape == (2, 112, 8, 8)
+    assert torch.equal(on_grid(maps, 8), maps.flatten(2).transpose(1, 2))
+    assert torch.allclose(on_grid(maps, 4)[:, 1], maps[:, :, 0:2, 2:4].mean((2, 3)), atol=1e-6)
+    assert on_grid(maps, 16).shape == (2, 256, 112)
     loss = PerceptualLoss(encoder)
     assert loss(x, x.detach()).item() == 0
     loss(x, torch.zeros_like(x)).backward()

@@ -136,6 +136,8 @@ class JointConfig(Section):
     lambda_ar: Weight = Field(description="Weight of the hard alignment in the generator's loss.")
     lr_tokenizer: Rate = Field(description="AdamW learning rate of the tokenizer.")
     lr_generator: Rate = Field(description="AdamW learning rate of generator and projector.")
+    fd_every: Count = Field(0, description="Steps between Fréchet distances of fresh samples, for the curve; 0 for none.")
+    fd_n: Annotated[int, Field(ge=2)] = Field(448, description="Samples of each of them.")
 
 
 class TrainConfig(Section):
@@ -144,6 +146,8 @@ class TrainConfig(Section):
     warmup: Count = Field(description="Steps of linear learning-rate warm-up; constant after.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(description="Decay of the averaged weights, tokenizer and generator alike.")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradient norm limit of each module.")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="AdamW's second decay; published baselines did best at 0.95.")
+    weight_decay: Weight = Field(0.0, description="AdamW weight decay of every module; published baselines did best at 0.05.")
     bf16: bool = Field(description="bf16 autocast; distances stay in fp32.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
     log_every: Positive = Field(description="Steps between log lines.")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gear.evaluation.models import Pixels, batches
+from gear.data.pixels import Pixels, batches
 
 ROWS = 1024  # of one side of a distance matrix held at a time
 THUMBNAIL = 32

@@ -7,6 +7,8 @@ import torch
 
 from gear.generator.transformer import Generator
 
+SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_STRIDE + i
+
 
 def uniforms(seeds: np.ndarray, tokens: int) -> torch.Tensor:
     """One row of `tokens` uniforms in [0, 1) a seed, (N, tokens) float64: a sample's draws depend on its seed alone."""

@@ -9,10 +9,11 @@ import torch
 
 from gear import paths
 from gear.config import Config
+from gear.data.pixels import evenly, to_tensor
 from gear.data.shards import read_split
 from gear.device import pick_device
 from gear.evaluation import codebook, drift
-from gear.evaluation.models import evenly, to_tensor, tokens_of
+from gear.evaluation.models import tokens_of
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
 from gear.tokenizer.quantizers import soft_assignment

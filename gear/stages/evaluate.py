@@ -12,10 +12,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from gear import paths
 from gear.alignment.teachers import build_encoder
 from gear.config import Config
+from gear.data.pixels import batches, evenly
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation import frechet, manifold
-from gear.evaluation.models import batches, bits_an_image, evenly, images_of, next_token_nats, pooled_features, tokens_of
+from gear.evaluation.models import bits_an_image, images_of, next_token_nats, pooled_features, tokens_of
 from gear.evaluation.protocol import Metric
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer

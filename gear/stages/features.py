@@ -10,10 +10,10 @@ import torch
 from gear import paths
 from gear.alignment.teachers import EXTRACTOR, WIDTH, Encoder, build_encoder, on_grid
 from gear.config import Config
+from gear.data.pixels import ENCODER_BATCH, batches, to_tensor
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation.frechet import half_floor, statistics
-from gear.evaluation.models import ENCODER_BATCH, batches, to_tensor
 from gear.stages.files import replace_folder, write_json
 
 

@@ -12,7 +12,7 @@ from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
 from gear.stages.files import replace_folder
-from gear.stages.training import guided_generator, open_work, write_models
+from gear.stages.training import fd_probe, guided_generator, open_work, write_models
 from gear.training.checkpoints import load_tokenizer, load_weights
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -50,6 +50,7 @@ def run(config: Config) -> None:
         work=work,
         codes=config.tokenizer.codes,
         log=paths.WORK / "logs" / "generator.jsonl",
+        probe=fd_probe(config, world, tokenizer, guided),
     )
     write_models(paths.GENERATOR, config, world, rows, tokenizer=tokenizer.state_dict(), guided=average.weights, classes=classes)
     work.finish()

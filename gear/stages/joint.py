@@ -8,7 +8,7 @@ from gear import paths
 from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
-from gear.stages.training import discriminator_for, guided_generator, open_work, perceptual_loss, write_models
+from gear.stages.training import discriminator_for, fd_probe, guided_generator, open_work, perceptual_loss, write_models
 from gear.training.checkpoints import load_tokenizer
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -58,6 +58,7 @@ def run(config: Config) -> None:
         work=work,
         codes=config.tokenizer.codes,
         log=paths.WORK / "logs" / "joint.jsonl",
+        probe=fd_probe(config, world, tokenizer, guided),
     )
     weights = averages["tokenizer"].weights if recipe.tokenizer_trains else tokenizer.state_dict()
     write_models(paths.JOINT, config, world, rows, tokenizer=weights, guided=averages["guided"].weights, classes=classes)

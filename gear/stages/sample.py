@@ -14,7 +14,7 @@ from gear.config import Config
 from gear.data.shards import encode_png, load_manifest, write_shards
 from gear.device import pick_device
 from gear.evaluation.models import images_of
-from gear.generator.sampling import sample
+from gear.generator.sampling import SEED_STRIDE, sample
 from gear.report.figures import class_grid
 from gear.stages.files import replace_file, replace_folder, write_json
 from gear.training.checkpoints import load_generator, load_tokenizer
@@ -28,7 +28,7 @@ def run(config: Config) -> None:
     classes = load_manifest(paths.SHARDS)["classes"]
     chosen = config.sample
     labels = np.arange(chosen.n, dtype=np.int64) % len(classes)
-    seeds = config.run.seed * 1_000_003 + np.arange(chosen.n)
+    seeds = config.run.seed * SEED_STRIDE + np.arange(chosen.n)
     parts = []
     for start in range(0, chosen.n, chosen.batch):
         part = slice(start, start + chosen.batch)
@@ -53,7 +53,7 @@ def run(config: Config) -> None:
         protocol = {
             "n": chosen.n,
             "labels": "balanced: i mod classes",
-            "seeds": f"{config.run.seed} * 1000003 + i",
+            "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
             "guidance": chosen.guidance,
             "temperature": chosen.temperature,
             "top_k": chosen.top_k,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,12 +15,18 @@ from gear import paths
 from gear.alignment.projector import Projector
 from gear.alignment.teachers import build_encoder
 from gear.config import Config
+from gear.data.pixels import batches
+from gear.evaluation.frechet import frechet_distance, statistics
+from gear.evaluation.models import images_of, pooled_features
+from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.losses.reconstruction import PerceptualLoss
 from gear.stages.files import replace_folder
+from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, save_model
-from gear.training.engines import World, build_engine
+from gear.training.engines import Average, World, build_engine
+from gear.training.loop import Probe
 from gear.training.state import WorkFolder, fingerprint
 from gear.training.step import GuidedGenerator
 
@@ -47,6 +54,32 @@ def discriminator_for(
     if saved is not None and saved.exists():
         load_weights(discriminator, saved)
     return discriminator, build_engine(discriminator, config, world, lr=config.gan.lr, batch=batch)
+
+
+def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedGenerator) -> Probe | None:
+    """FD of `joint.fd_n` fresh samples of the averaged weights, drawn with the run's seed; None where `joint.fd_every` is 0.
+
+    The tokenizer's average is used where it trains, else the tokenizer as it is. Its N differs from the evaluation's, so
+    the curve shows a course, not the headline's value.
+    """
+    if not config.joint.fd_every or not world.lead:
+        return None
+    encoder, reference = build_encoder().to(world.device), np.load(paths.FEATURES / "reference.npz")
+    classes, count = guided.generator.classes, config.joint.fd_n
+    drawer = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes).to(world.device).eval()
+    decoder = Tokenizer(config.tokenizer).to(world.device).eval()  # whole copies: under ZeRO-3 the trained ones are in parts
+    labels = torch.arange(count) % classes
+    seeds = config.run.seed * SEED_STRIDE + np.arange(count)
+
+    def measure(averages: dict[str, Average]) -> dict[str, float]:
+        weights = averages["guided"].weights
+        drawer.load_state_dict({name: weights[f"generator.{name}"] for name in drawer.state_dict()})
+        decoder.load_state_dict(averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict())
+        tokens = torch.cat([sample(drawer, labels[p], seeds[p]) for p in batches(count)])
+        features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.teacher.input_size)
+        return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
+
+    return Probe(config.joint.fd_every, measure)
 
 
 def open_work(stage: str, config: Config, world: World, sections: list[str], inputs: list[Path]) -> WorkFolder:

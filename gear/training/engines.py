@@ -64,12 +64,14 @@ def _free_port() -> int:
 
 
 def build_engine(module: nn.Module, config: Config, world: World, *, lr: float, batch: int) -> Any:
-    """A DeepSpeed engine of one module: AdamW (0.9, 0.999), no weight decay, clipped on its own norm."""
+    """A DeepSpeed engine of one module: fused AdamW of `train`, clipped on its own norm."""
     import deepspeed
 
     count = sum(p.numel() for p in module.parameters())
     bucket = min(1 << 27, -(-count // (1 << 20)) << 20)  # whole multiples of 2^20: DeepSpeed wants them aligned
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=lr, betas=(0.9, config.train.beta2), weight_decay=config.train.weight_decay, fused=True
+    )
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch // world.size,
         "gradient_clipping": config.train.clip,

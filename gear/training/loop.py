@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class Feed:
         return Batch(images, labels, teacher, [self.split.keys[i] for i in indices])
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of averaged weights while training goes on: names to values, every `every` steps."""
+
+    every: int
+    measure: Callable[[dict[str, Average]], dict[str, float]]
+
+
 class Stopped(SystemExit):
     """A signal ended training after its state was saved."""
 
@@ -60,8 +69,11 @@ def train(
     work: WorkFolder,
     codes: int,
     log: Path,
+    probe: Probe | None = None,
 ) -> list[dict[str, float]]:
     """Run steps 0..steps-1, resuming where `work` left off. Returns the logged rows (step, losses, codebook; no times).
+
+    `probe` measures the averaged weights on the lead rank before the first step, every `probe.every` steps and at the end.
 
     Raises `Collapse`, `NonFinite`, or `Stopped` (state saved, exit code 128 + signal).
     """
@@ -70,6 +82,9 @@ def train(
     first = _resume(step, averages, health, rows, work)
     stop = _catch_signals()
     reporter = Reporter(name, steps, config, world, log, first)
+    if probe and first == 0:
+        rows.append({"step": 0, **_measure(probe, averages, world)})
+        reporter.row(rows[-1])
     for number in range(first, steps):
         torch.manual_seed(_step_seed(config.run.seed, number, world.rank))
         batch = feed(number)
@@ -82,8 +97,10 @@ def train(
         done = number + 1
         if done % config.health.window == 0:
             health.close_window()
-        if done % config.train.log_every == 0 or done == steps:
-            rows.append({"step": done, **_mean_over_ranks(losses, world), **health.latest})
+        probing = probe is not None and (done % probe.every == 0 or done == steps)
+        if done % config.train.log_every == 0 or done == steps or probing:
+            measured = _measure(probe, averages, world) if probe and probing else {}
+            rows.append({"step": done, **_mean_over_ranks(losses, world), **health.latest, **measured})
             reporter.row(rows[-1])
         health.check(done)
         stopping = _any_rank(stop["signal"], world)
@@ -95,6 +112,11 @@ def train(
             raise Stopped(128 + stopping)
     reporter.close()
     return rows
+
+
+def _measure(probe: Probe, averages: dict[str, Average], world: World) -> dict[str, float]:
+    """The lead rank measures; the others wait at their next collective."""
+    return probe.measure(averages) if world.lead else {}
 
 
 def _state(done: int, averages: dict[str, Average], health: CodebookHealth, rows: list[dict[str, float]]) -> dict[str, Any]:

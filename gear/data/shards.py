@@ -49,6 +49,41 @@ def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield chunk
 
 
+class Spool:
+    """Encoded images on disk between decoding and writing, so that ingest holds a row group in memory and not the data."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._waiting = path, list[bytes]()
+        self._writer = pq.ParquetWriter(path, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def append(self, image: bytes) -> None:
+        """Add one image at the end."""
+        self._waiting.append(image)
+        if len(self._waiting) == GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.table({"image": pa.array(self._waiting, pa.binary())}))
+            self._waiting.clear()
+
+    def read(self, places: list[int]) -> Iterator[bytes]:
+        """Images at rising positions, after the spool is closed."""
+        file, group, images = pq.ParquetFile(self.path), -1, []
+        for place in places:
+            if place // GROUP != group:
+                group = place // GROUP
+                images = file.read_row_group(group)["image"].to_pylist()
+            yield images[place % GROUP]
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """PNG bytes of (H, W, 3) uint8 pixels."""
     buffer = io.BytesIO()
@@ -74,7 +109,7 @@ class Split:
     """One split's rows; images are decoded on demand and kept up to `cache_bytes`."""
 
     def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
-        self.files = [pq.ParquetFile(path, memory_map=True) for path in sorted(folder.glob("*.parquet"))]
+        self.files = [open_shard(path) for path in sorted(folder.glob("*.parquet"))]
         if not self.files:
             raise BadInput(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
         columns = ["key", "label", "caption"]
@@ -116,6 +151,17 @@ class Split:
         while self._room < 0 and len(self._cache) > 1:
             self._room += self._cache.popitem(last=False)[1].nbytes
         return pixels
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """A shard, memory-mapped. Raises `BadInput` on a file that is not Parquet or lacks a column of the schema."""
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise BadInput(f"{path}: not a readable Parquet file ({error}): delete it and run `dvc repro ingest`") from None
+    if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
+        raise BadInput(f"{path}: no column {min(missing)!r}: a shard has {', '.join(SCHEMA.names)}")
+    return file
 
 
 @dataclass(frozen=True)

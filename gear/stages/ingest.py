@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from gear import paths
 from gear.config import BadInput, Config
-from gear.data.shards import Row, write_shards
+from gear.data.shards import Row, Spool, write_shards
 from gear.data.sources import ATTRIBUTION, Picture, Reject, image_folder, openmoji
 from gear.stages.files import replace_folder, write_json
 
@@ -18,25 +19,22 @@ def run(config: Config) -> None:
     """`data.source` → `data/shards`."""
     data = config.data
     found = openmoji(data.size) if data.source == "openmoji" else image_folder(Path(data.root), data.size, data.workers)
-    pictures, rejects = _sort(found)
-    share = len(rejects) / max(1, len(pictures) + len(rejects))
-    table = [{"file": r.file, "reason": r.reason} for r in rejects]
-    if share > data.max_reject_share or not pictures:
-        write_json(paths.WORK / "rejects.json", table)
-        first = "; ".join(f"{r.file}: {r.reason}" for r in rejects[:3])
-        raise BadInput(
-            f"{len(rejects)} of {len(pictures) + len(rejects)} files rejected, over data.max_reject_share = {data.max_reject_share}: "
-            f"{first} (all in {paths.WORK / 'rejects.json'})"
-        )
-    pictures = _limit(pictures, data.limit)
-    classes = sorted({p.category for p in pictures})
-    held = _held_out(pictures, data.val_share)
-    sides = {side: [p for p in pictures if (p.concept in held) == (side == "val")] for side in ("train", "val")}
-    _require_classes(sides, classes)
 
     def fill(draft: Path) -> None:
+        with Spool(draft / "spool.parquet") as spool:
+            entries, rejects = _sort(found, spool)
+        table = [{"file": r.file, "reason": r.reason} for r in rejects]
+        _refuse_many(table, len(entries), data.max_reject_share)
+        entries = _limit(entries, data.limit)
+        classes = sorted({e.category for e in entries})
+        held = _held_out(entries, data.val_share)
+        sides = {side: [e for e in entries if (e.concept in held) == (side == "val")] for side in ("train", "val")}
+        _require_classes(sides, classes)
+        label_of = {name: number for number, name in enumerate(classes)}
         for side, members in sides.items():
-            write_shards((_row(p, classes, data.size) for p in members), draft / side)
+            images = spool.read([e.place for e in members])
+            write_shards((_row(e, image, label_of, data.size) for e, image in zip(members, images, strict=True)), draft / side)
+        spool.path.unlink()
         manifest = {
             "source": data.source,
             "size": data.size,
@@ -48,45 +46,69 @@ def run(config: Config) -> None:
         }
         write_json(draft / "manifest.json", manifest)
         write_json(draft / "rejects.json", table)
+        print(f"{manifest['train']} train and {manifest['val']} val images in {len(classes)} classes; {len(rejects)} rejected")
 
     replace_folder(paths.SHARDS, fill)
-    print(f"{len(sides['train'])} train and {len(sides['val'])} val images in {len(classes)} classes; {len(rejects)} rejected")
 
 
-def _sort(found: Iterable[Picture | Reject]) -> tuple[list[Picture], list[Reject]]:
-    pictures: list[Picture] = []
+@dataclass(frozen=True)
+class Entry:
+    """What deciding about a picture takes; its bytes wait in the spool at `place`."""
+
+    place: int
+    key: str
+    concept: str
+    category: str
+    caption: str
+
+
+def _sort(found: Iterable[Picture | Reject], spool: Spool) -> tuple[list[Entry], list[Reject]]:
+    """Spool the pictures in their order; return their entries, and the rejects."""
+    entries: list[Entry] = []
     rejects: list[Reject] = []
     for one in found:
         if isinstance(one, Picture):
-            pictures.append(one)
+            entries.append(Entry(len(entries), one.key, one.concept, one.category, one.caption))
+            spool.append(one.image)
         else:
             rejects.append(one)
-        if (done := len(pictures) + len(rejects)) % 10_000 == 0:
+        if (done := len(entries) + len(rejects)) % 10_000 == 0:
             print(f"{done} files read, {len(rejects)} rejected", flush=True)
-    return pictures, rejects
+    return entries, rejects
+
+
+def _refuse_many(table: list[dict[str, str]], accepted: int, most: float) -> None:
+    if accepted and len(table) <= most * (accepted + len(table)):
+        return
+    write_json(paths.WORK / "rejects.json", table)
+    first = "; ".join(f"{r['file']}: {r['reason']}" for r in table[:3])
+    raise BadInput(
+        f"{len(table)} of {accepted + len(table)} files rejected, over data.max_reject_share = {most}: "
+        f"{first} (all in {paths.WORK / 'rejects.json'})"
+    )
 
 
 def _order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _limit(pictures: list[Picture], limit: int) -> list[Picture]:
+def _limit(entries: list[Entry], limit: int) -> list[Entry]:
     """The first `limit` in hash order, taken class by class in turn."""
-    if not limit or limit >= len(pictures):
-        return pictures
+    if not limit or limit >= len(entries):
+        return entries
     by_class = defaultdict(list)
-    for picture in sorted(pictures, key=lambda p: _order(p.key)):
-        by_class[picture.category].append(picture)
+    for entry in sorted(entries, key=lambda e: _order(e.key)):
+        by_class[entry.category].append(entry)
     turns = [(turn, name) for name, members in by_class.items() for turn in range(len(members))]
     kept = {by_class[name][turn].key for turn, name in sorted(turns)[:limit]}
-    return [p for p in pictures if p.key in kept]
+    return [e for e in entries if e.key in kept]
 
 
-def _held_out(pictures: list[Picture], share: float) -> set[str]:
+def _held_out(entries: list[Entry], share: float) -> set[str]:
     """Concepts of the validation split: those that hash lowest, class by class, at least one a class of two or more."""
     by_class: dict[str, set[str]] = defaultdict(set)
-    for picture in pictures:
-        by_class[picture.category].add(picture.concept)
+    for entry in entries:
+        by_class[entry.category].add(entry.concept)
     held: set[str] = set()
     for concepts in by_class.values():
         wanted = max(1, round(share * len(concepts))) if len(concepts) > 1 else 0
@@ -94,19 +116,19 @@ def _held_out(pictures: list[Picture], share: float) -> set[str]:
     return held
 
 
-def _require_classes(sides: dict[str, list[Picture]], classes: list[str]) -> None:
+def _require_classes(sides: dict[str, list[Entry]], classes: list[str]) -> None:
     for side, members in sides.items():
-        if missing := set(classes) - {p.category for p in members}:
+        if missing := set(classes) - {e.category for e in members}:
             raise BadInput(f"class {min(missing)!r} has no image for the {side} split: give it at least two images")
 
 
-def _row(picture: Picture, classes: list[str], size: int) -> Row:
+def _row(entry: Entry, image: bytes, label_of: dict[str, int], size: int) -> Row:
     return {
-        "key": picture.key,
-        "image": picture.image,
-        "label": classes.index(picture.category),
-        "caption": picture.caption,
+        "key": entry.key,
+        "image": image,
+        "label": label_of[entry.category],
+        "caption": entry.caption,
         "width": size,
         "height": size,
-        "sha256": hashlib.sha256(picture.image).hexdigest(),
+        "sha256": hashlib.sha256(image).hexdigest(),
     }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gear import config, paths
 from gear.data.sampling_plan import Plan
-from gear.data.shards import read_split
+from gear.data.shards import GROUP, Spool, read_split
 from gear.data.sources import SPLIT_OUT
 from gear.stages import ingest, validate
 
@@ -112,3 +112,24 @@ def test_the_plan_is_balanced_and_a_function_of_the_step() -> None:
     assert np.array_equal(later[0], batches[17][0]) and np.array_equal(later[1], batches[17][1])
     ones = np.concatenate([indices[labels[indices] == 1] for indices, _ in batches[:10]])
     assert sorted(ones) == list(range(5, 55)), "each image once before any comes twice"
+
+
+def test_a_shard_that_is_not_parquet_or_lacks_a_column_is_named(tmp_path: Path) -> None:
+    ingest.run(settings(limit=64))
+    shard = paths.SHARDS / "train" / "00000.parquet"
+    table = pq.read_table(shard)
+    shard.write_bytes(b"PAR1 not really")
+    with pytest.raises(config.BadInput, match=r"00000\.parquet: not a readable"):
+        validate.run(settings())
+    pq.write_table(table.drop(["sha256"]), shard)
+    with pytest.raises(config.BadInput, match="no column 'sha256'"):
+        read_split(paths.SHARDS / "train")
+
+
+def test_the_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    images = [bytes([n % 256]) * (n % 7) for n in range(2 * GROUP + 5)]
+    with Spool(tmp_path / "spool.parquet") as spool:
+        for image in images:
+            spool.append(image)
+    places = [0, 3, GROUP - 1, GROUP, 2 * GROUP + 4]
+    assert list(spool.read(places)) == [images[p] for p in places]

@@ -61,8 +61,9 @@ class TeacherConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """The VQ autoencoder and its warm-up (GEAR, Quantizers and Backbones)."""
+    """The autoencoder and its warm-up (GEAR, Quantizers and Backbones)."""
 
+    quantizer: Literal["vq", "lfq", "ibq"] = Field(description="Quantizer, and with it the backbone: MAGVIT-2's for lfq.")
     codes: Annotated[int, Field(ge=2, le=65536)] = Field(description="Codebook size K.")
     code_dim: Positive = Field(description="Code width D.")
     base: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Channels of the first level.")
@@ -72,6 +73,15 @@ class TokenizerConfig(Section):
     steps: Positive = Field(description="Warm-up steps.")
     batch: Positive = Field(description="Images a step over all ranks.")
     lr: Rate = Field(description="AdamW learning rate in warm-up.")
+
+    @model_validator(mode="after")
+    def _lfq(self) -> TokenizerConfig:
+        if self.quantizer == "lfq" and not (2**self.code_dim == self.codes and self.z_channels == self.code_dim):
+            wanted = max(1, (self.codes - 1).bit_length())
+            raise ValueError(
+                f"lfq's codes are the signs of its latent channels: set code_dim and z_channels to {wanted} and codes to {2**wanted}"
+            )
+        return self
 
     @property
     def factor(self) -> int:
@@ -125,13 +135,23 @@ class GeneratorConfig(Section):
         return self
 
 
+class SupportConfig(Section):
+    """A temperature given by what it does."""
+
+    support: Annotated[float, Field(gt=1)] = Field(description="Codes a token's soft assignment effectively spreads over, exp(H).")
+
+
 class JointConfig(Section):
     """The joint stage (GEAR, One training step)."""
 
-    recipe: Literal["gear", "llamagen_repa"] = Field(description="`gear` trains both; `llamagen_repa` freezes the tokenizer.")
+    recipe: Literal["gear", "soft_hard_forward", "llamagen_repa", "llamagen", "continued", "ste"] = Field(
+        description="Which losses reach which module: docs/recipes.md."
+    )
     steps: Positive = Field(description="Optimiser steps.")
     batch: Positive = Field(description="Images a step over all ranks.")
-    temperature: Annotated[float, Field(gt=0)] = Field(description="tau of the soft assignment softmax(-d / tau).")
+    temperature: Annotated[float, Field(gt=0)] | SupportConfig = Field(
+        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it on the warm tokenizer."
+    )
     lambda_tok: Weight = Field(description="Weight of the soft alignment in the tokenizer's loss.")
     lambda_ar: Weight = Field(description="Weight of the hard alignment in the generator's loss.")
     lr_tokenizer: Rate = Field(description="AdamW learning rate of the tokenizer.")

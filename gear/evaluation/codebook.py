@@ -29,9 +29,3 @@ def top_mass(counts_K: np.ndarray, k: int) -> float:
 def churn(first: np.ndarray, second: np.ndarray) -> float:
     """Share of tokens whose index changed between two tokenizers on the same images."""
     return float((first != second).mean())
-
-
-def support(shares_NK: np.ndarray) -> float:
-    """Effective support: mean over tokens of exp(H(S)), in [1, K]."""
-    p = shares_NK.astype(np.float64)
-    return float(np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum(-1)).mean())

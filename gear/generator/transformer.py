@@ -6,6 +6,7 @@ B batch, L tokens, K codes, D model width, H heads, E head width. The input is t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from gear.generator.dropout import Dropout
 from gear.generator.rope import rotary_table, rotate
 
 PREFIX = 1
+Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -130,18 +132,18 @@ class Generator(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, assignment: torch.Tensor, labels_B: torch.Tensor, *, tap_only: bool = False) -> GeneratorOutput:
-        """Predict every token of `assignment`: indices (B, L) int64, or soft shares (B, L, K).
+    def forward(self, assignment: Assigned, labels_B: torch.Tensor, *, tap_only: bool = False) -> GeneratorOutput:
+        """Predict every token of `assignment`: indices (B, L) int64, or what mixes the embedding table (K, D) to (B, L, D).
 
         In train mode a label becomes the null class with probability `class_dropout`. `tap_only` stops after the tap layer.
         """
         if self.training and self.config.class_dropout:
             drop = torch.rand(labels_B.shape, device=labels_B.device) < self.config.class_dropout
             labels_B = labels_B.masked_fill(drop, self.classes)
-        if assignment.is_floating_point():
-            tokens = assignment[:, :-1] @ self.tok_embeddings.weight
-        else:
+        if isinstance(assignment, torch.Tensor):
             tokens = self.tok_embeddings(assignment[:, :-1])
+        else:  # the table is whole only in here under ZeRO-3
+            tokens = assignment(self.tok_embeddings.weight)[:, :-1]
         prefix = self.cls_embedding(labels_B)
         x_BLD = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))
         tap = x_BLD

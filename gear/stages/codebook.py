@@ -16,10 +16,9 @@ from gear.evaluation import codebook, drift
 from gear.evaluation.models import tokens_of
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
-from gear.tokenizer.quantizers import soft_assignment
-from gear.training.checkpoints import load_tokenizer
+from gear.training.checkpoints import load_tokenizer, read_config
 
-SUPPORT_IMAGES = 64
+SUPPORT_IMAGES = 32
 IMAGES = 50_000  # of the training split, at most: their token histogram is the codebook's use
 
 
@@ -32,10 +31,9 @@ def run(config: Config) -> None:
     pixels = train.part(evenly(len(train), IMAGES))
     tokens = {"warm": tokens_of(warm, pixels), "joint": tokens_of(joint, pixels), "samples": np.load(paths.SAMPLES / "tokens.npy")}
     details: dict[str, Any] = {name: _health(part, codes) for name, part in tokens.items()}
-    details["support"] = {
-        name: _support(model, pixels[:SUPPORT_IMAGES], config.joint.temperature) for name, model in (("warm", warm), ("joint", joint))
-    }
-    details["temperature"] = config.joint.temperature
+    temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
+    details["support"] = {name: _support(model, pixels[:SUPPORT_IMAGES], temperature) for name, model in (("warm", warm), ("joint", joint))}
+    details["temperature"] = temperature
     details["churn"] = codebook.churn(tokens["warm"], tokens["joint"])
     details["drift"] = {
         f"{old} to {new}": drift.measure(tokens[old], tokens[new], codes, config.run.seed, paths.DRIFT_PAGES / f"{old}-{new}.html")
@@ -61,8 +59,5 @@ def _health(tokens: np.ndarray, codes: int) -> dict[str, Any]:
 @torch.inference_mode()
 def _support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -> dict[str, float]:
     """Effective support of the soft read-out at tau, and the mass of its ten likeliest codes."""
-    shares = soft_assignment(tokenizer.encode(to_tensor(pixels, tokenizer)).distances, temperature).flatten(0, 1).cpu()
-    return {
-        "effective_support": codebook.support(shares.numpy()),
-        "top_10_mass": float(shares.topk(min(10, shares.shape[-1]), dim=-1).values.sum(-1).mean()),
-    }
+    assignment = tokenizer.encode(to_tensor(pixels, tokenizer)).assignment
+    return {"effective_support": assignment.support(temperature), "top_10_mass": assignment.top_mass(temperature, 10)}

@@ -13,7 +13,7 @@ from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
 from gear.stages.files import replace_folder
 from gear.stages.training import fd_probe, guided_generator, open_work, write_models
-from gear.training.checkpoints import load_tokenizer, load_weights
+from gear.training.checkpoints import load_tokenizer, load_weights, read_config
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
 from gear.training.recipes import RECIPES
@@ -29,6 +29,7 @@ def run(config: Config) -> None:
     split = read_split(paths.SHARDS / "train")
     classes = len(load_manifest(paths.SHARDS)["classes"])
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
+    temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
     guided = guided_generator(config, classes, features.shape[-1])
     load_weights(guided.generator, paths.JOINT / "generator")
@@ -52,7 +53,16 @@ def run(config: Config) -> None:
         log=paths.WORK / "logs" / "generator.jsonl",
         probe=fd_probe(config, world, tokenizer, guided),
     )
-    write_models(paths.GENERATOR, config, world, rows, tokenizer=tokenizer.state_dict(), guided=average.weights, classes=classes)
+    write_models(
+        paths.GENERATOR,
+        config,
+        world,
+        rows,
+        tokenizer=tokenizer.state_dict(),
+        guided=average.weights,
+        classes=classes,
+        temperature=temperature,
+    )
     work.finish()
 
 

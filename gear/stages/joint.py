@@ -6,6 +6,7 @@ import numpy as np
 
 from gear import paths
 from gear.config import Config
+from gear.data.pixels import evenly, to_tensor
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
 from gear.stages.training import discriminator_for, fd_probe, guided_generator, open_work, perceptual_loss, write_models
@@ -14,6 +15,7 @@ from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
 from gear.training.recipes import RECIPES
 from gear.training.step import JointStep
+from gear.training.temperature import find_temperature
 
 
 def run(config: Config) -> None:
@@ -25,6 +27,7 @@ def run(config: Config) -> None:
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
     guided = guided_generator(config, classes, features.shape[-1]).to(world.device)
+    temperature = find_temperature(config.joint.temperature, tokenizer, to_tensor(split.part(evenly(len(split), 16))[:], tokenizer))
     generator_engine = build_engine(guided, config, world, lr=config.joint.lr_generator, batch=batch)
     tokenizer_engine = discriminator_engine = None
     averages = {"guided": Average(guided, config.train.ema)}
@@ -44,6 +47,7 @@ def run(config: Config) -> None:
         generator_engine=generator_engine,
         discriminator_engine=discriminator_engine,
         gan_from=max(0, config.gan.start_step - warm_steps),
+        temperature=temperature,
     )
     inputs = [paths.SHARDS, paths.FEATURES, paths.TOKENIZER]
     work = open_work("joint", config, world, ["run", "tokenizer", "loss", "gan", "generator", "joint", "train", "health"], inputs)
@@ -61,5 +65,7 @@ def run(config: Config) -> None:
         probe=fd_probe(config, world, tokenizer, guided),
     )
     weights = averages["tokenizer"].weights if recipe.tokenizer_trains else tokenizer.state_dict()
-    write_models(paths.JOINT, config, world, rows, tokenizer=weights, guided=averages["guided"].weights, classes=classes)
+    write_models(
+        paths.JOINT, config, world, rows, tokenizer=weights, guided=averages["guided"].weights, classes=classes, temperature=temperature
+    )
     work.finish()

@@ -100,12 +100,13 @@ def write_models(
     guided: dict[str, torch.Tensor] | None = None,
     discriminator: nn.Module | None = None,
     classes: int = 0,
+    temperature: float | None = None,
 ) -> None:
     """Write a training stage's output folder at once: models and the logged curve."""
     settings = config.model_dump(mode="json")
 
     def fill(draft: Path) -> None:
-        save_model(draft / "tokenizer", tokenizer, {"tokenizer": settings["tokenizer"]})
+        save_model(draft / "tokenizer", tokenizer, {"tokenizer": settings["tokenizer"], "temperature": temperature})
         if guided is not None:
             shape = {"generator": settings["generator"], "codes": config.tokenizer.codes, "grid": config.grid, "classes": classes}
             for part in ("generator", "projector"):

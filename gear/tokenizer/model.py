@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gear.config import TokenizerConfig
-from gear.tokenizer.backbone import Decoder, Encoder
-from gear.tokenizer.quantizers import Quantized, VectorQuantizer
+from gear.tokenizer import convnet, magvit
+from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        backbone = magvit if config.quantizer == "lfq" else convnet
         shape = (config.base, config.multipliers, config.blocks, config.z_channels)
-        self.encoder, self.decoder = Encoder(*shape), Decoder(*shape)
-        self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
-        self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)
-        self.quantize = VectorQuantizer(config.codes, config.code_dim)
+        self.encoder, self.decoder = backbone.Encoder(*shape), backbone.Decoder(*shape)
+        plain = config.quantizer == "lfq"  # whose latent channels are its code bits
+        self.quant_conv = nn.Identity() if plain else nn.Conv2d(config.z_channels, config.code_dim, 1)
+        self.post_quant_conv = nn.Identity() if plain else nn.Conv2d(config.code_dim, config.z_channels, 1)
+        self.quantize = QUANTIZERS[config.quantizer](config.codes, config.code_dim)
 
     def encode(self, images: torch.Tensor) -> Quantized:
         """The assignment of every image's tokens."""

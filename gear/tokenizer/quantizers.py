@@ -1,31 +1,52 @@
-"""The VQ quantizer: one assignment, read out hard (indices) and soft (GEAR, Quantizers).
+"""Three quantizers, one return type (GEAR, Quantizers).
 
-B batch, D code width, h w token grid, L = h w tokens in raster order, K codes. Distances are fp32 under any autocast.
+B batch, D code width, h w token grid, L = h w tokens in raster order, K codes. All arithmetic is fp32 under any autocast:
+bf16 distances would flip 0.2 to 6 % of the indices.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+
+from gear.tokenizer.assignment import SHARPNESS, Assignment, entropy_loss, straight_through, unit
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """One assignment. Losses are unweighted scalars; `codes` carries gradients straight through."""
+    """One assignment and its losses, unweighted scalars; `codes` carries gradients back to the latent."""
 
     codes: torch.Tensor  # (B, D, h, w)
     indices: torch.Tensor  # (B, L) int64
-    distances: torch.Tensor  # (B, L, K) fp32
+    assignment: Assignment
     codebook_loss: torch.Tensor
     commitment_loss: torch.Tensor
     entropy_loss: torch.Tensor
 
 
-class VectorQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """Latents (B, D, h, w) to a `Quantized`; indices back to codes."""
+
+    def forward(self, z_BDhw: torch.Tensor) -> Quantized:
+        with torch.autocast(z_BDhw.device.type, enabled=False):
+            z_BLD = z_BDhw.float().flatten(2).transpose(1, 2)
+            codes_BLD, *rest = self.assign(z_BLD)
+        return Quantized(codes_BLD.transpose(1, 2).reshape(z_BDhw.shape), *rest)
+
+    def assign(self, z_BLD: torch.Tensor) -> tuple:
+        """Fields of `Quantized`, with codes as (B, L, D)."""
+        raise NotImplementedError
+
+    def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
+        """Codes of indices, (B, L, D) fp32."""
+        raise NotImplementedError
+
+
+class VectorQuantizer(Quantizer):
     """Nearest code on the unit sphere: d_k = |z - e_k|^2 in [0, 4], both l2-normalised at use."""
 
     def __init__(self, codes: int, width: int) -> None:
@@ -33,49 +54,102 @@ class VectorQuantizer(nn.Module):
         self.embedding = nn.Embedding(codes, width)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)
 
-    def codebook(self) -> torch.Tensor:
-        """The normalised codes, (K, D) fp32."""
-        return F.normalize(self.embedding.weight.float(), dim=-1)
+    def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
+        return F.embedding(indices_BL, unit(self.embedding.weight.float()))
+
+    def assign(self, z_BLD: torch.Tensor) -> tuple:
+        z_BLD, codebook = unit(z_BLD), unit(self.embedding.weight.float())
+        assignment = Assignment(z_BLD, codebook, scale=2.0, offset=2.0)
+        indices = assignment.nearest()
+        nearest = F.embedding(indices, codebook)
+        return (
+            straight_through(nearest, z_BLD),
+            indices,
+            assignment,
+            F.mse_loss(nearest, z_BLD.detach()),
+            F.mse_loss(z_BLD, nearest.detach()),
+            entropy_loss(*assignment.entropies()),
+        )
+
+
+class LookupFreeQuantizer(Quantizer):
+    """LFQ: the signs of D = log2 K channels. index = sum 2^i [z_i > 0]; d_k = -2 <z, c_k>; no codebook parameters."""
+
+    bits_KD: torch.Tensor
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        assert codes == 2**width
+        self.register_buffer("bits_KD", self._signs(torch.arange(codes), width), persistent=False)
+
+    @staticmethod
+    def _signs(indices: torch.Tensor, width: int) -> torch.Tensor:
+        return ((indices[..., None] >> torch.arange(width, device=indices.device)) & 1).float() * 2 - 1
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
-        """Codes of indices, (B, L, D) fp32."""
-        return F.embedding(indices_BL, self.codebook())
+        return F.embedding(indices_BL, self.bits_KD)
 
-    def forward(self, z_BDhw: torch.Tensor) -> Quantized:
-        with torch.autocast(z_BDhw.device.type, enabled=False):
-            z_BLD = F.normalize(z_BDhw.float().flatten(2).transpose(1, 2), dim=-1)
-            codebook = self.codebook()
-            distances = (2.0 - 2.0 * (z_BLD @ codebook.T)).clamp(min=0.0)
-            indices = distances.argmin(dim=-1)
-            nearest = F.embedding(indices, codebook)
-            through = z_BLD + (nearest - z_BLD).detach()
-            return Quantized(
-                codes=through.transpose(1, 2).reshape(z_BDhw.shape),
-                indices=indices,
-                distances=distances,
-                codebook_loss=F.mse_loss(nearest, z_BLD.detach()),
-                commitment_loss=F.mse_loss(z_BLD, nearest.detach()),
-                entropy_loss=entropy_loss(distances),
-            )
+    def assign(self, z_BLD: torch.Tensor) -> tuple:
+        on = z_BLD > 0
+        signs = on.float() * 2 - 1
+        return (
+            straight_through(signs, z_BLD),
+            (on.long() << torch.arange(z_BLD.shape[-1], device=z_BLD.device)).sum(-1),
+            Assignment(z_BLD, self.bits_KD, scale=2.0),
+            z_BLD.new_zeros(()),
+            F.mse_loss(z_BLD, signs),
+            entropy_loss(*self.entropies(z_BLD)),
+        )
+
+    @staticmethod
+    def entropies(z_BLD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `Assignment.entropies` gives, without K columns a token.
+
+        softmax(2 <z, c> / 0.01) is a product of bits, P(bit i) = sigmoid(4 z_i / 0.01), so a token's entropy is a sum
+        over bits. The mean distribution of K = K_high K_low codes is one matrix product of the two halves' distributions.
+        """
+        logits_ND = 4.0 * z_BLD.flatten(0, 1) / SHARPNESS
+        token = (F.softplus(logits_ND) - logits_ND * torch.sigmoid(logits_ND)).sum(-1).mean()
+        half = logits_ND.shape[-1] // 2
+        low, high = (_joint(F.logsigmoid(-part), F.logsigmoid(part)) for part in (logits_ND[:, :half], logits_ND[:, half:]))
+        return token, (high.T @ low).flatten() / len(logits_ND)
 
 
-def soft_assignment(distances_BLK: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The soft read-out softmax(-d / tau), (B, L, K) fp32; one-hot on the index as tau goes to 0."""
-    with torch.autocast(distances_BLK.device.type, enabled=False):
-        return (-distances_BLK.float() / temperature).softmax(dim=-1)
+def _joint(log_off_ND: torch.Tensor, log_on_ND: torch.Tensor) -> torch.Tensor:
+    """Probabilities of all 2^D settings of independent bits, (N, 2^D), little-endian."""
+    log_p = log_on_ND.new_zeros(len(log_on_ND), 1)
+    for off, on in zip(log_off_ND.T, log_on_ND.T, strict=True):  # each bit doubles the settings, the newest one the highest
+        log_p = torch.cat([log_p + off[:, None], log_p + on[:, None]], dim=1)
+    return log_p.exp()
 
 
-def entropy_loss(distances_BLK: torch.Tensor, scale: float = 0.01) -> torch.Tensor:
-    """E[H(p)] - H(mean p) with p = softmax(-d / scale): sharp assignments, even use of codes.
+class IndexBackpropQuantizer(Quantizer):
+    """IBQ: logits <z, e_k>, d_k = -logit; the one-hot passes the softmax's gradient to every code."""
 
-    The mean is over the tokens of all ranks: forward through the all-reduced mean, backward through the local one.
-    """
-    affinity = -distances_BLK.flatten(0, -2) / scale
-    p, log_p = affinity.softmax(dim=-1), affinity.log_softmax(dim=-1)  # exp(log_p) is slower where most shares underflow
-    sample_entropy = -(p * log_p).sum(-1).mean()
-    mean = p.mean(0)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        everywhere = mean.detach().clone()
-        dist.all_reduce(everywhere)
-        mean = mean + (everywhere / dist.get_world_size() - mean).detach()
-    return sample_entropy + (mean * mean.clamp(min=1e-12).log()).sum()
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codes, width)
+        nn.init.normal_(self.embedding.weight, std=1.0 / math.sqrt(width))
+
+    def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
+        return F.embedding(indices_BL, self.embedding.weight.float())
+
+    def assign(self, z_BLD: torch.Tensor) -> tuple:
+        codebook = self.embedding.weight.float()
+        assignment = Assignment(z_BLD, codebook, scale=1.0)
+        indices = assignment.nearest()
+        hard = F.embedding(indices, codebook)
+        # o E with o = h + s - sg s: the value and the codebook's direct gradient are h E's, the rest flows through s
+        soft = assignment.mix(codebook.detach(), temperature=1.0)
+        quantised = hard + (soft - soft.detach())
+        return (
+            quantised,
+            indices,
+            assignment,
+            F.mse_loss(quantised, z_BLD) + F.mse_loss(z_BLD, hard.detach()),
+            F.mse_loss(hard, z_BLD.detach()),
+            entropy_loss(*assignment.entropies()),
+        )
+
+
+QUANTIZERS = {"vq": VectorQuantizer, "lfq": LookupFreeQuantizer, "ibq": IndexBackpropQuantizer}

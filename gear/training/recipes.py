@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,10 +11,16 @@ class Recipe:
     """What the joint stage trains, and with which losses."""
 
     tokenizer_trains: bool  # L_tok reaches the tokenizer
-    soft_alignment: bool  # the soft read-out's alignment reaches the tokenizer
+    hard_alignment: bool = True  # the generator's own alignment loss
+    readout: Literal["none", "soft", "straight_through"] = "none"  # how alignment reaches the tokenizer, if it does
+    ntp_to_tokenizer: bool = False  # next-token loss reaches it too, through the same read-out
 
 
 RECIPES = {
-    "gear": Recipe(tokenizer_trains=True, soft_alignment=True),
-    "llamagen_repa": Recipe(tokenizer_trains=False, soft_alignment=False),
+    "gear": Recipe(tokenizer_trains=True, readout="soft"),
+    "soft_hard_forward": Recipe(tokenizer_trains=True, readout="straight_through"),
+    "llamagen_repa": Recipe(tokenizer_trains=False),
+    "llamagen": Recipe(tokenizer_trains=False, hard_alignment=False),
+    "continued": Recipe(tokenizer_trains=True),
+    "ste": Recipe(tokenizer_trains=True, readout="straight_through", ntp_to_tokenizer=True),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from torch import nn
 
 from gear.alignment.loss import alignment_loss
 from gear.config import Config, StageFailed
-from gear.generator.transformer import Generator, GeneratorOutput
+from gear.generator.transformer import Assigned, Generator, GeneratorOutput
 from gear.losses.adversarial import hinge_discriminator, hinge_generator
+from gear.tokenizer.assignment import straight_through
 from gear.tokenizer.model import Tokenizer, TokenizerOutput
-from gear.tokenizer.quantizers import soft_assignment
+from gear.tokenizer.quantizers import Quantized
 from gear.training.engines import frozen
 from gear.training.recipes import Recipe
 
@@ -52,10 +54,29 @@ class GuidedGenerator(nn.Module):
         super().__init__()
         self.generator, self.projector = generator, projector
 
-    def forward(self, assignment: torch.Tensor, labels_B: torch.Tensor, *, tap_only: bool = False) -> tuple[GeneratorOutput, torch.Tensor]:
+    def forward(self, assignment: Assigned, labels_B: torch.Tensor, *, tap_only: bool = False) -> tuple[GeneratorOutput, torch.Tensor]:
         """Generator output and the tap projected to the teacher's width, (B, L, C)."""
         output = self.generator(assignment, labels_B, tap_only=tap_only)
         return output, self.projector(output.tap)
+
+
+def soft_tokens(quantized: Quantized, table_KD: torch.Tensor, *, temperature: float, readout: str) -> torch.Tensor:
+    """The generator's input for an assignment, (B, L, D): its own embedding table mixed by softmax(-d / tau).
+
+    `straight_through` gives the hard tokens' value and the soft ones' gradient.
+    """
+    mixed = quantized.assignment.mix(table_KD, temperature)
+    if readout == "soft":
+        return mixed
+    return straight_through(F.embedding(quantized.indices, table_KD).to(mixed.dtype), mixed)
+
+
+def straight_through_ntp(logits_BLK: torch.Tensor, quantized: Quantized, temperature: float) -> torch.Tensor:
+    """Next-token loss -sum_k o_k log p_k of a one-hot target o that passes the soft assignment's gradient (recipe ste)."""
+    log_p = logits_BLK.float().log_softmax(-1)
+    hard = F.nll_loss(log_p.flatten(0, 1), quantized.indices.flatten())
+    expected = -(quantized.assignment.soft(temperature) * log_p.detach()).sum(-1).mean()
+    return hard + (expected - expected.detach())
 
 
 class NonFinite(StageFailed):
@@ -76,9 +97,10 @@ class JointStep:
         generator_engine: Any = None,
         discriminator_engine: Any = None,
         gan_from: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         self.config, self.recipe = config, recipe
-        self.tokenizer, self.perceptual = tokenizer, perceptual
+        self.tokenizer, self.perceptual, self.temperature = tokenizer, perceptual, temperature
         self.tokenizer_engine, self.generator_engine = tokenizer_engine, generator_engine
         self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
 
@@ -129,16 +151,20 @@ class JointStep:
         losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
         total = sum((weight * value for weight, value in parts.values()), torch.zeros((), device=reconstruction.device))
 
-        if not self.recipe.soft_alignment or self.generator_engine is None:
+        if self.recipe.readout == "none" or self.generator_engine is None:
             self._step(self.tokenizer_engine, total, "tokenizer", batch)
             return
         guided = self.generator_engine.module
         with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
-            soft_BLK = soft_assignment(quantized.distances, self.config.joint.temperature)
-            _, projected = guided(soft_BLK, batch.labels_B, tap_only=True)
+            tokens = partial(soft_tokens, quantized, temperature=self.temperature, readout=self.recipe.readout)
+            generated, projected = guided(tokens, batch.labels_B, tap_only=not self.recipe.ntp_to_tokenizer)
             soft = alignment_loss(projected, batch.teacher())
             losses["loss/align_soft"] = soft
-            self._step(self.tokenizer_engine, total + self.config.joint.lambda_tok * soft, "tokenizer", batch)
+            total = total + self.config.joint.lambda_tok * soft
+            if self.recipe.ntp_to_tokenizer:
+                losses["loss/ntp_tokenizer"] = straight_through_ntp(generated.logits, quantized, self.temperature)
+                total = total + losses["loss/ntp_tokenizer"]
+            self._step(self.tokenizer_engine, total, "tokenizer", batch)
 
     def _update_discriminator(self, real: torch.Tensor, fake: torch.Tensor, losses: Losses) -> None:
         engine = self.discriminator_engine
@@ -149,10 +175,11 @@ class JointStep:
 
     def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:
         output, projected = self.generator_engine(indices_BL, batch.labels_B)
-        ntp = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
-        hard = alignment_loss(projected, batch.teacher())
-        losses["loss/ntp"], losses["loss/align_hard"] = ntp, hard
-        self._step(self.generator_engine, ntp + self.config.joint.lambda_ar * hard, "generator", batch)
+        total = losses["loss/ntp"] = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
+        if self.recipe.hard_alignment:
+            losses["loss/align_hard"] = alignment_loss(projected, batch.teacher())
+            total = total + self.config.joint.lambda_ar * losses["loss/align_hard"]
+        self._step(self.generator_engine, total, "generator", batch)
 
     def _step(self, engine: Any, loss: torch.Tensor, name: str, batch: Batch | None) -> None:
         if not torch.isfinite(loss.detach()):  # the step's one look at a value: it must come before the update

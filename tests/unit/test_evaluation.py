@@ -66,7 +66,6 @@ def test_codebook_numbers() -> None:
     assert codebook.usage(counts) == 0.75
     assert codebook.top_mass(counts, 2) == pytest.approx(2 / 3)
     assert codebook.churn(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 0])) == 0.5
-    assert codebook.support(np.full((3, 8), 1 / 8)) == pytest.approx(8.0)
 
 
 def test_drift_agrees_with_scipy_and_evidently_and_knows_a_null(tmp_path) -> None:

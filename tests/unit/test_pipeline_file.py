@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,25 @@ def test_params_named_in_the_pipeline_exist(stage: str) -> None:
         for part in name.split("."):
             assert part in model.model_fields, name
             model = model.model_fields[part].annotation
+
+
+UNDECLARED = {"data.workers", "sample.batch"}  # change no result
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_setting_a_stage_reads_is_declared(stage: str) -> None:
+    text = (REPO / f"gear/stages/{stage}.py").read_text()
+    for node in ast.parse(shared := (REPO / "gear/stages/training.py").read_text()).body:  # those helpers that it imports
+        if isinstance(node, ast.FunctionDef) and re.search(rf"\b{node.name}\(", text):
+            text += ast.get_source_segment(shared, node) or ""
+    read = {f"{section}.{key}" for section, key in re.findall(r"\bconfig\.(\w+)\.(\w+)", text) if section in Config.model_fields}
+    read |= {
+        f"data.{key}"
+        for key in re.findall(r"\bdata\.(\w+)", text)
+        if stage == "ingest" and key in Config.model_fields["data"].annotation.model_fields
+    }
+    if "config.grid" in text:
+        read |= {"data.size", "tokenizer.multipliers"}
+    declared = PIPELINE[stage]["params"]
+    missing = {name for name in read - UNDECLARED if name not in declared and name.split(".")[0] not in declared}
+    assert not missing

@@ -1,4 +1,7 @@
-"""The convolutional encoder and decoder of the VQ tokenizer (GEAR, Backbones); names follow LlamaGen's checkpoints."""
+"""The convolutional encoder and decoder of the VQ and IBQ tokenizers (GEAR, Backbones); names follow LlamaGen's checkpoints.
+
+The taming layout of IBQ is this network under other names (`pretrained.py` has the table).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,17 @@ from torch import nn
 from gear.attention import attend
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups; fewer at narrow widths, so that a group keeps four channels as at base 128.
+def groups(channels: int) -> int:
+    """32 groups; fewer at narrow widths, so that a group keeps four channels as at base 128.
 
     A group of one channel would be instance norm, which erases a channel's mean and with it flat colour.
     """
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
+    return math.gcd(32, channels // 4)
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group norm as every backbone has it."""
+    return nn.GroupNorm(groups(channels), channels, eps=1e-6)
 
 
 class Residual(nn.Module):

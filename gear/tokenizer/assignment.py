@@ -1,0 +1,121 @@
+"""The assignment of tokens to codes, read out hard or soft, never larger in memory than a chunk of it (GEAR, Quantizers).
+
+B batch, L tokens an image, D code width, K codes, W width of the table that is mixed.
+The full (B, L, K) matrix of 32 images at 256 tokens and 16384 codes is half a gigabyte, and its softmax, logarithm and
+gradients as much again each: above one chunk they are computed chunk by chunk and once more in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 1 << 24  # affinities at a time: 64 MiB in fp32
+SHARPNESS = 0.01  # temperature of the entropy term
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Distances d = offset - scale <query, key> of every token to every code, fp32 under any autocast."""
+
+    queries_BLD: torch.Tensor
+    keys_KD: torch.Tensor
+    scale: float
+    offset: float = 0.0
+
+    @property
+    def codes(self) -> int:
+        """K."""
+        return len(self.keys_KD)
+
+    def distances(self) -> torch.Tensor:
+        """All of them, (B, L, K): for small K, tests and diagnostics."""
+        return self.offset + self._affinity(self.queries_BLD)
+
+    def soft(self, temperature: float) -> torch.Tensor:
+        """The soft read-out softmax(-d / tau), (B, L, K): one-hot on the nearest code as tau goes to 0."""
+        return (-self._affinity(self.queries_BLD) / temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def nearest(self) -> torch.Tensor:
+        """The hard read-out argmin d, (B, L) int64."""
+        parts = [self._affinity(part).argmin(dim=-1) for part in self._chunks()]
+        return torch.cat(parts).view(self.queries_BLD.shape[:2])
+
+    def mix(self, table_KW: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Rows of a table weighted by the soft read-out, (B, L, W)."""
+
+        def part(queries_ND: torch.Tensor) -> torch.Tensor:
+            return (-self._affinity(queries_ND) / temperature).softmax(dim=-1) @ table_KW
+
+        return torch.cat(self._each(part)).unflatten(0, self.queries_BLD.shape[:2])
+
+    def entropies(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of p = softmax(-d / 0.01): the mean entropy of a token (scalar) and the mean distribution (K,)."""
+
+        def part(queries_ND: torch.Tensor) -> torch.Tensor:
+            affinity = -self._affinity(queries_ND) / SHARPNESS
+            p, log_p = affinity.softmax(dim=-1), affinity.log_softmax(dim=-1)  # exp(log_p) is slower where shares underflow
+            return torch.cat([p.sum(0), -(p * log_p).sum()[None]])
+
+        sums = torch.stack(self._each(part)).sum(0) / self.queries_BLD[..., 0].numel()
+        return sums[-1], sums[:-1]
+
+    @torch.no_grad()
+    def support(self, temperature: float) -> float:
+        """Effective support of the soft read-out: mean over tokens of exp(H(S)), in [1, K]."""
+        total = 0.0
+        for part in self._chunks():
+            log_p = (-self._affinity(part) / temperature).log_softmax(dim=-1)
+            total += torch.special.entr(log_p.exp()).sum(-1).exp().sum().item()
+        return total / self.queries_BLD[..., 0].numel()
+
+    @torch.no_grad()
+    def top_mass(self, temperature: float, k: int) -> float:
+        """Mean over tokens of the mass of the k likeliest codes at a temperature, in [0, 1]."""
+        parts = ((-self._affinity(part) / temperature).softmax(-1) for part in self._chunks())
+        return sum(p.topk(min(k, self.codes)).values.sum().item() for p in parts) / self.queries_BLD[..., 0].numel()
+
+    def _affinity(self, queries: torch.Tensor) -> torch.Tensor:
+        """d without its offset, which no softmax and no argmin sees."""
+        with torch.autocast(queries.device.type, enabled=False):
+            return -self.scale * (queries @ self.keys_KD.T)
+
+    def _chunks(self) -> tuple[torch.Tensor, ...]:
+        return self.queries_BLD.flatten(0, 1).split(max(1, CHUNK // self.codes))
+
+    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        chunks = self._chunks()
+        if len(chunks) == 1:
+            return [function(chunks[0])]
+        return [checkpoint(function, chunk, use_reentrant=False) for chunk in chunks]
+
+
+def straight_through(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """The value of `hard` with the gradient of `soft`."""
+    return hard.detach() + (soft - soft.detach())
+
+
+def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
+    """A mean over the tokens of all ranks: its value is the all-reduced one, its gradient flows into the local one."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return mean
+    everywhere = mean.detach().clone()
+    dist.all_reduce(everywhere)
+    return straight_through(everywhere / dist.get_world_size(), mean)
+
+
+def entropy_loss(token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
+    """E[H(p)] - H(mean p): sharp assignments, even use of codes."""
+    mean_K = mean_over_ranks(mean_K)
+    return token_entropy + (mean_K * mean_K.clamp(min=1e-12).log()).sum()
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Rows scaled to length 1."""
+    return F.normalize(x, dim=-1)

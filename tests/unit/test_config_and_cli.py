@@ -20,7 +20,7 @@ TEXT = (REPO / "params.yaml").read_text()
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("recipe: gear", "recipe: ger", ["joint.recipe", "'ger'", "'gear' or 'llamagen_repa'"]),
+        ("recipe: gear", "recipe: ger", ["joint.recipe", "'ger'", "'llamagen_repa', 'llamagen', 'continued' or 'ste'"]),
         ("  codes:", "  code:", ["tokenizer.code", "did you mean 'codes'"]),
         ("codes: 512", "codes: -1", ["tokenizer.codes", "-1", "greater than or equal to 2"]),
         ("width: 192", "width: 190", ["generator", "190", "multiple"]),

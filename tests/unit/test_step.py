@@ -15,7 +15,7 @@ from gear.generator.transformer import Generator
 from gear.tokenizer.model import Tokenizer
 from gear.training.engines import World, build_engine, frozen, join_world
 from gear.training.recipes import RECIPES
-from gear.training.step import Batch, GuidedGenerator, JointStep, NonFinite
+from gear.training.step import Batch, GuidedGenerator, JointStep, NonFinite, soft_tokens
 
 CLASSES, WIDTH = 3, 10
 EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
@@ -200,3 +200,14 @@ def test_frozen_restores_mode_and_gradients() -> None:
         assert not module.training and not module.weight.requires_grad
         raise RuntimeError
     assert module.training and module.weight.requires_grad
+
+
+@pytest.mark.parametrize("readout", ["soft", "straight_through"])
+def test_soft_tokens_become_the_hard_tokens_as_temperature_falls(readout: str) -> None:
+    tokenizer, guided = models(small())
+    quantized = tokenizer.encode(batch(small(), 0).images_BCHW)
+    table = guided.generator.tok_embeddings.weight.detach()
+    hard = table[quantized.indices]
+    gaps = [(soft_tokens(quantized, table, temperature=tau, readout=readout) - hard).abs().max().item() for tau in (1.0, 0.01, 1e-7)]
+    assert gaps[-1] < 1e-6
+    assert (gaps[0] > 1e-3) == (readout == "soft")  # straight through has the hard value at any temperature

@@ -37,13 +37,14 @@ def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.
     return sheet
 
 
-def line_chart(title: str, series: dict[str, list[tuple[float, float]]], width: int = 360, height: int = 200) -> str:
-    """An SVG line chart; each series a list of (x, y)."""
+def line_chart(title: str, series: dict[str, list[tuple[float, float]]], *, from_zero: bool = False) -> str:
+    """An SVG line chart; each series a list of (x, y). `from_zero` starts the y axis at 0."""
+    width, height = 360, 200
     points = [p for line in series.values() for p in line]
     if not points:
         return ""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+    x0, x1, y0, y1 = min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys)
     x1, y1 = x1 + (x1 == x0), y1 + (y1 == y0) * max(abs(y1), 1.0) * 0.1
     left, top, right, bottom = 48, 26, width - 10, height - 24
 

@@ -43,11 +43,31 @@ def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+CURVES: list[tuple[str, dict[str, str], bool]] = [  # title, logged name of each line, whether the axis starts at zero
+    ("FD of fresh samples", {"fd": "fd"}, True),
+    ("next-token loss, nats a token", {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"}, False),
+    ("alignment loss", {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"}, False),
+    ("L1", {"L1": "loss/l1"}, True),
+    ("perceptual loss", {"perceptual": "loss/perceptual"}, True),
+    ("codebook and commitment loss", {"codebook": "loss/codebook", "commitment": "loss/commitment"}, False),
+    ("entropy term", {"entropy": "loss/entropy"}, False),
+    ("adversarial losses", {"tokenizer": "loss/adversarial", "discriminator": "loss/discriminator"}, False),
+    ("codebook usage", {"usage": "codebook/usage"}, True),
+    ("codebook perplexity", {"perplexity": "codebook/perplexity"}, True),
+]
+
+
 def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
-    """One chart a logged quantity, in name order."""
-    names = sorted({key for row in rows for key in row if key != "step"})
-    lines = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
-    return [Markup(line_chart(name, {name: line})) for name, line in lines.items()]
+    """The charts of a stage's logged rows; a quantity without a place in `CURVES` gets one of its own."""
+    placed = {name for _, lines, _ in CURVES for name in lines.values()}
+    others = sorted({key for row in rows for key in row} - placed - {"step"})
+    charts = []
+    for title, lines, from_zero in [*CURVES, *((name, {name: name}, False) for name in others)]:
+        series = {label: [(row["step"], row[name]) for row in rows if name in row] for label, name in lines.items()}
+        series = {label: line for label, line in series.items() if line}
+        if series:
+            charts.append(Markup(line_chart(title, series, from_zero=from_zero)))
+    return charts
 
 
 def histogram_chart(details: dict[str, Any]) -> Markup:

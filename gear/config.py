@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -53,11 +53,32 @@ class DataConfig(Section):
     workers: Positive = Field(2, description="Decoding processes of ingest.")
 
 
-class TeacherConfig(Section):
-    """The frozen encoder whose patch features guide the tokenizer and generator."""
+class WeightsConfig(Section):
+    """A local weights file that a run may use, pinned."""
 
-    name: Literal["efficientnet-lite0/b10"] = Field(description="Encoder and layer.")
-    input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(description="Side of the teacher's input, pixels.")
+    path: str = Field("", description="File on this machine; empty for none.")
+    sha256: str = Field("", description="What its sha256 must be.")
+
+
+class TeacherConfig(Section):
+    """A frozen encoder whose patch features guide the tokenizer and generator."""
+
+    name: Literal["efficientnet-lite0", "dinov2", "dinov3", "siglip2", "clip", "vjepa2"] = Field(
+        description="Encoder; the first comes with the packages, the others need `path`."
+    )
+    input_size: Annotated[int, Field(ge=32)] = Field(description="Side of its input, pixels.")
+    layer: Annotated[int, Field(ge=-1)] = Field(-1, description="Block or hidden state that is read; -1 for the last.")
+    spatial: Literal["none", "mean", "standard"] = Field(
+        "none", description="Take 0.6 of the mean token away; `standard` also divides by the deviation over positions."
+    )
+    path: str = Field("", description="Folder of config.json and model.safetensors.")
+    sha256: str = Field("", description="What the sha256 of model.safetensors must be.")
+
+
+class TeachersConfig(Section):
+    """The teachers; with several, the alignment loss is their mean."""
+
+    encoders: tuple[TeacherConfig, ...] = Field(min_length=1, description="One or more encoders.")
 
 
 class TokenizerConfig(Section):
@@ -93,7 +114,13 @@ class LossConfig(Section):
     """Weights of the tokenizer's loss (GEAR, Tokenizer loss)."""
 
     l1: Weight = Field(1.0, description="Absolute error of pixels.")
-    perceptual: Weight = Field(1.0, description="Distance of the packaged encoder's early features.")
+    perceptual: Weight = Field(
+        1.0, description="LPIPS where `vgg16` names weights, else distance of the packaged encoder's early features."
+    )
+    vgg16: WeightsConfig = Field(
+        default_factory=lambda: WeightsConfig(path="", sha256=""),
+        description="torchvision's VGG16 weights (vgg16-397923af.pth), for LPIPS.",
+    )
     codebook: Weight = Field(1.0, description="Codes towards latents.")
     commitment: Weight = Field(0.25, description="Latents towards codes.")
     entropy: Weight = Field(0.05, description="Sharp assignments, even use of codes.")
@@ -189,6 +216,7 @@ class EvaluateConfig(Section):
     """The evaluation protocol."""
 
     neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
+    input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(128, description="Side of the FD extractor's input, pixels.")
 
 
 class HealthConfig(Section):
@@ -205,7 +233,7 @@ class Config(Section):
 
     run: RunConfig
     data: DataConfig
-    teacher: TeacherConfig
+    teacher: TeachersConfig
     tokenizer: TokenizerConfig
     loss: LossConfig
     gan: GanConfig
@@ -248,7 +276,10 @@ def _one_line(error: ValidationError, where: str) -> str:
 def _allowed_keys(loc: tuple[Any, ...]) -> str:
     model: Any = Config
     for part in loc[:-1]:
-        model = model.model_fields[str(part)].annotation
+        inner = model.model_fields[str(part)].annotation if str(part) in getattr(model, "model_fields", {}) else model
+        model = next((m for m in (inner, *get_args(inner)) if isinstance(m, type) and issubclass(m, Section)), inner)
+    if not hasattr(model, "model_fields"):
+        return "it is not a setting"
     close = get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(model.model_fields)}"
 

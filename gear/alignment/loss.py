@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 
-def alignment_loss(projected_BLC: torch.Tensor, teacher_BLC: torch.Tensor) -> torch.Tensor:
-    """Minus the mean cosine over batch and tokens, in [-1, 1], in fp32."""
-    return -F.cosine_similarity(projected_BLC.float(), teacher_BLC.float(), dim=-1).mean()
+def alignment_loss(projected_BLC: torch.Tensor, teacher_BLC: torch.Tensor, teachers: tuple[int, ...]) -> torch.Tensor:
+    """Minus the mean cosine over batch, tokens and teachers, in [-1, 1], in fp32; `teachers`: widths that make up C."""
+    pairs = zip(projected_BLC.float().split(teachers, -1), teacher_BLC.float().split(teachers, -1), strict=True)
+    return -torch.stack([F.cosine_similarity(a, b, dim=-1).mean() for a, b in pairs]).mean()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gear.alignment.teachers import Encoder
+from gear.alignment.efficientnet import Encoder
 from gear.data.pixels import ENCODER_BATCH, Pixels, batches, to_pixels, to_tensor
 from gear.generator.transformer import Generator
 from gear.tokenizer.model import Tokenizer

@@ -10,7 +10,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from gear import paths
-from gear.alignment.teachers import build_encoder
+from gear.alignment.efficientnet import build_encoder
 from gear.config import Config
 from gear.data.pixels import batches, evenly
 from gear.data.shards import Split, read_split
@@ -30,7 +30,7 @@ REBUILT = 50_000  # images of a split, at most, that are reconstructed
 
 def run(config: Config) -> None:
     """Samples, features, shards and models → `reports/metrics.json` (headline) and `reports/protocols.json` (all records)."""
-    device, size = pick_device(config), config.teacher.input_size
+    device, size = pick_device(config), config.evaluate.input_size
     encoder = build_encoder().to(device)
     base = json.loads((paths.FEATURES / "protocol.json").read_text())
     drawn = json.loads((paths.SAMPLES / "protocol.json").read_text())
@@ -62,7 +62,7 @@ def _untrained(config: Config, tokenizer: Tokenizer, encoder: Any, reference: An
     """FD of uniform codes: the generator's output head starts at zero, so an untrained one draws exactly these."""
     random = np.random.default_rng(config.run.seed)
     tokens = random.integers(0, config.tokenizer.codes, (config.sample.n, config.grid**2))
-    features = pooled_features(encoder, images_of(tokenizer, tokens), config.teacher.input_size)
+    features = pooled_features(encoder, images_of(tokenizer, tokens), config.evaluate.input_size)
     return frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
 
 
@@ -85,7 +85,7 @@ def _rfd(config: Config, tokenizer: Tokenizer, encoder: Any, train: Split, refer
     """FD of training reconstructions: the validation split is too small for a covariance in the packaged data."""
     chosen = train.part(evenly(len(train), REBUILT))
     parts = (images_of(tokenizer, tokens_of(tokenizer, chosen[p])) for p in batches(len(chosen)))
-    features = np.concatenate([pooled_features(encoder, part, config.teacher.input_size) for part in parts])
+    features = np.concatenate([pooled_features(encoder, part, config.evaluate.input_size) for part in parts])
     value = frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
     return {"rfd": Metric(value, {**base, "n": len(features), "split": "train", "weights": "EMA", "rounding": "nearest uint8"})}
 

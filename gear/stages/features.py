@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from gear import paths
-from gear.alignment.teachers import EXTRACTOR, WIDTH, Encoder, build_encoder, on_grid
+from gear.alignment.efficientnet import EXTRACTOR, build_encoder
+from gear.alignment.teachers import build_teacher, on_grid, spatial_normalise
 from gear.config import Config
 from gear.data.pixels import ENCODER_BATCH, batches, to_tensor
 from gear.data.shards import Split, read_split
@@ -18,18 +20,27 @@ from gear.stages.files import replace_folder, write_json
 
 
 def run(config: Config) -> None:
-    """`data/shards` → `data/features`: train.npy (N, views, L, 112) float16, and reference.npz of features pooled over space."""
-    encoder = build_encoder().to(pick_device(config))
-    train = read_split(paths.SHARDS / "train")
+    """`data/shards` → `data/features`.
+
+    train.npy: (N, views, L, C) float16, C the teachers' channels side by side; teachers.json: what they are;
+    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor.
+    """
+    device, train = pick_device(config), read_split(paths.SHARDS / "train")
+    teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
+    extractor = build_encoder().to(device)
 
     def fill(draft: Path) -> None:
-        pooled = _extract(config, encoder, train, draft / "train.npy")
+        widths = _teach(config, teachers, train, draft / "train.npy")
+        named = zip(config.teacher.encoders, teachers, strict=True)
+        encoders = [one.model_dump(exclude={"path"}) | {"sha256": teacher.weights_sha256} for one, teacher in named]
+        write_json(draft / "teachers.json", {"widths": widths, "encoders": encoders})
+        pooled = _pool(extractor, train, config.evaluate.input_size)
         mean, covariance = statistics(pooled)
         np.savez(draft / "reference.npz", mean=mean, cov=covariance, features=pooled, floor=half_floor(pooled, config.run.seed))
         protocol = {
             "extractor": EXTRACTOR,
-            "weights_sha256": encoder.weights_sha256,
-            "input_size": config.teacher.input_size,
+            "weights_sha256": extractor.weights_sha256,
+            "input_size": config.evaluate.input_size,
             "resize": "bicubic, antialias, clamped",
             "pooling": "mean over space",
             "reference_n": len(train),
@@ -40,21 +51,31 @@ def run(config: Config) -> None:
 
 
 @torch.inference_mode()
-def _extract(config: Config, encoder: Encoder, train: Split, file: Path) -> np.ndarray:
-    """Write every image's features (and its mirror image's) on the token grid to `file`; return pooled ones, (N, 112)."""
+def _teach(config: Config, teachers: nn.ModuleList, train: Split, file: Path) -> list[int]:
+    """Write every image's (and its mirror image's) features on the token grid to `file`; return the teachers' widths."""
     views = (False, True) if config.data.flip else (False,)
-    shape = (len(train), len(views), config.grid**2, WIDTH)
-    teacher = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # as large as the data: never whole in memory
-    pooled = np.empty((len(train), WIDTH), dtype=np.float32)
+    cache: np.ndarray | None = None  # on disk: as large as the data, never whole in memory
+    widths: list[int] = []
     for number, part in enumerate(batches(len(train), ENCODER_BATCH)):
         pixels = train[part]
         for view, mirrored in enumerate(views):
-            chosen = np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
-            maps = encoder(to_tensor(chosen, encoder), config.teacher.input_size)
-            teacher[part, view] = on_grid(maps, config.grid).half().cpu().numpy()
-            if not mirrored:
-                pooled[part] = maps.mean((2, 3)).cpu().numpy()
+            images = to_tensor(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels, teachers)
+            seen = [
+                spatial_normalise(on_grid(teacher(images), config.grid), one.spatial)
+                for teacher, one in zip(teachers, config.teacher.encoders, strict=True)
+            ]
+            if cache is None:
+                widths = [x.shape[-1] for x in seen]
+                shape = (len(train), len(views), config.grid**2, sum(widths))
+                cache = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+            cache[part, view] = torch.cat(seen, dim=-1).half().cpu().numpy()
         if number % 16 == 15 or part.stop == len(train):
             print(f"teacher features {part.stop}/{len(train)}", flush=True)
-    teacher.flush()
-    return pooled
+    return widths
+
+
+@torch.inference_mode()
+def _pool(extractor: nn.Module, train: Split, input_size: int) -> np.ndarray:
+    """The extractor's features averaged over space, (N, 112) float32."""
+    parts = batches(len(train), ENCODER_BATCH)
+    return np.concatenate([extractor(to_tensor(train[p], extractor), input_size).mean((2, 3)).cpu().numpy() for p in parts])

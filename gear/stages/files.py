@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gear.config import BadInput
+
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a fresh folder beside `folder` and put it in its place; a crash leaves the old one."""
@@ -31,6 +33,14 @@ def replace_file(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Deterministic JSON: sorted keys, floats to six significant digits."""
     replace_file(path, (json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """A stage's own JSON. Raises `BadInput` where it is absent or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path}: {error}: run the stage that makes it with `dvc repro`") from None
 
 
 def _rounded(value: Any) -> Any:

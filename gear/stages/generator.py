@@ -12,7 +12,7 @@ from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
 from gear.stages.files import replace_folder
-from gear.stages.training import fd_probe, guided_generator, open_work, write_models
+from gear.stages.training import fd_probe, guided_generator, open_work, teacher_widths, write_models
 from gear.training.checkpoints import load_tokenizer, load_weights, read_config
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -31,7 +31,7 @@ def run(config: Config) -> None:
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
-    guided = guided_generator(config, classes, features.shape[-1])
+    guided = guided_generator(config, classes, teacher_widths())
     load_weights(guided.generator, paths.JOINT / "generator")
     load_weights(guided.projector, paths.JOINT / "projector")
     engine = build_engine(guided.to(world.device), config, world, lr=config.joint.lr_generator, batch=config.joint.batch)

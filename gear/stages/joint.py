@@ -9,7 +9,7 @@ from gear.config import Config
 from gear.data.pixels import evenly, to_tensor
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
-from gear.stages.training import discriminator_for, fd_probe, guided_generator, open_work, perceptual_loss, write_models
+from gear.stages.training import discriminator_for, fd_probe, guided_generator, open_work, perceptual_loss, teacher_widths, write_models
 from gear.training.checkpoints import load_tokenizer
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -26,7 +26,7 @@ def run(config: Config) -> None:
     classes = len(load_manifest(paths.SHARDS)["classes"])
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
-    guided = guided_generator(config, classes, features.shape[-1]).to(world.device)
+    guided = guided_generator(config, classes, teacher_widths()).to(world.device)
     temperature = find_temperature(config.joint.temperature, tokenizer, to_tensor(split.part(evenly(len(split), 16))[:], tokenizer))
     generator_engine = build_engine(guided, config, world, lr=config.joint.lr_generator, batch=batch)
     tokenizer_engine = discriminator_engine = None

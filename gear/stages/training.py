@@ -12,8 +12,8 @@ from torch import nn
 
 import gear
 from gear import paths
+from gear.alignment.efficientnet import build_encoder
 from gear.alignment.projector import Projector
-from gear.alignment.teachers import build_encoder
 from gear.config import Config
 from gear.data.pixels import batches
 from gear.evaluation.frechet import frechet_distance, statistics
@@ -21,8 +21,8 @@ from gear.evaluation.models import images_of, pooled_features
 from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
-from gear.losses.reconstruction import PerceptualLoss
-from gear.stages.files import replace_folder
+from gear.losses.reconstruction import EarlyFeaturesLoss, LpipsLoss
+from gear.stages.files import read_json, replace_folder
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, save_model
 from gear.training.engines import Average, World, build_engine
@@ -31,17 +31,23 @@ from gear.training.state import WorkFolder, fingerprint
 from gear.training.step import GuidedGenerator
 
 
-def perceptual_loss(config: Config, world: World) -> PerceptualLoss | None:
-    """The packaged encoder's perceptual loss, or None where its weight is 0."""
+def perceptual_loss(config: Config, world: World) -> EarlyFeaturesLoss | LpipsLoss | None:
+    """LPIPS where its weights are named, else the packaged encoder's loss; None where its weight is 0."""
     if not config.loss.perceptual:
         return None
-    return PerceptualLoss(build_encoder()).to(world.device)
+    loss = LpipsLoss(config.loss.vgg16) if config.loss.vgg16.path else EarlyFeaturesLoss(build_encoder())
+    return loss.to(world.device)
 
 
-def guided_generator(config: Config, classes: int, teacher_width: int) -> GuidedGenerator:
+def teacher_widths(folder: Path = paths.FEATURES) -> tuple[int, ...]:
+    """Channels of each teacher in the cached features."""
+    return tuple(read_json(folder / "teachers.json")["widths"])
+
+
+def guided_generator(config: Config, classes: int, teachers: tuple[int, ...]) -> GuidedGenerator:
     """A fresh generator and projector."""
     generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes)
-    return GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, teacher_width))
+    return GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, teachers))
 
 
 def discriminator_for(
@@ -76,7 +82,7 @@ def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedG
         drawer.load_state_dict({name: weights[f"generator.{name}"] for name in drawer.state_dict()})
         decoder.load_state_dict(averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict())
         tokens = torch.cat([sample(drawer, labels[p], seeds[p]) for p in batches(count)])
-        features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.teacher.input_size)
+        features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.evaluate.input_size)
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 
     return Probe(config.joint.fd_every, measure)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gear.alignment.loss import alignment_loss
+from gear.alignment.projector import Projector
 from gear.config import Config, StageFailed
 from gear.generator.transformer import Assigned, Generator, GeneratorOutput
 from gear.losses.adversarial import hinge_discriminator, hinge_generator
@@ -50,7 +51,7 @@ class Batch:
 class GuidedGenerator(nn.Module):
     """The generator with its alignment projector: one engine, one gradient norm."""
 
-    def __init__(self, generator: Generator, projector: nn.Module) -> None:
+    def __init__(self, generator: Generator, projector: Projector) -> None:
         super().__init__()
         self.generator, self.projector = generator, projector
 
@@ -103,6 +104,11 @@ class JointStep:
         self.tokenizer, self.perceptual, self.temperature = tokenizer, perceptual, temperature
         self.tokenizer_engine, self.generator_engine = tokenizer_engine, generator_engine
         self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
+
+    @property
+    def teachers(self) -> tuple[int, ...]:
+        """Widths of the teachers, in the order of the features' channels."""
+        return self.generator_engine.module.projector.teachers
 
     @property
     def engines(self) -> dict[str, Any]:
@@ -158,7 +164,7 @@ class JointStep:
         with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
             tokens = partial(soft_tokens, quantized, temperature=self.temperature, readout=self.recipe.readout)
             generated, projected = guided(tokens, batch.labels_B, tap_only=not self.recipe.ntp_to_tokenizer)
-            soft = alignment_loss(projected, batch.teacher())
+            soft = alignment_loss(projected, batch.teacher(), self.teachers)
             losses["loss/align_soft"] = soft
             total = total + self.config.joint.lambda_tok * soft
             if self.recipe.ntp_to_tokenizer:
@@ -177,7 +183,7 @@ class JointStep:
         output, projected = self.generator_engine(indices_BL, batch.labels_B)
         total = losses["loss/ntp"] = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
         if self.recipe.hard_alignment:
-            losses["loss/align_hard"] = alignment_loss(projected, batch.teacher())
+            losses["loss/align_hard"] = alignment_loss(projected, batch.teacher(), self.teachers)
             total = total + self.config.joint.lambda_ar * losses["loss/align_hard"]
         self._step(self.generator_engine, total, "generator", batch)
 

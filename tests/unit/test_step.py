@@ -44,7 +44,7 @@ def models(config: configuration.Config) -> tuple[Tokenizer, GuidedGenerator]:
     torch.manual_seed(1)
     generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES)
     torch.nn.init.normal_(generator.output.weight, std=0.02)  # past the zero start, so that NTP reaches the trunk
-    projector = Projector(config.generator.width, config.generator.projector_hidden, WIDTH)
+    projector = Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,))
     return Tokenizer(config.tokenizer).train(), GuidedGenerator(generator, projector).train()
 
 

@@ -1,4 +1,4 @@
-"""`gear <stage>` and `gear preset`. Heavy imports wait until a stage runs, so that help answers at once."""
+"""`gear <stage>` and the commands beside the pipeline. Heavy imports wait until a stage runs, so that help answers at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import importlib
 import os
 import sys
+from pathlib import Path
 
 STAGES = {
     "ingest": "source images into Parquet shards",
@@ -50,7 +51,39 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(stage, help=text, description=f"Stage {stage}: {text}. Reads params.yaml; usually run by `dvc repro`.")
     preset = commands.add_parser("preset", help="write a preset to params.yaml and show what changed")
     preset.add_argument("name", nargs="?", help="a file of presets/, without .yaml; none lists them")
+    _add_generate(commands.add_parser("generate", help="draw images of a checkpoint into one picture"))
+    took = commands.add_parser("import", help="a public checkpoint (LlamaGen, IBQ, Open-MAGVIT2, GEAR) to a native folder")
+    took.add_argument("file", type=Path, help="a .pt, .pth, .ckpt or .safetensors file; no code in it is executed")
+    took.add_argument("folder", type=Path, help="tokenizer/ or generator/ is written here")
+    took.add_argument("--heads", type=int, help="attention heads of a generator (default: width / 64, as published)")
+    took.add_argument("--grid", type=int, default=16, help="tokens a side of a generator (default 16: 256 px at f 16)")
+    gave = commands.add_parser("export", help="a native VQ tokenizer or generator to LlamaGen's layout")
+    gave.add_argument("folder", type=Path, help="a folder with model.safetensors, such as data/models/generator/generator")
+    gave.add_argument("file", type=Path, help="the .pt file to write")
+    plan = commands.add_parser("plan", help="parameters, FLOPs, memory and hours of params.yaml at scale, without a GPU")
+    plan.add_argument("--preset", help="plan a preset in place of params.yaml")
+    plan.add_argument("--gpus", type=_positive, default=8, help="GPUs (default 8)")
+    plan.add_argument("--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)")
     return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
+
+
+def _add_generate(draw: argparse.ArgumentParser) -> None:
+    draw.add_argument("--checkpoint", type=Path, default=Path("data/models/generator"), help="folder of tokenizer/ and generator/")
+    draw.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="names or numbers (default: the first 16)")
+    draw.add_argument("--each", type=_positive, default=8, help="images a class (default 8)")
+    draw.add_argument("--seed", type=int, default=0, help="image i of a class is drawn with seed + i (default 0)")
+    draw.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale (default 1: none)")
+    draw.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0), metavar="SHARE", help="where in the sequence it holds")
+    draw.add_argument("--temperature", type=float, default=1.0)
+    draw.add_argument("--top-k", type=int, default=0, help="keep the k likeliest codes (default 0: all)")
+    draw.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest codes up to this mass (default 1: all)")
+    draw.add_argument("--out", type=Path, required=True, help="the .png to write")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,16 +94,14 @@ def main(arguments: list[str] | None = None) -> int:
     from gear.config import BadInput, StageFailed
 
     try:
-        if chosen.command == "preset":
-            from gear.presets import apply_preset, list_presets
+        if chosen.command in STAGES:
+            from gear.config import load
 
-            print(apply_preset(chosen.name) if chosen.name else list_presets())
-            return 0
-        from gear.config import load
-
-        config = load()
-        keep_freed_memory()
-        importlib.import_module(f"gear.stages.{chosen.command}").run(config)
+            config = load()
+            keep_freed_memory()
+            importlib.import_module(f"gear.stages.{chosen.command}").run(config)
+        else:
+            print(_command(chosen))
         return 0
     except BadInput as error:
         print(f"gear {chosen.command}: {error}", file=sys.stderr)
@@ -80,3 +111,33 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """Run a command that is no stage; returns what to print."""
+    from gear.config import BadInput, SampleConfig, load, parse, section
+
+    if chosen.command == "preset":
+        from gear.presets import apply_preset, list_presets
+
+        return apply_preset(chosen.name) if chosen.name else list_presets()
+    keep_freed_memory()
+    if chosen.command == "generate":
+        from gear.commands.generate import generate
+
+        names = ("guidance", "interval", "temperature", "top_k", "top_p")
+        settings = section(SampleConfig, {"n": chosen.each, "batch": 64} | {name: getattr(chosen, name) for name in names}, "--")
+        return generate(chosen.checkpoint, chosen.classes, chosen.each, chosen.seed, settings, chosen.out)
+    if chosen.command == "plan":
+        from gear.commands.plan import plan
+        from gear.paths import PRESETS
+
+        file = PRESETS / f"{chosen.preset}.yaml"
+        if chosen.preset and not file.is_file():
+            raise BadInput(f"no preset {chosen.preset!r}: `gear preset` lists them")
+        return plan(parse(file.read_text(), str(file)) if chosen.preset else load(), gpus=chosen.gpus, tflops=chosen.tflops)
+    from gear.commands.convert import export_checkpoint, import_checkpoint
+
+    if chosen.command == "import":
+        return import_checkpoint(chosen.file, chosen.folder, heads=chosen.heads, grid=chosen.grid)
+    return export_checkpoint(chosen.folder, chosen.file)

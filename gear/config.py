@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,6 +31,9 @@ class StageFailed(RuntimeError):
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+Model = TypeVar("Model", bound=Section)
 
 
 class RunConfig(Section):
@@ -91,12 +94,18 @@ class TokenizerConfig(Section):
     multipliers: tuple[Positive, ...] = Field(min_length=2, description="Channels a level in units of base; f = 2^(levels-1).")
     blocks: Positive = Field(description="Residual blocks a level in the encoder; the decoder has one more.")
     z_channels: Positive = Field(description="Channels of the latent before the 1x1 conv to code_dim.")
-    steps: Positive = Field(description="Warm-up steps.")
+    steps: Count = Field(description="Warm-up steps; may be 0 where `init` names a tokenizer.")
+    init: WeightsConfig = Field(
+        default_factory=lambda: WeightsConfig(path="", sha256=""),
+        description="Native tokenizer to start from (`gear import` makes one): its model.safetensors.",
+    )
     batch: Positive = Field(description="Images a step over all ranks.")
     lr: Rate = Field(description="AdamW learning rate in warm-up.")
 
     @model_validator(mode="after")
     def _lfq(self) -> TokenizerConfig:
+        if not self.steps and not self.init.path:
+            raise ValueError("steps 0 leaves the tokenizer at random: name one in init.path, or warm it up")
         if self.quantizer == "lfq" and not (2**self.code_dim == self.codes and self.z_channels == self.code_dim):
             wanted = max(1, (self.codes - 1).bit_length())
             raise ValueError(
@@ -150,6 +159,7 @@ class GeneratorConfig(Section):
     prefix_rope: Literal["identity", "zero"] = Field(
         "identity", description="Rotation of prefix positions; `zero` only to run public weights."
     )
+    checkpointing: bool = Field(False, description="Recompute blocks in the backward pass: less memory, a third more time.")
     projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
     steps: Count = Field(description="Steps of the generator alone on the frozen tokenizer; may be 0.")
 
@@ -207,9 +217,16 @@ class SampleConfig(Section):
     n: Positive = Field(description="Images, balanced over classes.")
     batch: Positive = Field(description="Images at a time; does not change the result.")
     guidance: Annotated[float, Field(ge=1)] = Field(description="Classifier-free guidance scale; 1 is none.")
+    interval: tuple[Share, Share] = Field((0.0, 1.0), description="Shares of the sequence between which guidance holds.")
     temperature: Annotated[float, Field(gt=0)] = Field(description="Softmax temperature.")
     top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Keep the likeliest codes up to this mass; 1 for all.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> SampleConfig:
+        if self.interval[0] >= self.interval[1]:
+            raise ValueError(f"interval {list(self.interval)}: the first share must be under the second")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -282,6 +299,16 @@ def _allowed_keys(loc: tuple[Any, ...]) -> str:
         return "it is not a setting"
     close = get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(model.model_fields)}"
+
+
+def section(model: type[Model], values: dict[str, Any], where: str) -> Model:
+    """A section of settings from elsewhere than params.yaml; `where` stands before the key in errors. Raises `BadInput`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{where}{key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def parse(text: str, where: str = str(PARAMS)) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from gear.config import SampleConfig
 from gear.generator.transformer import Generator
 
 SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_STRIDE + i
@@ -41,18 +42,16 @@ def sample(
     generator: Generator,
     labels_N: torch.Tensor,
     seeds: np.ndarray,
-    *,
-    guidance: float = 1.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    settings: SampleConfig,
 ) -> torch.Tensor:
     """Token grids (N, L) int64 of the given classes; guidance u + s (c - u), no second pass where s is 1.
 
-    A sample depends on its label and seed, not on which others it is drawn with (up to the last bits of a matmul).
+    Guidance holds for the positions inside `settings.interval`, shares of the sequence. A sample depends on its label and
+    seed, not on which others it is drawn with (up to the last bits of a matmul).
     """
     device = generator.output.weight.device
-    count, guided = len(labels_N), guidance != 1.0
+    count, guided = len(labels_N), settings.guidance != 1.0
+    first, last_guided = (share * generator.tokens for share in settings.interval)
     labels_N = labels_N.to(device)
     labels = torch.cat([labels_N, torch.full_like(labels_N, generator.classes)]) if guided else labels_N
     draws = uniforms(seeds, generator.tokens).to(device)
@@ -63,7 +62,9 @@ def sample(
         logits = generator.decode(last, labels, caches, position).double()
         if guided:
             conditional, unconditional = logits.chunk(2)
-            logits = unconditional + guidance * (conditional - unconditional)
-        tokens[:, position] = pick(truncate(logits / temperature, top_k, top_p), draws[:, position])
+            scale = settings.guidance if first <= position < last_guided else 1.0
+            logits = unconditional + scale * (conditional - unconditional)
+        kept = truncate(logits / settings.temperature, settings.top_k, settings.top_p)
+        tokens[:, position] = pick(kept, draws[:, position])
         last = torch.cat([tokens[:, position]] * 2) if guided else tokens[:, position]
     return tokens

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from gear.attention import attend
 from gear.config import GeneratorConfig
@@ -148,7 +150,8 @@ class Generator(nn.Module):
         x_BLD = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))
         tap = x_BLD
         for number, layer in enumerate(self.layers[: self.config.tap if tap_only else None], start=1):
-            x_BLD = layer(x_BLD, self.table[: x_BLD.shape[1]], None, 0)
+            run = partial(checkpoint, layer, use_reentrant=False) if self.config.checkpointing and torch.is_grad_enabled() else layer
+            x_BLD = run(x_BLD, self.table[: x_BLD.shape[1]], None, 0)
             if number == self.config.tap:
                 tap = x_BLD
         return GeneratorOutput(tap, None if tap_only else self.output(self.norm(x_BLD)))

@@ -27,11 +27,11 @@ def run(config: Config) -> None:
         return
     world = join_world(config)
     split = read_split(paths.SHARDS / "train")
-    classes = len(load_manifest(paths.SHARDS)["classes"])
+    classes = load_manifest(paths.SHARDS)["classes"]
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
-    guided = guided_generator(config, classes, teacher_widths())
+    guided = guided_generator(config, len(classes), teacher_widths())
     load_weights(guided.generator, paths.JOINT / "generator")
     load_weights(guided.projector, paths.JOINT / "projector")
     engine = build_engine(guided.to(world.device), config, world, lr=config.joint.lr_generator, batch=config.joint.batch)

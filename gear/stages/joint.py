@@ -23,10 +23,10 @@ def run(config: Config) -> None:
     world = join_world(config)
     recipe, batch = RECIPES[config.joint.recipe], config.joint.batch
     split = read_split(paths.SHARDS / "train")
-    classes = len(load_manifest(paths.SHARDS)["classes"])
+    classes = load_manifest(paths.SHARDS)["classes"]
     features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
-    guided = guided_generator(config, classes, teacher_widths()).to(world.device)
+    guided = guided_generator(config, len(classes), teacher_widths()).to(world.device)
     temperature = find_temperature(config.joint.temperature, tokenizer, to_tensor(split.part(evenly(len(split), 16))[:], tokenizer))
     generator_engine = build_engine(guided, config, world, lr=config.joint.lr_generator, batch=batch)
     tokenizer_engine = discriminator_engine = None

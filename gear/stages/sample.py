@@ -32,15 +32,7 @@ def run(config: Config) -> None:
     parts = []
     for start in range(0, chosen.n, chosen.batch):
         part = slice(start, start + chosen.batch)
-        drawn = sample(
-            generator,
-            torch.from_numpy(labels[part]),
-            seeds[part],
-            guidance=chosen.guidance,
-            temperature=chosen.temperature,
-            top_k=chosen.top_k,
-            top_p=chosen.top_p,
-        )
+        drawn = sample(generator, torch.from_numpy(labels[part]), seeds[part], chosen)
         parts.append(drawn.cpu().numpy())
         print(f"sampled {min(start + chosen.batch, chosen.n)}/{chosen.n}", flush=True)
     tokens = np.concatenate(parts)
@@ -55,6 +47,7 @@ def run(config: Config) -> None:
             "labels": "balanced: i mod classes",
             "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
             "guidance": chosen.guidance,
+            "interval": list(chosen.interval),
             "temperature": chosen.temperature,
             "top_k": chosen.top_k,
             "top_p": chosen.top_p,

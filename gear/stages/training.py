@@ -14,8 +14,8 @@ import gear
 from gear import paths
 from gear.alignment.efficientnet import build_encoder
 from gear.alignment.projector import Projector
-from gear.config import Config
-from gear.data.pixels import batches
+from gear.config import Config, SampleConfig
+from gear.data.pixels import BATCH, batches
 from gear.evaluation.frechet import frechet_distance, statistics
 from gear.evaluation.models import images_of, pooled_features
 from gear.generator.sampling import SEED_STRIDE, sample
@@ -75,13 +75,14 @@ def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedG
     drawer = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes).to(world.device).eval()
     decoder = Tokenizer(config.tokenizer).to(world.device).eval()  # whole copies: under ZeRO-3 the trained ones are in parts
     labels = torch.arange(count) % classes
+    plain = SampleConfig(n=count, batch=BATCH, guidance=1.0, temperature=1.0)
     seeds = config.run.seed * SEED_STRIDE + np.arange(count)
 
     def measure(averages: dict[str, Average]) -> dict[str, float]:
         weights = averages["guided"].weights
         drawer.load_state_dict({name: weights[f"generator.{name}"] for name in drawer.state_dict()})
         decoder.load_state_dict(averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict())
-        tokens = torch.cat([sample(drawer, labels[p], seeds[p]) for p in batches(count)])
+        tokens = torch.cat([sample(drawer, labels[p], seeds[p], plain) for p in batches(count)])
         features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.evaluate.input_size)
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 
@@ -105,7 +106,7 @@ def write_models(
     tokenizer: dict[str, torch.Tensor],
     guided: dict[str, torch.Tensor] | None = None,
     discriminator: nn.Module | None = None,
-    classes: int = 0,
+    classes: list[str] | None = None,
     temperature: float | None = None,
 ) -> None:
     """Write a training stage's output folder at once: models and the logged curve."""
@@ -114,7 +115,8 @@ def write_models(
     def fill(draft: Path) -> None:
         save_model(draft / "tokenizer", tokenizer, {"tokenizer": settings["tokenizer"], "temperature": temperature})
         if guided is not None:
-            shape = {"generator": settings["generator"], "codes": config.tokenizer.codes, "grid": config.grid, "classes": classes}
+            shape = {"generator": settings["generator"], "codes": config.tokenizer.codes, "grid": config.grid}
+            shape |= {"classes": len(classes or []), "class_names": classes or []}
             for part in ("generator", "projector"):
                 own = {k.removeprefix(f"{part}."): v for k, v in guided.items() if k.startswith(f"{part}.")}
                 save_model(draft / part, own, shape)

@@ -25,6 +25,7 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        self.config = config
         backbone = magvit if config.quantizer == "lfq" else convnet
         shape = (config.base, config.multipliers, config.blocks, config.z_channels)
         self.encoder, self.decoder = backbone.Encoder(*shape), backbone.Decoder(*shape)

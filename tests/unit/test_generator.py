@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gear.config import GeneratorConfig
+from gear.config import GeneratorConfig, SampleConfig
+from gear.generator.dropout import Dropout
 from gear.generator.rope import rotary_table, rotate
 from gear.generator.sampling import pick, sample, truncate
 from gear.generator.transformer import Generator
@@ -23,6 +24,10 @@ def build(**changes: object) -> Generator:
     generator = Generator(GeneratorConfig.model_validate(settings), codes=K, grid=GRID, classes=CLASSES)
     torch.nn.init.normal_(generator.output.weight, std=0.5)
     return generator.eval()
+
+
+def drawing(**changes: object) -> SampleConfig:
+    return SampleConfig.model_validate({"n": 1, "batch": 1, "guidance": 1.0, "temperature": 1.0} | changes)
 
 
 def tokens(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,16 +118,17 @@ def test_an_untrained_head_is_uniform() -> None:
 def test_a_sample_depends_on_its_seed_and_label_alone(guidance: float) -> None:
     generator = build()
     labels, seeds = torch.arange(6) % CLASSES, np.arange(6) + 40
-    together = sample(generator, labels, seeds, guidance=guidance)
-    apart = torch.cat([sample(generator, labels[i : i + 1], seeds[i : i + 1], guidance=guidance) for i in range(6)])
+    settings = drawing(guidance=guidance)
+    together = sample(generator, labels, seeds, settings)
+    apart = torch.cat([sample(generator, labels[i : i + 1], seeds[i : i + 1], settings) for i in range(6)])
     assert torch.equal(together, apart)
-    assert not torch.equal(together, sample(generator, labels, seeds + 100, guidance=guidance))
+    assert not torch.equal(together, sample(generator, labels, seeds + 100, settings))
 
 
 def test_guidance_is_u_plus_s_times_c_minus_u() -> None:
     generator = build()
     labels = torch.tensor([1, 2])
-    drawn = sample(generator, labels, np.array([1, 2]), guidance=3.0, top_k=1)
+    drawn = sample(generator, labels, np.array([1, 2]), drawing(guidance=3.0, top_k=1))
     conditional = generator(drawn, labels).logits
     unconditional = generator(drawn, torch.full_like(labels, CLASSES)).logits
     assert torch.equal((unconditional + 3.0 * (conditional - unconditional)).argmax(-1), drawn)
@@ -141,3 +147,44 @@ def test_draws_follow_the_distribution() -> None:
 def test_truncation_keeps_the_likeliest(top_k: int, top_p: float, kept: set[int]) -> None:
     logits = torch.log(torch.tensor([[0.5, 0.08, 0.3, 0.12]]))
     assert set(torch.isfinite(truncate(logits, top_k, top_p)[0]).nonzero().flatten().tolist()) == kept
+
+
+def test_guidance_holds_inside_its_interval_only() -> None:
+    generator = build()
+    labels = torch.tensor([1, 2])
+    drawn = sample(generator, labels, np.array([1, 2]), drawing(guidance=3.0, top_k=1, interval=(1 / 3, 2 / 3)))
+    conditional = generator(drawn, labels).logits
+    unconditional = generator(drawn, torch.full_like(labels, CLASSES)).logits
+    mixed = unconditional + 3.0 * (conditional - unconditional)
+    inside = torch.zeros(L, dtype=torch.bool)
+    inside[3:6] = True
+    assert torch.equal(torch.where(inside[:, None], mixed, conditional).argmax(-1), drawn)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    layer, x = Dropout(0.1).train(), torch.ones(1000, 1001, requires_grad=True)
+    y = layer(x)
+    share = (y == 0).double().mean().item()
+    assert share == pytest.approx(0.1, abs=0.0015)  # five standard deviations of a million draws
+    assert y.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), y)
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("tap_only", [False, True])
+def test_checkpointing_changes_no_gradient(tap_only: bool) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        generator = build(checkpointing=checkpointing, dropout=0.3).train()
+        drawn, labels = tokens()
+        torch.manual_seed(5)
+        output = generator(drawn, labels, tap_only=tap_only)
+        (output.tap if tap_only else output.logits).square().sum().backward()
+        gradients.append([p.grad for p in generator.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert (plain is None) == (recomputed is None)
+        assert plain is None or torch.equal(plain, recomputed)

@@ -134,6 +134,7 @@ class LossConfig(Section):
     commitment: Weight = Field(0.25, description="Latents towards codes.")
     entropy: Weight = Field(0.05, description="Sharp assignments, even use of codes.")
     adversarial: Weight = Field(0.1, description="Weight of the discriminator's verdict.")
+    adaptive: bool = Field(False, description="Scale the verdict to the reconstruction's gradient at the decoder's last layer.")
 
 
 class GanConfig(Section):
@@ -145,6 +146,7 @@ class GanConfig(Section):
     filters: Positive = Field(description="Channels of the discriminator's first layer.")
     layers: Positive = Field(description="Strided layers.")
     lr: Rate = Field(description="AdamW learning rate.")
+    lecam: Weight = Field(0.0, description="Weight of LeCam regularisation; for small data.")
 
 
 class GeneratorConfig(Section):
@@ -265,6 +267,8 @@ class Config(Section):
     def _grid(self) -> Config:
         if self.data.source == "folder" and not self.data.root:
             raise ValueError("data.source is folder and data.root is empty: name the folder of <class>/<file> images")
+        if self.loss.adaptive and self.train.zero_stage == 3:
+            raise ValueError("loss.adaptive needs the decoder's last weights whole: use train.zero_stage 2 or less")
         if self.data.size // self.tokenizer.factor < 2:
             raise ValueError(
                 f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} leaves no grid: use fewer multipliers"

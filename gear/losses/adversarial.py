@@ -1,10 +1,11 @@
-"""The PatchGAN discriminator and its hinge losses (GEAR, Tokenizer loss)."""
+"""The PatchGAN discriminator, its hinge losses and what steadies them (GEAR, Tokenizer loss)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -35,3 +36,36 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
     """-mean D(x_hat): what the tokenizer minimises."""
     return -fake.float().mean()
+
+
+def adaptive_weight(reconstruction: torch.Tensor, verdict: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
+    """|grad of reconstruction loss| / |grad of verdict| at the decoder's last weights, in [0, 1e4] (VQGAN, Esser et al. 2021).
+
+    Both gradients are averaged over ranks first, so that n ranks agree with one.
+    """
+    gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in (reconstruction, verdict)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for gradient in gradients:
+            dist.all_reduce(gradient)  # a sum: the ratio needs no division
+    return (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, 1e4).detach()
+
+
+class Lecam:
+    """LeCam regularisation (Tseng et al. 2021): verdicts are pulled towards the moving average of the other side's.
+
+    `anchors`: moving averages of D(x) and D(x_hat) over all ranks; part of the resumable state.
+    """
+
+    DECAY = 0.999
+
+    def __init__(self, device: torch.device) -> None:
+        self.anchors = torch.zeros(2, device=device)
+
+    def __call__(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        """mean relu(D(x) - anchor of x_hat)^2 + mean relu(anchor of x - D(x_hat))^2, after moving the anchors."""
+        means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        self.anchors.lerp_(means, 1 - self.DECAY)
+        return F.relu(real.float() - self.anchors[1]).square().mean() + F.relu(self.anchors[0] - fake.float()).square().mean()

@@ -105,7 +105,7 @@ def train(
         health.check(done)
         stopping = _any_rank(stop["signal"], world)
         if stopping or (done % config.train.checkpoint_every == 0 and done < steps):
-            work.save(step.engines, _state(done, averages, health, rows))
+            work.save(step.engines, _state(done, step, averages, health, rows))
         if stopping:
             reporter.close()
             print(f"{name}: stopped by signal {stopping} at step {done}; state saved, the same command resumes", file=sys.stderr)
@@ -119,10 +119,13 @@ def _measure(probe: Probe, averages: dict[str, Average], world: World) -> dict[s
     return probe.measure(averages) if world.lead else {}
 
 
-def _state(done: int, averages: dict[str, Average], health: CodebookHealth, rows: list[dict[str, float]]) -> dict[str, Any]:
+def _state(
+    done: int, step: JointStep, averages: dict[str, Average], health: CodebookHealth, rows: list[dict[str, float]]
+) -> dict[str, Any]:
     return {
         "step": done,
         "averages": {name: average.weights for name, average in averages.items()},
+        "of_step": step.state(),
         "counts": health.counts,
         "latest": health.latest,
         "rows": rows,
@@ -136,6 +139,7 @@ def _resume(step: JointStep, averages: dict[str, Average], health: CodebookHealt
     for name, average in averages.items():
         for key, value in state["averages"][name].items():
             average.weights[key].copy_(value)
+    step.restore(state["of_step"])
     health.counts.copy_(state["counts"])
     health.latest = state["latest"]
     rows.extend(state["rows"])

@@ -23,7 +23,7 @@ from gear.alignment.loss import alignment_loss
 from gear.alignment.projector import Projector
 from gear.config import Config, StageFailed
 from gear.generator.transformer import Assigned, Generator, GeneratorOutput
-from gear.losses.adversarial import hinge_discriminator, hinge_generator
+from gear.losses.adversarial import Lecam, adaptive_weight, hinge_discriminator, hinge_generator
 from gear.tokenizer.assignment import straight_through
 from gear.tokenizer.model import Tokenizer, TokenizerOutput
 from gear.tokenizer.quantizers import Quantized
@@ -104,6 +104,15 @@ class JointStep:
         self.tokenizer, self.perceptual, self.temperature = tokenizer, perceptual, temperature
         self.tokenizer_engine, self.generator_engine = tokenizer_engine, generator_engine
         self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
+        self.lecam = Lecam(next(tokenizer.parameters()).device)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What of the step itself a resumed run needs."""
+        return {"lecam": self.lecam.anchors}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up a saved `state`."""
+        self.lecam.anchors.copy_(state["lecam"])
 
     @property
     def teachers(self) -> tuple[int, ...]:
@@ -153,7 +162,13 @@ class JointStep:
         if gan:
             discriminator = self.discriminator_engine.module
             with frozen(discriminator):
-                parts["adversarial"] = (weights.adversarial, hinge_generator(discriminator(reconstruction)))
+                verdict = hinge_generator(discriminator(reconstruction))
+                parts["adversarial"] = (weights.adversarial, verdict)
+                if weights.adaptive:
+                    rebuilt = torch.stack([w * value for name, (w, value) in parts.items() if name in ("l1", "perceptual")]).sum()
+                    factor = adaptive_weight(rebuilt, verdict, self.tokenizer.decoder.conv_out.weight)
+                    losses["gan/adaptive_weight"] = factor
+                    parts["adversarial"] = (weights.adversarial, factor * verdict)
         losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
         total = sum((weight * value for weight, value in parts.values()), torch.zeros((), device=reconstruction.device))
 
@@ -175,8 +190,11 @@ class JointStep:
     def _update_discriminator(self, real: torch.Tensor, fake: torch.Tensor, losses: Losses) -> None:
         engine = self.discriminator_engine
         verdicts = engine(torch.cat([real, fake]))
-        loss = hinge_discriminator(*verdicts.chunk(2))
-        losses["loss/discriminator"] = loss
+        on_real, on_fake = verdicts.chunk(2)
+        loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
+        if self.config.gan.lecam:
+            losses["loss/lecam"] = self.lecam(on_real, on_fake)
+            loss = loss + self.config.gan.lecam * losses["loss/lecam"]
         self._step(engine, loss, "discriminator", None)
 
     def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:

@@ -1,8 +1,18 @@
-"""Hinge losses against loops; shapes of the discriminator."""
+"""Adversarial losses against loops; LPIPS against its formula; shapes of the discriminator."""
 
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import lpips
+import pytest
 import torch
+import torchvision
 
-from gear.losses.adversarial import PatchDiscriminator, hinge_discriminator, hinge_generator
+from gear.config import BadInput, WeightsConfig
+from gear.losses.adversarial import Lecam, PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
+from gear.losses.reconstruction import EarlyFeaturesLoss, LpipsLoss
 
 
 def test_hinge_against_a_loop() -> None:
@@ -14,3 +24,77 @@ def test_hinge_against_a_loop() -> None:
 
 def test_patches() -> None:
     assert PatchDiscriminator(8, 2)(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 6, 6)
+
+
+def test_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
+    weight = torch.randn(3, requires_grad=True)
+    a, b = torch.randn(3), torch.randn(3)
+    found = adaptive_weight((a * weight).sum(), (b * weight).sum(), weight)
+    assert found.item() == pytest.approx((a.norm() / (b.norm() + 1e-4)).item(), rel=1e-5)
+    assert not found.requires_grad and weight.grad is None
+    assert adaptive_weight((a * weight).sum(), (0 * weight).sum() + (1e-30 * weight).sum(), weight).item() <= 1e4
+
+
+def test_lecam_against_a_loop() -> None:
+    lecam, anchors = Lecam(torch.device("cpu")), [0.0, 0.0]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        real, fake = torch.randn(4) + 1, torch.randn(4) - 1
+        found = lecam(real, fake).item()
+        anchors = [0.999 * old + 0.001 * sum(x.tolist()) / 4 for old, x in zip(anchors, (real, fake), strict=True)]
+        wanted = sum(max(0, r - anchors[1]) ** 2 for r in real.tolist()) / 4 + sum(max(0, anchors[0] - f) ** 2 for f in fake.tolist()) / 4
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_early_features_loss_against_a_loop() -> None:
+    class Early(torch.nn.Module):
+        def early(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x, 2 * x[:, :2, ::2] + 1]
+
+    x, y = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    wanted = 0.0
+    for a, b in zip(Early().early(x), Early().early(y), strict=True):
+        places = [(n, i, j) for n in range(2) for i in range(a.shape[2]) for j in range(a.shape[3])]
+        units = [(a[n, :, i, j] / a[n, :, i, j].norm(), b[n, :, i, j] / b[n, :, i, j].norm()) for n, i, j in places]
+        wanted += sum(float(((p - q) ** 2).sum()) for p, q in units) / len(places)
+    assert EarlyFeaturesLoss(Early())(x, y).item() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> WeightsConfig:
+    """A randomly initialised VGG16 saved as torchvision's weights file is."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("vgg") / "vgg16-397923af.pth"
+    state = torchvision.models.vgg16(weights=None).state_dict()
+    torch.save({key: value if key.startswith("features.") else value[:1].clone() for key, value in state.items()}, file)
+    return WeightsConfig(path=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def test_lpips_is_its_formula_over_the_weights_given(vgg16: WeightsConfig) -> None:
+    loss = LpipsLoss(vgg16).train()
+    assert not any(m.training for m in loss.modules()) and not any(p.requires_grad for p in loss.parameters())
+    x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
+    network = torchvision.models.vgg16(weights=None).features.eval()
+    network.load_state_dict({k.removeprefix("features."): v for k, v in torch.load(vgg16.path).items() if k.startswith("features.")})
+    heads = torch.load(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", weights_only=True, map_location="cpu")
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
+    a, b, wanted = (x - shift) / scale, (y - shift) / scale, 0.0
+    with torch.no_grad():
+        taps = {3: 0, 8: 1, 15: 2, 22: 3, 29: 4}  # the ReLUs before each pooling
+        for number, layer in enumerate(network):
+            a, b = layer(a), layer(b)
+            if number in taps:
+                p, q = (t / (t.square().sum(1, keepdim=True).sqrt() + 1e-10) for t in (a, b))
+                wanted += ((p - q).square() * heads[f"lin{taps[number]}.model.1.weight"]).sum(1).mean().item()
+        assert loss(x, y).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_lpips_weights_that_cannot_be_used_say_why(vgg16: WeightsConfig, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no file .*download vgg16-397923af\.pth"):
+        LpipsLoss(WeightsConfig(path="/nowhere.pth", sha256=""))
+    with pytest.raises(BadInput, match=r"has sha256 [0-9a-f]{64}, params.yaml says 00"):
+        LpipsLoss(vgg16.model_copy(update={"sha256": "00"}))
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    digest = hashlib.sha256((tmp_path / "other.pth").read_bytes()).hexdigest()
+    with pytest.raises(BadInput, match="not torchvision's VGG16"):
+        LpipsLoss(WeightsConfig(path=str(tmp_path / "other.pth"), sha256=digest))

@@ -163,10 +163,13 @@ class GeneratorConfig(Section):
     )
     checkpointing: bool = Field(False, description="Recompute blocks in the backward pass: less memory, a third more time.")
     projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
+    start: Literal["joint", "scratch"] = Field("joint", description="Stage 2 trains the joint stage's generator on, or a fresh one.")
     steps: Count = Field(description="Steps of the generator alone on the frozen tokenizer; may be 0.")
 
     @model_validator(mode="after")
     def _shapes(self) -> GeneratorConfig:
+        if self.start == "scratch" and not self.steps:
+            raise ValueError("start: scratch with steps: 0 would sample from random weights: give it steps")
         if self.width % (4 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of 4 x heads ({self.heads}): 2-D rotary positions need it")
         if self.tap > self.layers:

@@ -46,7 +46,8 @@ def adaptive_weight(reconstruction: torch.Tensor, verdict: torch.Tensor, last_la
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in (reconstruction, verdict)]
     if dist.is_initialized() and dist.get_world_size() > 1:
         for gradient in gradients:
-            dist.all_reduce(gradient)  # a sum: the ratio needs no division
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
     return (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, 1e4).detach()
 
 

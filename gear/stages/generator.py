@@ -12,7 +12,7 @@ from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
 from gear.stages.files import replace_folder
-from gear.stages.training import fd_probe, guided_generator, open_work, teacher_widths, write_models
+from gear.stages.training import cached_tokens, fd_probe, guided_generator, open_work, teacher_widths, write_models
 from gear.training.checkpoints import load_tokenizer, load_weights, read_config
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -22,7 +22,7 @@ from gear.training.step import JointStep
 
 def run(config: Config) -> None:
     """`data/models/joint` → `data/models/generator`: the tokenizer unchanged, the generator trained on."""
-    if config.generator.steps == 0:
+    if config.generator.steps == 0:  # config refuses this together with start: scratch
         replace_folder(paths.GENERATOR, _copy_joint)
         return
     world = join_world(config)
@@ -32,19 +32,21 @@ def run(config: Config) -> None:
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
     guided = guided_generator(config, len(classes), teacher_widths())
-    load_weights(guided.generator, paths.JOINT / "generator")
-    load_weights(guided.projector, paths.JOINT / "projector")
+    if config.generator.start == "joint":
+        load_weights(guided.generator, paths.JOINT / "generator")
+        load_weights(guided.projector, paths.JOINT / "projector")
     engine = build_engine(guided.to(world.device), config, world, lr=config.joint.lr_generator, batch=config.joint.batch)
     average = Average(guided, config.train.ema)
     work = open_work(
         "generator", config, world, ["run", "generator", "joint", "train", "health"], [paths.SHARDS, paths.FEATURES, paths.JOINT]
     )
+    frozen = RECIPES["llamagen_repa" if RECIPES[config.joint.recipe].hard_alignment else "llamagen"]
     plan = Plan(split.labels, config.joint.batch, config.run.seed + 2, config.data.flip)
     rows = train(
         "generator",
         config,
-        JointStep(config, RECIPES["llamagen_repa"], tokenizer=tokenizer, perceptual=None, generator_engine=engine),
-        Feed(split, features, plan, world),
+        JointStep(config, frozen, tokenizer=tokenizer, perceptual=None, generator_engine=engine),
+        Feed(split, features, plan, world, cached_tokens(config, world, tokenizer, paths.JOINT / "tokenizer", split)),
         steps=config.generator.steps,
         lrs={"generator": config.joint.lr_generator},
         averages={"guided": average},

@@ -9,7 +9,16 @@ from gear.config import Config
 from gear.data.pixels import evenly, to_tensor
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
-from gear.stages.training import discriminator_for, fd_probe, guided_generator, open_work, perceptual_loss, teacher_widths, write_models
+from gear.stages.training import (
+    cached_tokens,
+    discriminator_for,
+    fd_probe,
+    guided_generator,
+    open_work,
+    perceptual_loss,
+    teacher_widths,
+    write_models,
+)
 from gear.training.checkpoints import load_tokenizer
 from gear.training.engines import Average, build_engine, join_world
 from gear.training.loop import Feed, train
@@ -49,13 +58,14 @@ def run(config: Config) -> None:
         gan_from=max(0, config.gan.start_step - warm_steps),
         temperature=temperature,
     )
+    tokens = None if recipe.tokenizer_trains else cached_tokens(config, world, tokenizer, paths.TOKENIZER / "tokenizer", split)
     inputs = [paths.SHARDS, paths.FEATURES, paths.TOKENIZER]
     work = open_work("joint", config, world, ["run", "tokenizer", "loss", "gan", "generator", "joint", "train", "health"], inputs)
     rows = train(
         "joint",
         config,
         step,
-        Feed(split, features, Plan(split.labels, batch, config.run.seed + 1, config.data.flip), world),
+        Feed(split, features, Plan(split.labels, batch, config.run.seed + 1, config.data.flip), world, tokens),
         steps=config.joint.steps,
         lrs={"tokenizer": config.joint.lr_tokenizer, "generator": config.joint.lr_generator, "discriminator": config.gan.lr},
         averages=averages,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import gear
@@ -16,8 +17,9 @@ from gear.alignment.efficientnet import build_encoder
 from gear.alignment.projector import Projector
 from gear.config import Config, SampleConfig
 from gear.data.pixels import BATCH, batches
+from gear.data.shards import Split
 from gear.evaluation.frechet import frechet_distance, statistics
-from gear.evaluation.models import images_of, pooled_features
+from gear.evaluation.models import images_of, pooled_features, tokens_of
 from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
@@ -87,6 +89,35 @@ def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedG
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 
     return Probe(config.joint.fd_every, measure)
+
+
+def cached_tokens(config: Config, world: World, tokenizer: Tokenizer, folder: Path, split: Split) -> np.ndarray:
+    """Tokens of the training split by the frozen tokenizer in `folder`, (N, views, L), encoded once.
+
+    The file is named by the contents it follows from; ranks encode their shares of it. Mirroring is the only augmentation, so
+    two views hold everything a training can ask for.
+    """
+    views = (False, True) if config.data.flip else (False,)
+    name = fingerprint({"views": len(views), "device": world.device.type}, [paths.SHARDS, folder / "model.safetensors"])
+    file = paths.WORK / "tokens" / f"{name}.npy"
+    if not file.exists():
+        draft = file.with_suffix(".partial")
+        if world.lead:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shape, dtype = (len(split), len(views), config.grid**2), np.uint16 if config.tokenizer.codes <= 65536 else np.int32
+            np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape).flush()
+        dist.barrier()
+        cache = np.load(draft, mmap_mode="r+")
+        for part in list(batches(len(split)))[world.rank :: world.size]:
+            pixels = split[part]
+            for view, mirrored in enumerate(views):
+                cache[part, view] = tokens_of(tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
+        cache.flush()
+        dist.barrier()
+        if world.lead:
+            draft.replace(file)
+    dist.barrier()
+    return np.load(file, mmap_mode="r")
 
 
 def open_work(stage: str, config: Config, world: World, sections: list[str], inputs: list[Path]) -> WorkFolder:

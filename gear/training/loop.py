@@ -27,22 +27,26 @@ from gear.training.step import Batch, JointStep
 class Feed:
     """Batches by step number: the same for any number of ranks, and after any resume."""
 
-    def __init__(self, split: Split, features: np.ndarray | None, plan: Plan, world: World) -> None:
-        self.split, self.features, self.plan, self.world = split, features, plan, world
+    def __init__(self, split: Split, features: np.ndarray | None, plan: Plan, world: World, tokens: np.ndarray | None = None) -> None:
+        self.split, self.features, self.plan, self.world, self.tokens = split, features, plan, world, tokens
 
     def __call__(self, step: int) -> Batch:
         """This rank's share of batch `step`."""
         indices, flips = self.plan.batch(step)
         mine = slice(self.world.rank, None, self.world.size)
         indices, flips = indices[mine], flips[mine]
-        pixels = self.split.images(indices)
-        pixels[flips] = pixels[flips][:, :, ::-1]
-        images = torch.from_numpy(pixels).to(self.world.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
-        teacher = None
+        device, views = self.world.device, flips.astype(np.int64)
+        images = teacher = tokens = None
+        if self.tokens is not None:
+            tokens = torch.from_numpy(self.tokens[indices, views].astype(np.int64)).to(device)
+        else:
+            pixels = self.split.images(indices)
+            pixels[flips] = pixels[flips][:, :, ::-1]
+            images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
         if self.features is not None:
-            teacher = torch.from_numpy(self.features[indices, flips.astype(np.int64)]).to(self.world.device).float()
-        labels = torch.from_numpy(self.split.labels[indices]).to(self.world.device)
-        return Batch(images, labels, teacher, [self.split.keys[i] for i in indices])
+            teacher = torch.from_numpy(self.features[indices, views]).to(device).float()
+        labels = torch.from_numpy(self.split.labels[indices]).to(device)
+        return Batch(images, labels, teacher, [self.split.keys[i] for i in indices], tokens)
 
 
 @dataclass(frozen=True)

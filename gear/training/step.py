@@ -37,10 +37,16 @@ Losses = dict[str, torch.Tensor]
 class Batch:
     """What one rank sees in one step."""
 
-    images_BCHW: torch.Tensor  # [-1, 1]
+    images_BCHW: torch.Tensor | None  # [-1, 1]; None where the tokens are cached
     labels_B: torch.Tensor
     teacher_BLC: torch.Tensor | None  # None where the stage has no generator
     keys: list[str]
+    tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, where cached
+
+    def images(self) -> torch.Tensor:
+        """Pixels, for the updates that need them."""
+        assert self.images_BCHW is not None
+        return self.images_BCHW
 
     def teacher(self) -> torch.Tensor:
         """Teacher features, for the losses that need them."""
@@ -133,14 +139,16 @@ class JointStep:
         """Do one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
         losses: Losses = {}
         if self.tokenizer_engine is not None:
-            output = self.tokenizer_engine(batch.images_BCHW)
+            output = self.tokenizer_engine(batch.images())
             self._update_tokenizer(batch, output, losses, gan=self._gan(step))
             if self._gan(step):
-                self._update_discriminator(batch.images_BCHW, output.reconstruction.detach(), losses)
+                self._update_discriminator(batch.images(), output.reconstruction.detach(), losses)
             indices = output.quantized.indices
+        elif batch.tokens_BL is not None:
+            indices = batch.tokens_BL
         else:
             with torch.no_grad():
-                indices = self.tokenizer.encode(batch.images_BCHW).indices
+                indices = self.tokenizer.encode(batch.images()).indices
         if self.generator_engine is not None:
             self._update_generator(batch, indices, losses)
         return {name: value.detach() for name, value in losses.items()}, indices
@@ -152,13 +160,13 @@ class JointStep:
         weights, quantized = self.config.loss, output.quantized
         reconstruction = output.reconstruction.float()
         parts = {
-            "l1": (weights.l1, F.l1_loss(reconstruction, batch.images_BCHW)),
+            "l1": (weights.l1, F.l1_loss(reconstruction, batch.images())),
             "codebook": (weights.codebook, quantized.codebook_loss),
             "commitment": (weights.commitment, quantized.commitment_loss),
             "entropy": (weights.entropy, quantized.entropy_loss),
         }
         if self.perceptual is not None and weights.perceptual:
-            parts["perceptual"] = (weights.perceptual, self.perceptual(reconstruction, batch.images_BCHW))
+            parts["perceptual"] = (weights.perceptual, self.perceptual(reconstruction, batch.images()))
         if gan:
             discriminator = self.discriminator_engine.module
             with frozen(discriminator):

@@ -211,3 +211,17 @@ def test_soft_tokens_become_the_hard_tokens_as_temperature_falls(readout: str) -
     gaps = [(soft_tokens(quantized, table, temperature=tau, readout=readout) - hard).abs().max().item() for tau in (1.0, 0.01, 1e-7)]
     assert gaps[-1] < 1e-6
     assert (gaps[0] > 1e-3) == (readout == "soft")  # straight through has the hard value at any temperature
+
+
+def test_cached_tokens_give_the_step_that_their_images_give(world: World) -> None:
+    config, runs = small(), []
+    for cached in (False, True):
+        step, tokenizer, guided = joint(config, world, "llamagen_repa")
+        data = batch(config, 0)
+        if cached:
+            tokens = tokenizer.encode(data.images_BCHW).indices
+            data = Batch(None, data.labels_B, data.teacher_BLC, data.keys, tokens)
+        runs.append((step(data, 0)[0], guided.state_dict()))
+    (losses, weights), (other_losses, other_weights) = runs
+    assert all(torch.equal(losses[name], other_losses[name]) for name in losses)
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)

@@ -1,0 +1,86 @@
+"""Run under torchrun: a few joint steps of every quantizer and recipe on small models; losses and weights to a file.
+
+python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/ranks.py OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gear.alignment.projector import Projector
+from gear.config import Config, load
+from gear.generator.transformer import Generator
+from gear.losses.adversarial import PatchDiscriminator
+from gear.tokenizer.model import Tokenizer
+from gear.training.engines import World, build_engine, join_world
+from gear.training.recipes import RECIPES
+from gear.training.step import Batch, GuidedGenerator, JointStep
+
+STEPS, IMAGES, CLASSES, WIDTH = 3, 4, 3, 10
+EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+CASES = [(q, r) for q in ("vq", "lfq", "ibq") for r in ("gear", "ste", "continued", "llamagen_repa")]
+
+
+def settings(quantizer: str) -> Config:
+    base = load(Path(__file__).parents[2] / "presets" / "tiny.yaml")
+    own = {"code_dim": 6, "z_channels": 6} if quantizer == "lfq" else {}
+    return base.model_copy(
+        update={
+            "train": base.train.model_copy(update={"bf16": False}),
+            "generator": base.generator.model_copy(update={"dropout": 0.0, "class_dropout": 0.0}),
+            "tokenizer": base.tokenizer.model_copy(update={"quantizer": quantizer, **own}),
+            "loss": base.loss.model_copy(update={"adaptive": True}),
+            "gan": base.gan.model_copy(update={"lecam": 0.1}),
+        }
+    )
+
+
+def batch(config: Config, seed: int, world: World) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    mine = slice(world.rank, None, world.size)
+    images = torch.rand(IMAGES, 3, config.data.size, config.data.size, generator=random) * 2 - 1
+    teacher = torch.randn(IMAGES, config.grid**2, WIDTH, generator=random)
+    labels = torch.randint(CLASSES, (IMAGES,), generator=random)
+    return Batch(images[mine], labels[mine], teacher[mine], ["x"] * len(images[mine]))
+
+
+def run(quantizer: str, recipe: str, world: World) -> dict[str, torch.Tensor]:
+    config = settings(quantizer)
+    torch.manual_seed(1)
+    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES)
+    torch.nn.init.normal_(generator.output.weight, std=0.02)
+    guided = GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,)))
+    tokenizer, discriminator = Tokenizer(config.tokenizer), PatchDiscriminator(8, 2)
+    trains = RECIPES[recipe].tokenizer_trains
+    engines = {
+        "tokenizer_engine": build_engine(tokenizer, config, world, lr=1e-3, batch=IMAGES) if trains else None,
+        "generator_engine": build_engine(guided, config, world, lr=1e-3, batch=IMAGES),
+        "discriminator_engine": build_engine(discriminator, config, world, lr=1e-3, batch=IMAGES) if trains else None,
+    }
+    step = JointStep(config, RECIPES[recipe], tokenizer=tokenizer, perceptual=None, temperature=0.1, **engines)
+    for engine in step.engines.values():
+        engine.optimizer.param_groups[0]["eps"] = EPS
+    found: dict[str, torch.Tensor] = {}
+    for number in range(STEPS):
+        losses, _ = step(batch(config, number, world), number)
+        for name, value in losses.items():
+            mean = value.clone()
+            if world.size > 1:
+                dist.all_reduce(mean)
+                mean /= world.size
+            found[f"{number}/{name}"] = mean
+    for part, module in (("tokenizer", tokenizer), ("guided", guided), ("discriminator", discriminator)):
+        found |= {f"{part}/{name}": value.detach().clone() for name, value in module.state_dict().items()}
+    return found
+
+
+if __name__ == "__main__":
+    world = join_world(settings("vq"))
+    torch.use_deterministic_algorithms(True)
+    results = {f"{q}-{r}": run(q, r, world) for q, r in CASES}
+    if world.lead:
+        torch.save(results, sys.argv[1])

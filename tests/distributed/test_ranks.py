@@ -1,0 +1,77 @@
+"""Two ranks equal one, for every quantizer and recipe; and the losses of a few steps are what they have always been.
+
+Golden losses are kept to the last bit with the processor that made them. Elsewhere kernels add in another order, and they
+are compared to 1e-4. After a change that is meant to move them: `python tests/distributed/test_ranks.py`, and a line in
+CHANGELOG.md that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+HERE = Path(__file__).parent
+GOLDEN = HERE.parent / "golden" / "losses.json"
+ENV = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+Results = dict[str, dict[str, torch.Tensor]]
+
+
+def launch(ranks: int, folder: Path) -> Results:
+    out = folder / f"{ranks}.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(HERE / "ranks.py"), str(out)]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+def processor() -> str:
+    """What decides which kernels run: the processor's family and model, and the instructions torch uses."""
+    wanted = ("vendor_id", "cpu family", "model\t", "stepping")
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    facts = [line.split(":", 1)[1].strip() for line in lines if line.startswith(wanted)]
+    return " ".join([*facts, torch.backends.cpu.get_cpu_capability()])
+
+
+def losses_of(results: Results) -> dict[str, dict[str, str]]:
+    return {case: {name: value.item().hex() for name, value in found.items() if name[0].isdigit()} for case, found in results.items()}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return launch(1, tmp_path_factory.mktemp("one"))
+
+
+def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_path: Path) -> None:
+    two = launch(2, tmp_path)
+    assert one.keys() == two.keys()
+    for case, found in one.items():
+        for name, value in found.items():
+            gap = (value - two[case][name]).abs().max().item() / max(1.0, value.abs().max().item())
+            assert gap < 2e-5, f"{case} {name}: {gap}"
+
+
+def test_losses_are_the_golden_ones(one: Results) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    exact = golden["processor"] == processor() and golden["torch"] == torch.__version__
+    found = losses_of(one)
+    assert found.keys() == golden["losses"].keys()
+    for case, expected in golden["losses"].items():
+        assert found[case].keys() == expected.keys(), case
+        for name, value in expected.items():
+            ours, theirs = float.fromhex(found[case][name]), float.fromhex(value)
+            assert ours == theirs if exact else ours == pytest.approx(theirs, rel=1e-4, abs=1e-4), f"{case} {name}: {ours}, golden {theirs}"
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        content = {"processor": processor(), "torch": torch.__version__, "losses": losses_of(launch(1, Path(scratch)))}
+    GOLDEN.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -11,9 +11,9 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro tiny test lint clean
+.PHONY: help setup repro tiny test test-slow lint clean
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(STAMP)  ## Make .venv with the pinned packages (7 GB, a few minutes, once)
 
@@ -35,6 +35,9 @@ tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes
 
 test: setup  ## Run the tests
 	@python -m pytest
+
+test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
+	@python -m pytest -m slow
 
 lint: setup  ## Style, types, import contracts, spelling
 	@ruff check gear tests && mypy && lint-imports && codespell gear tests docs presets *.md

@@ -40,7 +40,7 @@ test-slow: setup  ## Run the tests that take minutes each: every quantizer and r
 	@python -m pytest -m slow
 
 lint: setup  ## Style, types, import contracts, spelling
-	@ruff check gear tests && mypy && lint-imports && codespell gear tests docs presets *.md
+	@ruff check gear tests benchmarks && mypy && lint-imports && codespell gear tests benchmarks docs presets *.md
 
 clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
 	@rm -rf .gear reports/data-docs reports/drift

@@ -23,12 +23,18 @@ PACKAGES = (
 )
 
 
+DETERMINES = ("gear", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+
+
 def commit() -> str:
-    """The git commit and whether the code under it was changed; `unknown` outside a checkout."""
-    head = _git("rev-parse", "HEAD")
+    """The last git commit that changed what determines a run, and whether it was changed since; `unknown` outside a checkout.
+
+    Not HEAD: committing a run's dvc.lock must not change the page that the lock names.
+    """
+    head = _git("log", "-1", "--format=%H", "--", *DETERMINES)
     if not head:
         return "unknown"
-    changed = _git("status", "--porcelain", "--", "gear", "dvc.yaml")
+    changed = _git("status", "--porcelain", "--", *DETERMINES)
     return head + (" (with uncommitted changes)" if changed else "")
 
 

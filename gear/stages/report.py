@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -61,5 +62,12 @@ def _provenance(config: Config) -> list[tuple[str, str]]:
     hashes = {
         f"sha256 of {folder}": provenance.folder_hash(folder) for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)
     }
-    facts = {"git commit": provenance.commit(), "hardware": provenance.hardware(), "seed": str(config.run.seed), **hashes}
-    return [*facts.items(), *provenance.versions().items()]
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    hashes = {"sha256 of all settings": hashlib.sha256(settings.encode()).hexdigest(), **hashes}
+    facts = {
+        "git commit of code and settings": provenance.commit(),
+        "hardware": provenance.hardware(),
+        "seed": str(config.run.seed),
+        **hashes,
+    }
+    return [*facts.items(), *hashes.items(), *provenance.versions().items()]

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from gear.config import Config
+from gear.config import Config, StageFailed
 from gear.data.sampling_plan import Plan
 from gear.data.shards import Split
 from gear.training.engines import Average, World, set_lr
 from gear.training.health import CodebookHealth
 from gear.training.state import WorkFolder
-from gear.training.step import Batch, JointStep
+from gear.training.step import Batch, JointStep, NonFinite
 
 
 class Feed:
@@ -94,7 +94,11 @@ def train(
         batch = feed(number)
         for engine_name, engine in step.engines.items():
             set_lr(engine, lrs[engine_name], number, config.train.warmup)
-        losses, indices = step(batch, number)
+        try:
+            losses, indices = step(batch, number)
+        except NonFinite as error:
+            file = work.note(f"nonfinite-step-{number}-rank-{world.rank}.json", {"step": number, "loss": str(error), "images": error.keys})
+            raise StageFailed(f"{name} step {number}: {error}; its images are named in {file}") from None
         for average in averages.values():
             average.update()
         health.count(indices)

@@ -70,6 +70,11 @@ class WorkFolder:
                 raise RuntimeError(f"{source}/{name}: the saved state does not load; delete {self.folder} to start over")
         return torch.load(source / "state.pt", weights_only=True, map_location="cpu")
 
+    def note(self, name: str, facts: dict[str, Any]) -> Path:
+        """Keep facts for people beside the states, and say where."""
+        (self.folder / name).write_text(json.dumps(facts, indent=2) + "\n")
+        return self.folder / name
+
     def finish(self) -> None:
         """Delete the states of a run whose outputs are written."""
         dist.barrier()

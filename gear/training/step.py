@@ -87,7 +87,11 @@ def straight_through_ntp(logits_BLK: torch.Tensor, quantized: Quantized, tempera
 
 
 class NonFinite(StageFailed):
-    """A loss is NaN or infinite; raised before any weight moves."""
+    """A loss is NaN or infinite; raised before any weight moves. `keys`: this rank's images."""
+
+    def __init__(self, module: str, value: float, keys: list[str]) -> None:
+        super().__init__(f"the {module} loss is {value}; no weight was moved")
+        self.keys = keys
 
 
 class JointStep:
@@ -142,7 +146,7 @@ class JointStep:
             output = self.tokenizer_engine(batch.images())
             self._update_tokenizer(batch, output, losses, gan=self._gan(step))
             if self._gan(step):
-                self._update_discriminator(batch.images(), output.reconstruction.detach(), losses)
+                self._update_discriminator(batch, output.reconstruction.detach(), losses)
             indices = output.quantized.indices
         elif batch.tokens_BL is not None:
             indices = batch.tokens_BL
@@ -195,15 +199,15 @@ class JointStep:
                 total = total + losses["loss/ntp_tokenizer"]
             self._step(self.tokenizer_engine, total, "tokenizer", batch)
 
-    def _update_discriminator(self, real: torch.Tensor, fake: torch.Tensor, losses: Losses) -> None:
+    def _update_discriminator(self, batch: Batch, fake: torch.Tensor, losses: Losses) -> None:
         engine = self.discriminator_engine
-        verdicts = engine(torch.cat([real, fake]))
+        verdicts = engine(torch.cat([batch.images(), fake]))
         on_real, on_fake = verdicts.chunk(2)
         loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
         if self.config.gan.lecam:
             losses["loss/lecam"] = self.lecam(on_real, on_fake)
             loss = loss + self.config.gan.lecam * losses["loss/lecam"]
-        self._step(engine, loss, "discriminator", None)
+        self._step(engine, loss, "discriminator", batch)
 
     def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:
         output, projected = self.generator_engine(indices_BL, batch.labels_B)
@@ -213,9 +217,8 @@ class JointStep:
             total = total + self.config.joint.lambda_ar * losses["loss/align_hard"]
         self._step(self.generator_engine, total, "generator", batch)
 
-    def _step(self, engine: Any, loss: torch.Tensor, name: str, batch: Batch | None) -> None:
+    def _step(self, engine: Any, loss: torch.Tensor, name: str, batch: Batch) -> None:
         if not torch.isfinite(loss.detach()):  # the step's one look at a value: it must come before the update
-            keys = ", ".join(batch.keys) if batch else "-"
-            raise NonFinite(f"the {name} loss is {loss.item()}; no weight was moved. Images of this batch: {keys}")
+            raise NonFinite(name, loss.item(), batch.keys)
         engine.backward(loss)
         engine.step()

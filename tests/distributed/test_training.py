@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -115,4 +116,16 @@ def test_a_collapsed_codebook_stops_training_with_its_reason(prepared: Path, tmp
     assert done.returncode == 1
     assert "codebook collapsed" in done.stderr and "health.min_" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (cwd / "data/models/joint").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_its_images(prepared: Path, tmp_path: Path) -> None:
+    cwd = twin(prepared, tmp_path)
+    edit(cwd, loss={"l1": 1e39})
+    done = subprocess.run([sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "joint step 0: the tokenizer loss is inf; no weight was moved" in done.stderr
+    (file,) = cwd.glob(".gear/joint/*/nonfinite-step-0-rank-0.json")
+    assert str(file.relative_to(cwd)) in done.stderr
+    assert len(json.loads(file.read_text())["images"]) == 8
     assert not (cwd / "data/models/joint").exists()

@@ -9,9 +9,11 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
+export PREFECT_HOME := $(CURDIR)/.gear/prefect
+export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro tiny test test-slow lint clean
+.PHONY: help setup repro tiny test test-slow lint server worker deploy stop clean
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -40,7 +42,25 @@ test-slow: setup  ## Run the tests that take minutes each: every quantizer and r
 	@python -m pytest -m slow
 
 lint: setup  ## Style, types, import contracts, spelling
-	@ruff check gear tests benchmarks && mypy && lint-imports && codespell gear tests benchmarks docs presets *.md
+	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md
+
+server: setup  ## Start Prefect's server on 127.0.0.1:4200 in the background (SQLite in .gear/prefect)
+	@mkdir -p .gear/logs
+	@prefect server start --host 127.0.0.1 --background > .gear/logs/server.log 2>&1 || { cat .gear/logs/server.log; exit 1; }
+	@for i in $$(seq 60); do curl -sf $(PREFECT_API_URL)/health > /dev/null && break; sleep 1; done
+	@echo "server: http://127.0.0.1:4200"
+
+worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each
+	@for pool in cpu gpu; do \
+	  prefect work-pool create $$pool --type process > /dev/null 2>&1 || true; \
+	  nohup prefect worker start --pool $$pool --type process --limit 1 > .gear/logs/worker-$$pool.log 2>&1 & \
+	  echo $$! > .gear/worker-$$pool.pid; echo "worker of pool $$pool: .gear/logs/worker-$$pool.log"; done
+
+deploy: setup  ## Register prefect.yaml's deployments (schedules stay switched off)
+	@GEAR_CHECKOUT=$(CURDIR) prefect --no-prompt deploy --all
+
+stop: setup  ## Stop the workers and the server
+	@for file in .gear/worker-*.pid; do [ -f $$file ] && kill $$(cat $$file) 2>/dev/null; rm -f $$file; done; prefect server stop 2>/dev/null || true
 
 clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
 	@rm -rf .gear reports/data-docs reports/drift

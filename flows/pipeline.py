@@ -1,0 +1,111 @@
+"""The scheduled pipeline: dvc.yaml's stages as Prefect tasks, or a whole experiment in a folder of its own.
+
+DVC owns the graph, the hashes and the caches. This flow decides when, shows how far, and publishes what came out.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from flows import publish
+from flows.stages import StageError, only_one, run_child
+from gear.config import BadInput
+
+DVC = [sys.executable, "-m", "dvc"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def stage_names(folder: Path, targets: list[str]) -> list[str]:
+    """The pipeline's stages in an order that respects its graph, those that `targets` need; all without targets.
+
+    Raises `BadInput` on a target that is no stage.
+    """
+    import networkx as nx
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        graph = repo.index.graph
+        order = list(reversed(list(nx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing))))
+        known = {stage.addressing: stage for stage in order}
+        if unknown := [t for t in targets if t not in known]:
+            raise BadInput(f"no stage {unknown[0]!r}: there are {', '.join(known)}")
+        needed = {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))} if targets else set(order)
+        return [stage.addressing for stage in order if stage in needed]
+
+
+def _again(_task: Any, _run: Any, state: Any) -> bool:
+    """Retry a crash; not a mistake, a gate or a kill."""
+    try:
+        state.result()
+    except StageError as error:
+        return error.again
+    except Exception:
+        return False
+    return False
+
+
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=_again, persist_result=False)
+def stage(name: str, folder: Path) -> None:
+    """One stage by `dvc repro`: run, restored from the cache, or skipped, as its hashes say."""
+    run_child([*DVC, "repro", "--single-item", name], folder, get_run_logger().info)
+
+
+@task(persist_result=False)
+def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
+    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is."""
+    settings = [word for override in overrides for word in ("-S", override)]
+    run_child([*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets], folder, get_run_logger().info)
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(
+    preset: str = "",
+    overrides: list[str] | None = None,
+    targets: list[str] | None = None,
+    name: str = "",
+    push: bool = True,
+) -> None:
+    """Run the pipeline of the working directory.
+
+    Args:
+        preset: A preset to write to params.yaml first (runs in place only); empty for params.yaml as it is.
+        overrides: `section.key=value` settings of a named run, as `dvc exp run -S` takes them.
+        targets: Stages to run, with what they need; none for all.
+        name: Experiment name. With one, the run has a folder of its own; without, it happens in the checkout.
+        push: Push the results where a DVC remote is set, so that nothing is lost when a worker's clone goes.
+    """
+    where, logger = Path.cwd(), get_run_logger()
+    if not (where / "dvc.yaml").is_file():
+        raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")
+    if overrides and not name:
+        raise BadInput("overrides without a name would rewrite params.yaml: give the experiment a name, or a preset")
+    if name and (preset or not NAME.fullmatch(name)):
+        raise BadInput(f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it")
+    with only_one(where):
+        order = stage_names(where, targets or [])
+        if name:
+            experiment(name, overrides or [], targets or [], where)
+        else:
+            if preset:
+                run_child([sys.executable, "-m", "gear", "preset", preset], where, logger.info)
+            _in_place(order, where)
+        if push and publish.has_remote(where):
+            run_child([*DVC, "push"], where, logger.info)
+            if name:
+                run_child([*DVC, "exp", "push", "origin", name], where, logger.info)
+        publish.results(where, name)
+
+
+def _in_place(order: list[str], folder: Path) -> None:
+    progress = create_progress_artifact(progress=0.0, key="pipeline-progress", description=f"0 of {len(order)} stages")
+    assert isinstance(progress, UUID)
+    for number, name in enumerate(order, start=1):
+        stage.with_options(name=name)(name, folder)
+        update_progress_artifact(progress, 100.0 * number / len(order), description=f"{number} of {len(order)} stages, last {name}")

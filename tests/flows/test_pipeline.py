@@ -1,0 +1,160 @@
+"""The pipeline flow against a real server: stages in DVC's order, failures by kind, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import REPO, toy
+
+from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
+
+RUN = "from flows.pipeline import pipeline; pipeline(**__import__('json').loads(__import__('sys').argv[1]))"
+
+
+def start(server: dict[str, str], folder: Path, **parameters: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUN, json.dumps(parameters)]
+    return subprocess.Popen(command, cwd=folder, env=server, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(server: dict[str, str], folder: Path, **parameters: Any) -> tuple[int, str]:
+    process = start(server, folder, **parameters)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+def alive(marker: str) -> list[str]:
+    """Command lines of living processes that hold a marker."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if marker in line and state != "Z" and int(entry.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def wait_until(true: Any, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.1)
+    return bool(true())
+
+
+def test_stages_run_in_the_order_of_the_graph_and_results_are_published(server: dict[str, str], tmp_path: Path) -> None:
+    folder = toy(tmp_path / "c", zebra="true", apple="true", mango="true")
+    (folder / "reports").mkdir()
+    (folder / "reports/metrics.json").write_text('{"fd": 12.5}')
+    code, output = finish(server, folder)
+    assert code == 0, output
+    order = [output.index(f"Running stage '{name}'") for name in ("zebra", "apple", "mango")]
+    assert order == sorted(order) and (folder / "mango.txt").read_text() == "mango\n"
+    code, output = finish(server, folder, targets=["apple"])
+    assert code == 0 and "Running stage" not in output and "mango" not in output
+    kept = post(server, "artifacts/latest/filter", {})
+    tables = {a["key"]: json.dumps(a["data"]) for a in kept}
+    assert "12.5" in tables["metrics"] and "12.5" in tables["summary"] and float(tables["pipeline-progress"]) == 100
+
+
+@pytest.mark.parametrize(("code", "tries", "word"), [(2, 1, "StageBadInput"), (1, 1, "StageStopped"), (143, 1, "StageKilled")])
+def test_what_cannot_get_better_is_not_tried_again(server: dict[str, str], tmp_path: Path, code: int, tries: int, word: str) -> None:
+    folder = toy(tmp_path / "c", bad=f"echo try >> tries; echo 'gear bad it is wrong' 1>&2; exit {code}")
+    status, output = finish(server, folder)
+    assert status != 0 and word in output and "gear bad it is wrong" in output
+    assert (folder / "tries").read_text().count("try") == tries
+
+
+def test_a_crash_is_tried_once_more(server: dict[str, str], tmp_path: Path) -> None:
+    folder = toy(tmp_path / "c", flaky="echo try >> tries; test $(wc -l < tries) -gt 1 || exit 7")
+    status, output = finish(server, folder)
+    assert status == 0, output
+    assert (folder / "tries").read_text().count("try") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_flow_that_ends_leaves_no_stage_behind(server: dict[str, str], tmp_path: Path, number: int) -> None:
+    marker = f"marker-{os.getpid()}-{number}"
+    folder = toy(tmp_path / "c", slow=f"exec {sys.executable} sleeper.py {marker}")
+    ready = folder / "ready"
+    code = f"import pathlib, time; from gear.cli import end_with_dvc; end_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
+    (folder / "sleeper.py").write_text(code)
+    process = start(server, folder)
+    assert wait_until(ready.exists, 60) and alive(marker)
+    process.send_signal(number)
+    assert wait_until(lambda: not alive(marker), 15), alive(marker)
+    process.communicate(timeout=30)
+
+
+def test_a_second_run_in_the_same_checkout_is_refused(server: dict[str, str], tmp_path: Path) -> None:
+    folder = toy(tmp_path / "c", slow="touch started; sleep 60")
+    first = start(server, folder)
+    try:
+        assert wait_until((folder / "started").exists, 60)
+        code, output = finish(server, folder)
+        assert code != 0 and f"{folder}: process {first.pid} works here" in output
+    finally:
+        first.terminate()
+        first.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"targets": ["nothing"]}, "no stage 'nothing': there are one"),
+        ({"overrides": ["a.b=1"]}, "overrides without a name"),
+        ({"name": "../up"}, "name '../up': letters"),
+    ],
+)
+def test_bad_parameters_give_a_reason(server: dict[str, str], tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
+    code, output = finish(server, toy(tmp_path / "c", one="true"), **parameters)
+    assert code != 0 and words in output
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "kind"),
+    [
+        (255, "ERROR: failed to reproduce 'a': failed to run: x, exited with 2\n", StageBadInput),
+        (255, "failed to run: x, exited with 1\n", StageStopped),
+        (255, "failed to run: x, exited with 143\n", StageKilled),
+        (255, "failed to run: x, exited with -9\n", StageKilled),
+        (-15, "", StageKilled),
+        (255, "failed to run: x, exited with 139\n", StageCrashed),
+        (255, "unexpected error\n", StageCrashed),
+    ],
+)
+def test_failures_by_kind(code: int, tail: str, kind: type) -> None:
+    assert type(classify(code, tail)) is kind
+
+
+def test_a_schedule_creates_runs(server: dict[str, str]) -> None:
+    """What silently stops with another sqlalchemy (see constraints.txt)."""
+    flow = post(server, "flows/", {"name": "scheduled"})
+    schedule = {"schedule": {"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}, "active": True}
+    made = post(server, "deployments/", {"name": "every-five", "flow_id": flow["id"], "schedules": [schedule]})
+    wanted = {"deployments": {"id": {"any_": [made["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    assert wait_until(lambda: len(post(server, "flow_runs/filter", wanted)) >= 2, 60)
+
+
+def test_flows_do_not_load_torch() -> None:
+    code = "import sys, flows.pipeline; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)

@@ -47,7 +47,7 @@ lint: setup  ## Style, types, import contracts, spelling
 server: setup  ## Start Prefect's server on 127.0.0.1:4200 in the background (SQLite in .gear/prefect)
 	@mkdir -p .gear/logs
 	@prefect server start --host 127.0.0.1 --background > .gear/logs/server.log 2>&1 || { cat .gear/logs/server.log; exit 1; }
-	@for i in $$(seq 60); do curl -sf $(PREFECT_API_URL)/health > /dev/null && break; sleep 1; done
+	@python -m flows.wait $(PREFECT_API_URL)
 	@echo "server: http://127.0.0.1:4200"
 
 worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each

@@ -6,12 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from toys import REPO
+
+from flows.wait import wait
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{env['PREFECT_API_URL']}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (home / "server.log").read_text()[-2000:]
-                time.sleep(0.3)
+        assert wait(env["PREFECT_API_URL"], 90), (home / "server.log").read_text()[-2000:]
         yield env
     finally:
         process.terminate()

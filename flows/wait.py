@@ -1,0 +1,24 @@
+"""`python -m flows.wait URL`: until a Prefect server answers, at most a minute. Exit 1 where none does."""
+
+from __future__ import annotations
+
+import sys
+import time
+import urllib.request
+
+
+def wait(url: str, seconds: float = 60.0) -> bool:
+    """Whether `<url>/health` answered in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.3)
+    return False
+
+
+if __name__ == "__main__":
+    if not wait(sys.argv[1]):
+        raise SystemExit(f"no Prefect server at {sys.argv[1]}: see .gear/logs/server.log")

@@ -61,8 +61,8 @@ def line_chart(title: str, series: dict[str, list[tuple[float, float]]], *, from
         if len(series) > 1
     ]
     labels = [
-        (left - 4, top + 6, "end", f"{y1:.3g}"),
-        (left - 4, bottom, "end", f"{y0:.3g}"),
+        (left - 4, top + 6, "end", f"{y1:.4g}"),
+        (left - 4, bottom, "end", f"{y0:.4g}"),
         (left, bottom + 14, "start", f"{x0:g}"),
         (right, bottom + 14, "end", f"{x1:g}"),
     ]

@@ -34,10 +34,18 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+SHARES = ("coverage", "recall", "memorised")
+
+
 def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
     """Headline cards of metric records."""
     return [
-        {"name": title, "note": note, "value": f"{records[name]['value']:.4g}", "protocol": sorted(records[name]["protocol"].items())}
+        {
+            "name": title,
+            "note": note,
+            "value": f"{records[name]['value']:.1%}" if name in SHARES else f"{records[name]['value']:.4g}",
+            "protocol": sorted(records[name]["protocol"].items()),
+        }
         for name, (title, note) in TITLES.items()
         if name in records
     ]

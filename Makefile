@@ -9,6 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
+export PYTHONPATH := $(CURDIR)
 export PREFECT_HOME := $(CURDIR)/.gear/prefect
 export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

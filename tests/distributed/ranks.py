@@ -33,7 +33,8 @@ def settings(quantizer: str) -> Config:
             "train": base.train.model_copy(update={"bf16": False}),
             "generator": base.generator.model_copy(update={"dropout": 0.0, "class_dropout": 0.0}),
             "tokenizer": base.tokenizer.model_copy(update={"quantizer": quantizer, **own}),
-            "loss": base.loss.model_copy(update={"adaptive": True}),
+            # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
+            "loss": base.loss.model_copy(update={"adaptive": quantizer == "vq"}),
             "gan": base.gan.model_copy(update={"lecam": 0.1}),
         }
     )

@@ -70,4 +70,4 @@ def _provenance(config: Config) -> list[tuple[str, str]]:
         "seed": str(config.run.seed),
         **hashes,
     }
-    return [*facts.items(), *hashes.items(), *provenance.versions().items()]
+    return [*facts.items(), *provenance.versions().items()]

@@ -91,14 +91,15 @@ def test_a_crash_is_tried_once_more(server: dict[str, str], tmp_path: Path) -> N
     assert (folder / "tries").read_text().count("try") == 2
 
 
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one stays between DVC and the stage, one becomes the stage
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_flow_that_ends_leaves_no_stage_behind(server: dict[str, str], tmp_path: Path, number: int) -> None:
+def test_a_flow_that_ends_leaves_no_stage_behind(server: dict[str, str], tmp_path: Path, number: int, shell: str) -> None:
     marker = f"marker-{os.getpid()}-{number}"
     folder = toy(tmp_path / "c", slow=f"exec {sys.executable} sleeper.py {marker}")
     ready = folder / "ready"
     code = f"import pathlib, time; from gear.cli import end_with_dvc; end_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
     (folder / "sleeper.py").write_text(code)
-    process = start(server, folder)
+    process = start({**server, "SHELL": shell}, folder)
     assert wait_until(ready.exists, 60) and alive(marker)
     process.send_signal(number)
     assert wait_until(lambda: not alive(marker), 15), alive(marker)

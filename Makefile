@@ -14,9 +14,9 @@ export PREFECT_HOME := $(CURDIR)/.gear/prefect
 export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro tiny test test-slow lint server worker deploy stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow lint server worker deploy stop clean
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(STAMP)  ## Make .venv with the pinned packages (7 GB, a few minutes, once)
 
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 repro: setup  ## Run the pipeline of params.yaml (dvc repro) and say where the report is
 	@dvc repro && echo "report: $(CURDIR)/reports/index.html"
+
+repro-t2i: setup  ## The text-to-image pipeline on captions of the packaged images (writes params.yaml)
+	@python -m gear preset t2i-quickstart && dvc repro && echo "report: $(CURDIR)/reports/index.html"
 
 tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes params.yaml)
 	@python -m gear preset tiny && dvc repro && echo "report: $(CURDIR)/reports/index.html"

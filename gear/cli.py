@@ -102,8 +102,9 @@ def _positive(text: str) -> int:
 def _add_generate(draw: argparse.ArgumentParser) -> None:
     draw.add_argument("--checkpoint", type=Path, default=Path("data/models/generator"), help="folder of tokenizer/ and generator/")
     draw.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="names or numbers (default: the first 16)")
-    draw.add_argument("--each", type=_positive, default=8, help="images a class (default 8)")
-    draw.add_argument("--seed", type=int, default=0, help="image i of a class is drawn with seed + i (default 0)")
+    draw.add_argument("--prompt", action="append", default=[], help="a caption, for a checkpoint of text-to-image; may be repeated")
+    draw.add_argument("--each", type=_positive, default=8, help="images a class or prompt (default 8)")
+    draw.add_argument("--seed", type=int, default=0, help="image i of a row is drawn with seed + i (default 0)")
     draw.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance scale (default 1: none)")
     draw.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0), metavar="SHARE", help="where in the sequence it holds")
     draw.add_argument("--temperature", type=float, default=1.0)
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             keep_freed_memory()
             importlib.import_module(f"gear.stages.{chosen.command}").run(config)
         else:
-            print(_command(chosen))
+            print(_command(chosen), flush=True)
         return 0
     except BadInput as error:
         print(f"gear {chosen.command}: {error}", file=sys.stderr)
@@ -138,6 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our output went away (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _command(chosen: argparse.Namespace) -> str:
@@ -154,7 +158,7 @@ def _command(chosen: argparse.Namespace) -> str:
 
         names = ("guidance", "interval", "temperature", "top_k", "top_p")
         settings = section(SampleConfig, {"n": chosen.each, "batch": 64} | {name: getattr(chosen, name) for name in names}, "--")
-        return generate(chosen.checkpoint, chosen.classes, chosen.each, chosen.seed, settings, chosen.out)
+        return generate(chosen.checkpoint, chosen.classes, chosen.prompt, chosen.each, chosen.seed, settings, chosen.out)
     if chosen.command == "plan":
         from gear.commands.plan import plan
         from gear.paths import PRESETS

@@ -46,8 +46,13 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Where images come from and how they become shards."""
 
-    source: Literal["openmoji", "folder"] = Field(description="`openmoji` (packaged) or `folder` (<root>/<class>/<file>).")
-    root: str = Field("", description="Folder of the `folder` source.")
+    source: Literal["openmoji", "folder", "webdataset", "huggingface"] = Field(
+        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), `webdataset` (tar shards) or `huggingface` (a dataset on disk)."
+    )
+    root: str = Field("", description="Folder of every source but the packaged one.")
+    condition: Literal["class", "caption"] = Field("class", description="What the generator is given: the class, or the caption.")
+    caption_key: str = Field("caption", description="Column or JSON key of the caption (webdataset, huggingface).")
+    max_duplicate_captions: Share = Field(0.5, description="Share of captions that repeat another's above which the gate closes.")
     size: Literal[16, 32, 64, 128, 256, 512] = Field(description="Side of the square training images, pixels.")
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="Share of concepts held out for validation.")
     limit: Count = Field(0, description="Use at most this many images, spread over the classes; 0 for all.")
@@ -82,6 +87,15 @@ class TeachersConfig(Section):
     """The teachers; with several, the alignment loss is their mean."""
 
     encoders: tuple[TeacherConfig, ...] = Field(min_length=1, description="One or more encoders.")
+
+
+class TextConfig(Section):
+    """The frozen text encoder of captions (GEAR, Text-to-image); unused where data.condition is class."""
+
+    encoder: Literal["minilm", "qwen3", "t5"] = Field("minilm", description="`minilm` comes with the packages, the others need `path`.")
+    tokens: Annotated[int, Field(ge=2, le=512)] = Field(32, description="Tokens of a caption, at most; what is longer is cut.")
+    path: str = Field("", description="Folder of config.json, tokenizer and *.safetensors.")
+    sha256: str = Field("", description="What the sha256 of its *.safetensors, in the order of their names, must be.")
 
 
 class TokenizerConfig(Section):
@@ -157,7 +171,7 @@ class GeneratorConfig(Section):
     width: Positive = Field(description="Model width d.")
     tap: Positive = Field(description="Blocks before the residual stream is read for alignment.")
     dropout: Share = Field(0.1, description="On tokens, residual and feed-forward; none in attention.")
-    class_dropout: Share = Field(0.1, description="Probability of the null class in training.")
+    class_dropout: Share = Field(0.1, description="Probability of the null class, or the empty caption, in training.")
     prefix_rope: Literal["identity", "zero"] = Field(
         "identity", description="Rotation of prefix positions; `zero` only to run public weights."
     )
@@ -226,6 +240,7 @@ class SampleConfig(Section):
     temperature: Annotated[float, Field(gt=0)] = Field(description="Softmax temperature.")
     top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Keep the likeliest codes up to this mass; 1 for all.")
+    prompts: tuple[str, ...] = Field((), description="Captions drawn for the report beside the validation captions (condition caption).")
 
     @model_validator(mode="after")
     def _rising(self) -> SampleConfig:
@@ -239,6 +254,12 @@ class EvaluateConfig(Section):
 
     neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
     input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(128, description="Side of the FD extractor's input, pixels.")
+    guidances: tuple[Annotated[float, Field(ge=1)], ...] = Field((), description="Guidance scales of the sweep; none, no sweep.")
+    guidance_n: Annotated[int, Field(ge=2)] = Field(448, description="Samples at each scale of the sweep.")
+    clip: WeightsConfig = Field(
+        default_factory=lambda: WeightsConfig(path="", sha256=""),
+        description="CLIP's model.safetensors, in a folder with its config and processor, for CLIPScore (condition caption).",
+    )
 
 
 class HealthConfig(Section):
@@ -255,6 +276,7 @@ class Config(Section):
 
     run: RunConfig
     data: DataConfig
+    text: TextConfig = Field(default_factory=lambda: TextConfig.model_validate({}))
     teacher: TeachersConfig
     tokenizer: TokenizerConfig
     loss: LossConfig
@@ -268,8 +290,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _grid(self) -> Config:
-        if self.data.source == "folder" and not self.data.root:
-            raise ValueError("data.source is folder and data.root is empty: name the folder of <class>/<file> images")
+        if self.data.source != "openmoji" and not self.data.root:
+            raise ValueError(f"data.source is {self.data.source} and data.root is empty: name the folder that holds it")
+        if self.sample.prompts and self.data.condition == "class":
+            raise ValueError("sample.prompts are captions and data.condition is class: set it to caption, or remove them")
         if self.loss.adaptive and self.train.zero_stage == 3:
             raise ValueError("loss.adaptive needs the decoder's last weights whole: use train.zero_stage 2 or less")
         if self.data.size // self.tokenizer.factor < 2:

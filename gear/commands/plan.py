@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from gear.alignment.projector import Projector
 from gear.config import BadInput, Config
+from gear.generator.conditioning import Captions, Condition
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.tokenizer.model import Tokenizer
@@ -30,6 +31,7 @@ GIB = 2**30
 ATTENTION = {  # torch counts the fused attention of GPUs only
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
 }
+TEXT_WIDTHS = {"minilm": 384, "qwen3": 2048, "t5": 2048}  # of the encoders' published sizes (Qwen3-1.7B, T5-XL)
 TEACHER_WIDTHS = {"efficientnet-lite0": 112, "clip": 1024, "vjepa2": 1024}  # others 768, their base size
 
 
@@ -82,11 +84,11 @@ def measure(config: Config) -> list[Part]:
         tokenizer = Tokenizer(config.tokenizer).eval()  # eval: dropout multiplies no matrix
         guided = _guided(config).eval()
         images = torch.empty(1, 3, config.data.size, config.data.size)
-        tokens, labels = torch.zeros(1, config.grid**2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        tokens, labels = torch.zeros(1, config.grid**2, dtype=torch.int64), _condition(config)
         through, encoded = _forward(tokenizer, tokenizer, images), _forward(tokenizer, tokenizer.encode, images)
         full = _forward(guided, guided, tokens, labels)
 
-        def read_out(tokens: torch.Tensor, labels: torch.Tensor) -> Any:
+        def read_out(tokens: torch.Tensor, labels: Condition) -> Any:
             return guided(lambda table: F.embedding(tokens, table), labels, tap_only=not recipe.ntp_to_tokenizer)
 
         soft = _forward(guided, read_out, tokens, labels) if reads else (0.0, 0.0)
@@ -106,15 +108,26 @@ def measure(config: Config) -> list[Part]:
 
 def _guided(config: Config) -> GuidedGenerator:
     widths = tuple(TEACHER_WIDTHS.get(one.name, 768) for one in config.teacher.encoders)
-    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=1000)
+    by_class = config.data.condition == "class"
+    shape: dict[str, Any] = {"classes": 1000} if by_class else {"empty_caption": torch.zeros(1, TEXT_WIDTHS[config.text.encoder])}
+    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape)
     return GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, widths))
+
+
+def _condition(config: Config) -> Condition:
+    """One image's class, or a caption as long as any."""
+    if config.data.condition == "class":
+        return torch.zeros(1, dtype=torch.int64)
+    length = config.text.tokens + 1
+    real = torch.ones(1, length, dtype=torch.bool)
+    return Captions(torch.zeros(1, length, TEXT_WIDTHS[config.text.encoder]), real)
 
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _forward(module: nn.Module, call: Callable[..., Any], *inputs: torch.Tensor) -> tuple[float, float]:
+def _forward(module: nn.Module, call: Callable[..., Any], *inputs: Any) -> tuple[float, float]:
     """FLOPs of a forward pass, and the bytes it keeps with two a value: activations, not the weights themselves."""
     weights = {id(p) for p in module.parameters()}
     kept: dict[int, int] = {}

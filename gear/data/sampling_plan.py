@@ -8,9 +8,10 @@ import numpy as np
 class Plan:
     """Class-balanced batches. Every class is equally likely; within one, each image comes once before any comes twice."""
 
-    def __init__(self, labels: np.ndarray, batch: int, seed: int, flip: bool) -> None:
+    def __init__(self, labels: np.ndarray, batch: int, seed: int, mirror: bool | np.ndarray) -> None:
+        """`mirror`: whether images may be mirrored, one for all or one a row."""
         self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        self.batch_size, self.seed, self.flip = batch, seed, flip
+        self.batch_size, self.seed, self.may_mirror = batch, seed, np.broadcast_to(mirror, len(labels))
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,9 +19,8 @@ class Plan:
         draws = step * self.batch_size + np.arange(self.batch_size)
         classes, turns = draws % len(self.members), draws // len(self.members)
         indices = np.array([self._pick(int(c), int(t)) for c, t in zip(classes, turns, strict=True)], dtype=np.int64)
-        if not self.flip:
-            return indices, np.zeros(self.batch_size, dtype=bool)
-        return indices, np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
+        drawn = np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
+        return indices, drawn & self.may_mirror[indices]
 
     def _pick(self, label: int, turn: int) -> int:
         members = self.members[label]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gear.config import BadInput
+from gear.config import BadInput, DataConfig
+from gear.data.captions import MAX_LENGTH, is_text
 from gear.data.shards import decode, open_shard
 
 DECODED = 256  # rows whose image is decoded, drawn by seed
@@ -38,6 +39,7 @@ def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
             start += len(part)
     rows = pd.concat(parts, ignore_index=True)
     rows["caption_length"] = rows["caption"].fillna("").str.strip().str.len()
+    rows["caption_is_text"] = [is_text(caption) for caption in rows["caption"].fillna("")]
     both = set(rows.loc[rows["split"] == "train", "key"]) & set(rows.loc[rows["split"] == "val", "key"])
     rows["in_both_splits"] = rows["key"].isin(both)
     return rows
@@ -50,28 +52,31 @@ def _decodes(image: bytes, size: int) -> bool:
         return False
 
 
-def expectations(manifest: dict[str, Any]) -> list[Any]:
+def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
     """The suite for shards of this manifest; every expectation is critical."""
     import great_expectations.expectations as gxe
 
     classes, size = len(manifest["classes"]), manifest["size"]
     rows = manifest["train"] + manifest["val"]
-    true_columns = {"sha_ok": [True], "decodable": [True], "in_both_splits": [False]}
+    true_columns = {"sha_ok": [True], "decodable": [True], "in_both_splits": [False], "caption_is_text": [True]}
     suite = [
         gxe.ExpectTableRowCountToEqual(value=rows),
         gxe.ExpectColumnValuesToBeUnique(column="key"),
         gxe.ExpectColumnValuesToBeBetween(column="label", min_value=0, max_value=classes - 1),
         gxe.ExpectColumnDistinctValuesToContainSet(column="label", value_set=list(range(classes))),
-        gxe.ExpectColumnValuesToBeBetween(column="caption_length", min_value=1, max_value=2000),
+        gxe.ExpectColumnValuesToBeBetween(column="caption_length", min_value=1, max_value=MAX_LENGTH),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "val"]),
     ]
     suite += [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("key", "label", "caption", "sha256")]
     suite += [gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[size]) for column in ("width", "height")]
     suite += [gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values) for column, values in true_columns.items()]
+    if data.condition == "caption":
+        distinct = 1.0 - data.max_duplicate_captions
+        suite.append(gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="caption", min_value=distinct))
     return suite
 
 
-def validate(rows: pd.DataFrame, manifest: dict[str, Any], docs: Path) -> list[dict[str, Any]]:
+def validate(rows: pd.DataFrame, manifest: dict[str, Any], data: DataConfig, docs: Path) -> list[dict[str, Any]]:
     """Run the suite; Data Docs go to `docs`. Returns one record an expectation: name, column, success, failing rows."""
     import great_expectations as gx
 
@@ -83,7 +88,7 @@ def validate(rows: pd.DataFrame, manifest: dict[str, Any], docs: Path) -> list[d
         "local", {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}, "store_backend": store}
     )
     batch = context.data_sources.add_pandas("shards").add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name="shards", expectations=expectations(manifest)))
+    suite = context.suites.add(gx.ExpectationSuite(name="shards", expectations=expectations(manifest, data)))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="shards", data=batch, suite=suite))
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(

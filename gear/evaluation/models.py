@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from gear.alignment.efficientnet import Encoder
 from gear.data.pixels import ENCODER_BATCH, Pixels, batches, to_pixels, to_tensor
+from gear.generator.conditioning import Condition
 from gear.generator.transformer import Generator
 from gear.tokenizer.model import Tokenizer
 
@@ -36,12 +38,12 @@ def images_of(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def next_token_nats(generator: Generator, tokens_NL: np.ndarray, labels_N: np.ndarray) -> float:
-    """Mean next-token loss, nats a token."""
+def next_token_nats(generator: Generator, tokens_NL: np.ndarray, given: Callable[[np.ndarray], Condition]) -> float:
+    """Mean next-token loss, nats a token; `given`: rows to their condition."""
     total, device = 0.0, next(generator.parameters()).device
     for part in batches(len(tokens_NL)):
-        tokens, labels = (torch.from_numpy(x[part]).to(device) for x in (tokens_NL, labels_N))
-        logits = generator(tokens, labels).logits
+        tokens = torch.from_numpy(tokens_NL[part]).to(device)
+        logits = generator(tokens, given(np.arange(part.start, part.stop)).to(device)).logits
         assert logits is not None
         total += F.cross_entropy(logits.double().flatten(0, 1), tokens.flatten(), reduction="sum").item()
     return total / tokens_NL.size

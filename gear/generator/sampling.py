@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from gear.config import SampleConfig
+from gear.generator.conditioning import Condition, concatenate
 from gear.generator.transformer import Generator
 
 SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_STRIDE + i
@@ -40,26 +43,28 @@ def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def sample(
     generator: Generator,
-    labels_N: torch.Tensor,
+    condition: Condition,
     seeds: np.ndarray,
     settings: SampleConfig,
 ) -> torch.Tensor:
-    """Token grids (N, L) int64 of the given classes; guidance u + s (c - u), no second pass where s is 1.
+    """Token grids (N, L) int64 of the given classes or captions; guidance u + s (c - u), no second pass where s is 1.
 
-    Guidance holds for the positions inside `settings.interval`, shares of the sequence. A sample depends on its label and
+    Guidance holds for the positions inside `settings.interval`, shares of the sequence. A sample depends on its condition and
     seed, not on which others it is drawn with (up to the last bits of a matmul).
     """
     device = generator.output.weight.device
-    count, guided = len(labels_N), settings.guidance != 1.0
+    count, guided = len(condition), settings.guidance != 1.0
     first, last_guided = (share * generator.tokens for share in settings.interval)
-    labels_N = labels_N.to(device)
-    labels = torch.cat([labels_N, torch.full_like(labels_N, generator.classes)]) if guided else labels_N
+    condition = condition.to(device)
+    if guided:
+        null = generator.null(condition)
+        condition = concatenate(generator.cls_embedding.drop(condition, torch.zeros(count, dtype=torch.bool, device=device)), null)
     draws = uniforms(seeds, generator.tokens).to(device)
-    caches = generator.new_cache(len(labels), generator.output.weight.dtype)
+    caches = generator.new_cache(condition, generator.output.weight.dtype)
     tokens = torch.empty(count, generator.tokens, dtype=torch.int64, device=device)
     last = None
     for position in range(generator.tokens):
-        logits = generator.decode(last, labels, caches, position).double()
+        logits = generator.decode(last, condition, caches, position).double()
         if guided:
             conditional, unconditional = logits.chunk(2)
             scale = settings.guidance if first <= position < last_guided else 1.0
@@ -68,3 +73,13 @@ def sample(
         tokens[:, position] = pick(kept, draws[:, position])
         last = torch.cat([tokens[:, position]] * 2) if guided else tokens[:, position]
     return tokens
+
+
+def draw(generator: Generator, given: Callable[[np.ndarray], Condition], seeds: np.ndarray, settings: SampleConfig) -> np.ndarray:
+    """Token grids (N, L) int64, a batch at a time, with progress; `given`: positions 0..N-1 to their conditions."""
+    parts = []
+    for start in range(0, len(seeds), settings.batch):
+        rows = np.arange(start, min(start + settings.batch, len(seeds)))
+        parts.append(sample(generator, given(rows), seeds[rows], settings).cpu().numpy())
+        print(f"sampled {rows[-1] + 1}/{len(seeds)}", flush=True)
+    return np.concatenate(parts)

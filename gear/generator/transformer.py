@@ -1,7 +1,7 @@
-"""The class-conditional autoregressive transformer of the LlamaGen family (GEAR, Generator).
+"""The autoregressive transformer of the LlamaGen family, class- or caption-conditional (GEAR, Generator and Text-to-image).
 
-B batch, L tokens, K codes, D model width, H heads, E head width. The input is the class prefix followed by tokens
-0..L-2, so that position k has seen tokens 0..k-1 and predicts token k.
+B batch, T prefix length (1 for a class), L tokens, K codes, D model width, H heads, E head width, S = T + L - 1. The input is
+the prefix followed by tokens 0..L-2; its positions T-1.. are the outputs: the k-th has seen tokens 0..k-1 and predicts token k.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gear.attention import attend
 from gear.config import GeneratorConfig
+from gear.generator.conditioning import CaptionEmbedding, Captions, ClassEmbedding, Condition, visible
 from gear.generator.dropout import Dropout
 from gear.generator.rope import rotary_table, rotate
 
-PREFIX = 1
 Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,10 +35,18 @@ class GeneratorOutput:
 
 @dataclass
 class KeyValues:
-    """One layer's cache, (B, H, L, E) each, filled up to the position being decoded."""
+    """One layer's cache, (B, H, S, E) each, and how many positions it holds."""
 
     keys: torch.Tensor
     values: torch.Tensor
+    filled: int = 0
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add positions (B, H, n, E); returns all keys and values so far in their dtype."""
+        end = self.filled + k.shape[2]
+        self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
+        self.filled = end
+        return self.keys[:, :, :end].to(k.dtype), self.values[:, :, :end].to(k.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -52,7 +61,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Causal self-attention with rotary positions. `text`: leading positions of its input that belong to the text stream."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -61,15 +70,48 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.width, config.width, bias=False)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BLD: torch.Tensor, table: torch.Tensor, cache: KeyValues | None, position: int) -> torch.Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.wqkv(x_BLD).chunk(3, dim=-1))
+    def forward(
+        self, x_BSD: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int
+    ) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x_BSD, text).chunk(3, dim=-1))
         q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
+        first = cache is None or cache.filled == 0
         if cache is not None:
-            end = position + x_BLD.shape[1]
-            cache.keys[:, :, position:end], cache.values[:, :, position:end] = k, v
-            k, v = cache.keys[:, :, :end].to(q.dtype), cache.values[:, :, :end].to(q.dtype)
-        mixed = attend(q, k, v, causal=position == 0 and q.shape[2] > 1).type_as(x_BLD)
-        return self.dropout(self.wo(mixed.transpose(1, 2).flatten(-2)))
+            k, v = cache.append(k, v)
+        mixed = attend(q, k, v, causal=mask is None and first and q.shape[2] > 1, mask=mask).type_as(x_BSD)
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2), text))
+
+    def qkv(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
+        """Queries, keys and values side by side, (B, S, 3 D)."""
+        return self.wqkv(x_BSD)
+
+    def out(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
+        """The output projection."""
+        return self.wo(x_BSD)
+
+
+class DualAttention(Attention):
+    """Attention whose text positions have projections of their own."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        self.wqkv_text = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.wo_text = nn.Linear(config.width, config.width, bias=False)
+
+    def qkv(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
+        return by_stream(x_BSD, text, self.wqkv_text, self.wqkv)
+
+    def out(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
+        return by_stream(x_BSD, text, self.wo_text, self.wo)
+
+
+def by_stream(
+    x_BSD: torch.Tensor, text: int, of_text: Callable[[torch.Tensor], torch.Tensor], of_image: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The first `text` positions through one function, the others through another."""
+    if text == 0:
+        return of_image(x_BSD)
+    return torch.cat([of_text(x_BSD[:, :text]), of_image(x_BSD[:, text:])], dim=1)
 
 
 class FeedForward(nn.Module):
@@ -92,82 +134,132 @@ class Block(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = self.build_attention(config)
         self.feed_forward = FeedForward(config)
         self.attention_norm = RMSNorm(config.width)
         self.ffn_norm = RMSNorm(config.width)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor, cache: KeyValues | None, position: int) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), table, cache, position)
+    def build_attention(self, config: GeneratorConfig) -> Attention:
+        """This block's kind of attention."""
+        return Attention(config)
+
+    def forward(self, x: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), table, mask, cache, text)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
-class ClassEmbedding(nn.Module):
-    """One learned prefix vector a class; index `classes` is the null class of guidance."""
+class DualBlock(Block):
+    """A block whose text positions have norms, attention projections of their own; the feed-forward is shared."""
 
-    def __init__(self, classes: int, width: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        self.attention_norm_text = RMSNorm(config.width)
+        self.ffn_norm_text = RMSNorm(config.width)
 
-    def forward(self, labels_B: torch.Tensor) -> torch.Tensor:
-        return self.embedding_table(labels_B)[:, None]
+    def build_attention(self, config: GeneratorConfig) -> Attention:
+        return DualAttention(config)
+
+    def forward(self, x: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int) -> torch.Tensor:
+        x = x + self.attention(by_stream(x, text, self.attention_norm_text, self.attention_norm), table, mask, cache, text)
+        return x + self.feed_forward(by_stream(x, text, self.ffn_norm_text, self.ffn_norm))
 
 
 class Generator(nn.Module):
-    """Next-token prediction over a grid of codes, from hard indices or a soft assignment."""
+    """Next-token prediction over a grid of codes, from hard indices or a soft assignment.
+
+    Conditioned on one of `classes`, or on captions where `empty_caption` gives the empty one's text states, (t, C): then the
+    first third of the blocks is dual-stream.
+    """
 
     table: torch.Tensor
 
-    def __init__(self, config: GeneratorConfig, *, codes: int, grid: int, classes: int) -> None:
+    def __init__(
+        self, config: GeneratorConfig, *, codes: int, grid: int, classes: int = 0, empty_caption: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
         self.tok_embeddings = nn.Embedding(codes, config.width)
-        self.cls_embedding = ClassEmbedding(classes, config.width)
+        self.cls_embedding: Any = (
+            ClassEmbedding(classes, config.width) if empty_caption is None else CaptionEmbedding(empty_caption, config.width)
+        )
         self.tok_dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        dual = 0 if empty_caption is None else config.layers // 3
+        self.layers = nn.ModuleList(DualBlock(config) if number < dual else Block(config) for number in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, codes, bias=False)
-        table = rotary_table(grid, config.width // config.heads, PREFIX, config.prefix_rope)
+        table = rotary_table(grid, config.width // config.heads, 1, config.prefix_rope)  # one row serves every prefix position
         self.register_buffer("table", table, persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.normal_(module.bias, std=0.02)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, assignment: Assigned, labels_B: torch.Tensor, *, tap_only: bool = False) -> GeneratorOutput:
+    def forward(self, assignment: Assigned, condition: Condition, *, tap_only: bool = False) -> GeneratorOutput:
         """Predict every token of `assignment`: indices (B, L) int64, or what mixes the embedding table (K, D) to (B, L, D).
 
-        In train mode a label becomes the null class with probability `class_dropout`. `tap_only` stops after the tap layer.
+        In train mode a condition becomes the null one with probability `class_dropout`. `tap_only` stops after the tap layer.
         """
         if self.training and self.config.class_dropout:
-            drop = torch.rand(labels_B.shape, device=labels_B.device) < self.config.class_dropout
-            labels_B = labels_B.masked_fill(drop, self.classes)
+            dropped = torch.rand(len(condition), device=self.table.device) < self.config.class_dropout
+            condition = self.cls_embedding.drop(condition, dropped)
         if isinstance(assignment, torch.Tensor):
             tokens = self.tok_embeddings(assignment[:, :-1])
         else:  # the table is whole only in here under ZeRO-3
             tokens = assignment(self.tok_embeddings.weight)[:, :-1]
-        prefix = self.cls_embedding(labels_B)
-        x_BLD = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))
-        tap = x_BLD
+        prefix = self.cls_embedding(condition)
+        text = prefix.shape[1]
+        x = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))
+        table, mask = self._rows(0, x.shape[1], text), causal_mask(condition, x.shape[1])
+        tap = x
         for number, layer in enumerate(self.layers[: self.config.tap if tap_only else None], start=1):
             run = partial(checkpoint, layer, use_reentrant=False) if self.config.checkpointing and torch.is_grad_enabled() else layer
-            x_BLD = run(x_BLD, self.table[: x_BLD.shape[1]], None, 0)
+            x = run(x, table, mask, None, text)
             if number == self.config.tap:
-                tap = x_BLD
-        return GeneratorOutput(tap, None if tap_only else self.output(self.norm(x_BLD)))
+                tap = x
+        seen = slice(text - 1, None)
+        return GeneratorOutput(tap[:, seen], None if tap_only else self.output(self.norm(x[:, seen])))
 
-    def new_cache(self, batch: int, dtype: torch.dtype) -> list[KeyValues]:
-        """An empty cache for `batch` sequences of full length."""
-        shape = (batch, self.config.heads, self.tokens, self.config.width // self.config.heads)
+    def _rows(self, first: int, last: int, text: int) -> torch.Tensor:
+        """Rotary rows of positions first..last-1 of a sequence with `text` prefix positions."""
+        if text == 1:
+            return self.table[first:last]
+        return self.table[(torch.arange(first, last, device=self.table.device) - (text - 1)).clamp(min=0)]
+
+    def null(self, condition: Condition) -> Condition:
+        """What guidance compares with: as many null conditions."""
+        return self.cls_embedding.drop(condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device))
+
+    def new_cache(self, condition: Condition, dtype: torch.dtype) -> list[KeyValues]:
+        """An empty cache for sequences of full length under this condition."""
+        prefix = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
+        shape = (len(condition), self.config.heads, prefix + self.tokens - 1, self.config.width // self.config.heads)
         device = self.output.weight.device
         return [
             KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)) for _ in self.layers
         ]
 
-    def decode(self, tokens_B: torch.Tensor | None, labels_B: torch.Tensor, caches: list[KeyValues], position: int) -> torch.Tensor:
-        """Logits (B, K) of token `position`, given the token before it (None at position 0: the class prefix)."""
-        x_BLD = self.cls_embedding(labels_B) if tokens_B is None else self.tok_embeddings(tokens_B)[:, None]
-        table = self.table[position : position + 1]
+    def decode(self, tokens_B: torch.Tensor | None, condition: Condition, caches: list[KeyValues], position: int) -> torch.Tensor:
+        """Logits (B, K) of token `position`, given the token before it (None at position 0: the prefix goes in)."""
+        x = self.cls_embedding(condition) if tokens_B is None else self.tok_embeddings(tokens_B)[:, None]
+        text = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
+        first, last = (0, text) if tokens_B is None else (text + position - 1, text + position)
+        mask = causal_mask(condition, last)
+        if mask is not None:
+            mask = mask[:, :, first:]
         for layer, cache in zip(self.layers, caches, strict=True):
-            x_BLD = layer(x_BLD, table, cache, position)
-        return self.output(self.norm(x_BLD))[:, 0]
+            x = layer(x, self._rows(first, last, text), mask, cache, text if tokens_B is None else 0)
+        return self.output(self.norm(x[:, -1:]))[:, 0]
+
+
+def causal_mask(condition: Condition, length: int) -> torch.Tensor | None:
+    """Which positions each may attend to, (B, 1, S, S) bool: none after it, no padding. None for a class: plainly causal.
+
+    No row is empty: text comes first and every caption has some.
+    """
+    if not isinstance(condition, Captions):
+        return None
+    allowed = F.pad(visible(condition), (0, length - condition.real_BT.shape[1]), value=True)
+    causal = torch.ones(length, length, dtype=torch.bool, device=allowed.device).tril()
+    return causal & allowed[:, None, None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 MARGIN, GAP = 130, 2
+LINES = 5  # of a row's name
 
 
 def class_grid(pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0) -> Image.Image:
@@ -17,7 +19,8 @@ def class_grid(pixels: np.ndarray, labels: np.ndarray, classes: list[str], colum
     sheet = Image.new("RGB", (MARGIN + columns * (side + GAP), len(classes) * (side + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(classes):
-        draw.text((6, row * (side + GAP) + side // 2 - 6), name[:20], fill="black")
+        lines = textwrap.wrap(name, 20)[:LINES] or [""]
+        draw.multiline_text((6, row * (side + GAP) + side // 2 - 7 * len(lines)), "\n".join(lines), fill="black", spacing=2)
         for column, index in enumerate(np.flatnonzero(labels == row)[:columns]):
             tile = Image.fromarray(pixels[index]).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + column * (side + GAP), row * (side + GAP)))

@@ -51,6 +51,38 @@ def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def agreement_rows(records: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table of agreement with captions: score, 95 % interval, floor, and whether the interval excludes it."""
+    rows = []
+    for name, hit in (("retrieval_category", "category"), ("retrieval_own_10%", "own image")):
+        if name in records:
+            value, low, high, floor = (records[name + part]["value"] for part in ("", "_low", "_high", "_floor"))
+            row = {"name": hit, "rule": records[name]["protocol"]["hit"], "value": f"{value:.1%}", "interval": f"{low:.1%} to {high:.1%}"}
+            rows.append({**row, "floor": f"{floor:.1%}", "verdict": "above the floor" if low > floor else "not told from the floor"})
+    if "clip_score" in records:
+        rows.append({"name": "CLIPScore", "rule": "100 cos", "value": f"{records['clip_score']['value']:.2f}", "interval": "", "floor": ""})
+        rows[-1]["verdict"] = ""
+    return rows
+
+
+def guidance_charts(records: dict[str, Any]) -> list[Markup]:
+    """Metrics of the sweep over guidance scales, a chart each."""
+    charts = []
+    titles = {
+        "fd": "FD over guidance scale",
+        "coverage": "coverage over guidance scale",
+        "retrieval_category": "category agreement over guidance scale",
+        "retrieval_own_10%": "own image in the nearest 10 %, over guidance scale",
+    }
+    for metric, title in titles.items():
+        points = {float(name.split("@")[1]): r["value"] for name, r in records.items() if name.startswith(f"{metric}@")}
+        floor = {float(name.split("@")[1]): r["value"] for name, r in records.items() if name.startswith(f"{metric}_floor@")}
+        if points:
+            series = {"samples": sorted(points.items())} | ({"shuffled captions": sorted(floor.items())} if floor else {})
+            charts.append(Markup(line_chart(title, series, from_zero=True)))
+    return charts
+
+
 CURVES: list[tuple[str, dict[str, str], bool]] = [  # title, logged name of each line, whether the axis starts at zero
     ("FD of fresh samples", {"fd": "fd"}, True),
     ("next-token loss, nats a token", {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"}, False),

@@ -16,8 +16,12 @@ from gear.data.pixels import batches, evenly
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation import frechet, manifold
+from gear.evaluation.clip import clip_score
 from gear.evaluation.models import bits_an_image, images_of, next_token_nats, pooled_features, tokens_of
 from gear.evaluation.protocol import Metric
+from gear.generator.transformer import Generator
+from gear.stages.agreement import Gallery, guidance_sweep, sample_agreement
+from gear.stages.conditions import conditions_of
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_generator, load_tokenizer
@@ -51,7 +55,12 @@ def run(config: Config) -> None:
     }
     metrics |= _copies(config, train, val, samples, drawn)
     metrics |= _rfd(config, tokenizer, encoder, train, reference, base) | _fidelity(tokenizer, val)
-    metrics |= _likelihood(tokenizer, val)
+    generator = load_generator(paths.GENERATOR / "generator").to(device)
+    metrics |= _likelihood(config, tokenizer, generator, val)
+    gallery = Gallery(config, encoder, reference) if config.data.condition == "caption" else None
+    if gallery:
+        metrics |= sample_agreement(config, gallery, fake, wide) | clip_score(config.evaluate.clip, samples, device, drawn)
+    metrics |= guidance_sweep(config, tokenizer, generator, encoder, reference, gallery, wide)
     write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE})
     write_json(paths.REPORTS / "protocols.json", {name: metric.record() for name, metric in metrics.items()})
     for name, metric in metrics.items():
@@ -115,11 +124,10 @@ def _ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _likelihood(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
-    generator = load_generator(paths.GENERATOR / "generator").to(next(tokenizer.parameters()).device)
-    tokens = tokens_of(tokenizer, val)
-    nats = next_token_nats(generator, tokens, val.labels)
-    protocol = {"split": "val", "n": len(val), "codes": generator.codes, "tokens": generator.tokens, "weights": "EMA", "labels": "given"}
+def _likelihood(config: Config, tokenizer: Tokenizer, generator: Generator, val: Split) -> dict[str, Metric]:
+    nats = next_token_nats(generator, tokens_of(tokenizer, val), conditions_of(config, val))
+    protocol = {"split": "val", "n": len(val), "codes": generator.codes, "tokens": generator.tokens, "weights": "EMA"}
+    protocol |= {"given": config.data.condition}
     return {
         "ntp_nats": Metric(nats, protocol),
         "ntp_bits": Metric(bits_an_image(nats, generator.tokens), {**protocol, "unit": "bits an image"}),

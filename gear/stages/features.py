@@ -17,13 +17,16 @@ from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation.frechet import half_floor, statistics
 from gear.stages.files import replace_folder, write_json
+from gear.text.encoders import TextEncoder
+from gear.text.states import write_states
 
 
 def run(config: Config) -> None:
     """`data/shards` → `data/features`.
 
     train.npy: (N, views, L, C) float16, C the teachers' channels side by side; teachers.json: what they are;
-    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor.
+    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor;
+    text/, where data.condition is caption: text states of every caption and of the empty one.
     """
     device, train = pick_device(config), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
@@ -46,8 +49,20 @@ def run(config: Config) -> None:
             "reference_n": len(train),
         }
         write_json(draft / "protocol.json", protocol)
+        if config.data.condition == "caption":
+            _write_text(config, [*train.captions, *read_split(paths.SHARDS / "val").captions], draft / "text", device)
 
     replace_folder(paths.FEATURES, fill)
+
+
+def _write_text(config: Config, captions: list[str], folder: Path, device: torch.device) -> None:
+    encoder = TextEncoder(config.text, device)
+    count = write_states(captions, encoder, folder)
+    cut = sum(encoder.length(caption) > config.text.tokens for caption in set(captions))
+    facts = {"encoder": encoder.name, "sha256": encoder.weights_sha256, "width": encoder.width, "tokens": config.text.tokens}
+    write_json(folder / "text.json", {**facts, "captions": count, "cut": cut})
+    if cut:
+        print(f"{cut} captions are longer than text.tokens = {config.text.tokens} and are cut")
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from gear import paths
 from gear.config import Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
+from gear.stages.conditions import conditions_of, mirrored
 from gear.stages.files import replace_folder
 from gear.stages.training import cached_tokens, fd_probe, guided_generator, open_work, teacher_widths, write_models
 from gear.training.checkpoints import load_tokenizer, load_weights, read_config
@@ -28,7 +29,7 @@ def run(config: Config) -> None:
     world = join_world(config)
     split = read_split(paths.SHARDS / "train")
     classes = load_manifest(paths.SHARDS)["classes"]
-    features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
+    features, conditions = np.load(paths.FEATURES / "train.npy", mmap_mode="r"), conditions_of(config, split)
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
     guided = guided_generator(config, len(classes), teacher_widths())
@@ -41,19 +42,20 @@ def run(config: Config) -> None:
         "generator", config, world, ["run", "generator", "joint", "train", "health"], [paths.SHARDS, paths.FEATURES, paths.JOINT]
     )
     frozen = RECIPES["llamagen_repa" if RECIPES[config.joint.recipe].hard_alignment else "llamagen"]
-    plan = Plan(split.labels, config.joint.batch, config.run.seed + 2, config.data.flip)
+    plan = Plan(split.labels, config.joint.batch, config.run.seed + 2, mirrored(config, split))
+    tokens = cached_tokens(config, world, tokenizer, paths.JOINT / "tokenizer", split)
     rows = train(
         "generator",
         config,
         JointStep(config, frozen, tokenizer=tokenizer, perceptual=None, generator_engine=engine),
-        Feed(split, features, plan, world, cached_tokens(config, world, tokenizer, paths.JOINT / "tokenizer", split)),
+        Feed(split, plan, world, features=features, condition=conditions, tokens=tokens),
         steps=config.generator.steps,
         lrs={"generator": config.joint.lr_generator},
         averages={"guided": average},
         work=work,
         codes=config.tokenizer.codes,
         log=paths.WORK / "logs" / "generator.jsonl",
-        probe=fd_probe(config, world, tokenizer, guided),
+        probe=fd_probe(config, world, tokenizer, guided, conditions),
     )
     write_models(
         paths.GENERATOR,

@@ -11,14 +11,14 @@ from pathlib import Path
 from gear import paths
 from gear.config import BadInput, Config
 from gear.data.shards import Row, Spool, write_shards
-from gear.data.sources import ATTRIBUTION, Picture, Reject, image_folder, openmoji
+from gear.data.sources import ATTRIBUTION, Picture, Reject, pictures
 from gear.stages.files import replace_folder, write_json
 
 
 def run(config: Config) -> None:
     """`data.source` → `data/shards`."""
     data = config.data
-    found = openmoji(data.size) if data.source == "openmoji" else image_folder(Path(data.root), data.size, data.workers)
+    found = pictures(data)
 
     def fill(draft: Path) -> None:
         with Spool(draft / "spool.parquet") as spool:

@@ -9,6 +9,7 @@ from gear.config import Config
 from gear.data.pixels import evenly, to_tensor
 from gear.data.sampling_plan import Plan
 from gear.data.shards import load_manifest, read_split
+from gear.stages.conditions import conditions_of, mirrored
 from gear.stages.training import (
     cached_tokens,
     discriminator_for,
@@ -33,7 +34,7 @@ def run(config: Config) -> None:
     recipe, batch = RECIPES[config.joint.recipe], config.joint.batch
     split = read_split(paths.SHARDS / "train")
     classes = load_manifest(paths.SHARDS)["classes"]
-    features = np.load(paths.FEATURES / "train.npy", mmap_mode="r")
+    features, conditions = np.load(paths.FEATURES / "train.npy", mmap_mode="r"), conditions_of(config, split)
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
     guided = guided_generator(config, len(classes), teacher_widths()).to(world.device)
     temperature = find_temperature(config.joint.temperature, tokenizer, to_tensor(split.part(evenly(len(split), 16))[:], tokenizer))
@@ -59,20 +60,21 @@ def run(config: Config) -> None:
         temperature=temperature,
     )
     tokens = None if recipe.tokenizer_trains else cached_tokens(config, world, tokenizer, paths.TOKENIZER / "tokenizer", split)
+    plan = Plan(split.labels, batch, config.run.seed + 1, mirrored(config, split))
     inputs = [paths.SHARDS, paths.FEATURES, paths.TOKENIZER]
-    work = open_work("joint", config, world, ["run", "tokenizer", "loss", "gan", "generator", "joint", "train", "health"], inputs)
+    work = open_work("joint", config, world, ["run", "text", "tokenizer", "loss", "gan", "generator", "joint", "train", "health"], inputs)
     rows = train(
         "joint",
         config,
         step,
-        Feed(split, features, Plan(split.labels, batch, config.run.seed + 1, config.data.flip), world, tokens),
+        Feed(split, plan, world, features=features, condition=conditions, tokens=tokens),
         steps=config.joint.steps,
         lrs={"tokenizer": config.joint.lr_tokenizer, "generator": config.joint.lr_generator, "discriminator": config.gan.lr},
         averages=averages,
         work=work,
         codes=config.tokenizer.codes,
         log=paths.WORK / "logs" / "joint.jsonl",
-        probe=fd_probe(config, world, tokenizer, guided),
+        probe=fd_probe(config, world, tokenizer, guided, conditions),
     )
     weights = averages["tokenizer"].weights if recipe.tokenizer_trains else tokenizer.state_dict()
     write_models(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from gear import paths, provenance
 from gear.config import Config
-from gear.data.shards import load_manifest, read_split
+from gear.data.shards import Split, load_manifest, read_split
 from gear.evaluation.models import images_of, tokens_of
 from gear.report import page
 from gear.report.figures import class_grid, pair_grid
@@ -28,14 +29,16 @@ def run(config: Config) -> None:
     chosen = np.linspace(0, len(val) - 1, min(PAIRS, len(val))).round().astype(np.int64)
     originals = val.images(chosen)
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
-    shown = np.concatenate([np.flatnonzero(samples.labels == label)[:14] for label in range(len(manifest["classes"]))])
-    grid = class_grid(samples.images(shown), samples.labels[shown], manifest["classes"], columns=14)
+    records = _json(paths.REPORTS / "protocols.json")
     details = _json(paths.REPORTS / "codebook-details.json")
     text = page.render(
         recipe=config.joint.recipe,
         manifest=manifest,
-        cards=page.cards(_json(paths.REPORTS / "protocols.json")),
-        samples=page.data_uri(grid),
+        cards=page.cards(records),
+        agreement=page.agreement_rows(records),
+        guidance=page.guidance_charts(records),
+        condition=config.data.condition,
+        samples=page.data_uri(_sample_grid(config, samples, manifest["classes"])),
         pairs=page.data_uri(pair_grid(originals, images_of(tokenizer, tokens_of(tokenizer, originals)), columns=12)),
         charts=_charts(),
         codebook=page.codebook_section(details),
@@ -46,6 +49,17 @@ def run(config: Config) -> None:
     )
     replace_file(paths.PAGE, text.encode())
     print(f"report: {paths.PAGE}")
+
+
+def _sample_grid(config: Config, samples: Split, classes: list[str]) -> Image.Image:
+    """Samples, a row a class or, where the condition is the caption, a row a prompt."""
+    if config.data.condition == "class":
+        shown = np.concatenate([np.flatnonzero(samples.labels == label)[:14] for label in range(len(classes))])
+        return class_grid(samples.images(shown), samples.labels[shown], classes, columns=14)
+    prompts, drawn = _json(paths.SAMPLES / "prompts.json"), read_split(paths.SAMPLES / "prompts")
+    rows = np.repeat(np.arange(len(prompts)), len(drawn) // len(prompts))
+    names = [f"{one['caption']} ({one['kind']})" for one in prompts]
+    return class_grid(drawn[:], rows, names, columns=len(drawn) // len(prompts))
 
 
 def _json(path: Any) -> Any:

@@ -11,40 +11,50 @@ import torch
 
 from gear import paths
 from gear.config import Config
-from gear.data.shards import encode_png, load_manifest, write_shards
+from gear.data.captions import tidy
+from gear.data.pixels import evenly
+from gear.data.shards import encode_png, load_manifest, read_split, write_shards
 from gear.device import pick_device
 from gear.evaluation.models import images_of
-from gear.generator.sampling import SEED_STRIDE, sample
+from gear.generator.conditioning import pack
+from gear.generator.sampling import SEED_STRIDE, draw
+from gear.generator.transformer import Generator
 from gear.report.figures import class_grid
+from gear.stages.conditions import request
 from gear.stages.files import replace_file, replace_folder, write_json
+from gear.text.encoders import TextEncoder
 from gear.training.checkpoints import load_generator, load_tokenizer
+
+PROMPT_IMAGES, HELD_OUT = 8, 8  # samples of a prompt; validation captions among the prompts
 
 
 def run(config: Config) -> None:
-    """`data/models/generator` → `data/samples` and `reports/samples.png`."""
+    """`data/models/generator` → `data/samples` and `reports/samples.png`.
+
+    Where the condition is the caption: samples of the validation captions in turn, and of `sample.prompts` in `prompts/`.
+    """
     device = pick_device(config)
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
-    classes = load_manifest(paths.SHARDS)["classes"]
-    chosen = config.sample
-    labels = np.arange(chosen.n, dtype=np.int64) % len(classes)
-    seeds = config.run.seed * SEED_STRIDE + np.arange(chosen.n)
-    parts = []
-    for start in range(0, chosen.n, chosen.batch):
-        part = slice(start, start + chosen.batch)
-        drawn = sample(generator, torch.from_numpy(labels[part]), seeds[part], chosen)
-        parts.append(drawn.cpu().numpy())
-        print(f"sampled {min(start + chosen.batch, chosen.n)}/{chosen.n}", flush=True)
-    tokens = np.concatenate(parts)
+    chosen, wanted = config.sample, request(config, config.sample.n)
+    tokens = draw(generator, wanted.given, config.run.seed * SEED_STRIDE + np.arange(chosen.n), chosen)
     pixels = images_of(tokenizer, tokens)
+    by_caption = wanted.rows is not None
+    prompts = Prompts(config, generator) if by_caption else None
+    prompted = images_of(tokenizer, prompts.tokens) if prompts else np.empty(0)
 
     def fill(draft: Path) -> None:
-        write_shards((_row(i, pixels[i], int(labels[i]), classes) for i in range(chosen.n)), draft)
+        write_shards((_row(i, pixels[i], int(wanted.labels[i]), wanted.captions[i]) for i in range(chosen.n)), draft)
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
-        np.save(draft / "labels.npy", labels)
+        np.save(draft / "labels.npy", wanted.labels)
+        if prompts:
+            each = np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES)
+            captions = list(prompts.kinds)
+            write_shards((_row(i, prompted[i], 0, captions[each[i]]) for i in range(len(prompted))), draft / "prompts")
+            write_json(draft / "prompts.json", [{"caption": c, "kind": k} for c, k in prompts.kinds.items()])
         protocol = {
             "n": chosen.n,
-            "labels": "balanced: i mod classes",
+            "condition": "validation caption: row i mod rows" if by_caption else "balanced class: i mod classes",
             "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
             "guidance": chosen.guidance,
             "interval": list(chosen.interval),
@@ -58,17 +68,41 @@ def run(config: Config) -> None:
 
     replace_folder(paths.SAMPLES, fill)
     buffer = io.BytesIO()
-    class_grid(pixels, labels, classes, columns=12).save(buffer, format="PNG")
+    if prompts:
+        sheet = class_grid(prompted, np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES), prompts.names, columns=PROMPT_IMAGES)
+    else:
+        sheet = class_grid(pixels, wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12)
+    sheet.save(buffer, format="PNG")
     replace_file(paths.SAMPLE_GRID, buffer.getvalue())
 
 
-def _row(number: int, pixels: np.ndarray, label: int, classes: list[str]) -> dict:
+class Prompts:
+    """Tokens drawn for `sample.prompts` and some validation captions, and what each is: in neither split, held out, or seen."""
+
+    def __init__(self, config: Config, generator: Generator) -> None:
+        train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
+        shown = [*config.sample.prompts, *(val.captions[row] for row in evenly(len(val), HELD_OUT))]
+        seen, held = set(train.captions), set(val.captions)
+        captions = dict.fromkeys(tidy(caption) for caption in shown)
+        self.kinds = {c: "seen in training" if c in seen else "held out" if c in held else "new" for c in captions}
+        states = TextEncoder(config.text, torch.device("cpu"))(list(self.kinds))
+        each = np.repeat(np.arange(len(states)), PROMPT_IMAGES)
+        seeds = config.run.seed * SEED_STRIDE + np.tile(np.arange(PROMPT_IMAGES), len(states))
+        self.tokens = draw(generator, lambda rows: pack([states[i] for i in each[rows]]), seeds, config.sample)
+
+    @property
+    def names(self) -> list[str]:
+        """Captions with their kinds, for people."""
+        return [f"{caption} ({kind})" for caption, kind in self.kinds.items()]
+
+
+def _row(number: int, pixels: np.ndarray, label: int, caption: str) -> dict:
     image = encode_png(pixels)
     return {
         "key": f"sample-{number:06d}",
         "image": image,
         "label": label,
-        "caption": classes[label],
+        "caption": caption,
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "sha256": hashlib.sha256(image).hexdigest(),

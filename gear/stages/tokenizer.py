@@ -9,6 +9,7 @@ from gear import paths
 from gear.config import BadInput, Config
 from gear.data.sampling_plan import Plan
 from gear.data.shards import read_split
+from gear.stages.conditions import mirrored
 from gear.stages.training import discriminator_for, open_work, perceptual_loss, write_models
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, read_config
@@ -57,12 +58,12 @@ def run(config: Config) -> None:
     )
     average = Average(tokenizer, config.train.ema)
     work = open_work("tokenizer", config, world, ["run", "tokenizer", "loss", "gan", "train", "health"], [paths.SHARDS])
-    plan = Plan(split.labels, config.tokenizer.batch, config.run.seed, config.data.flip)
+    plan = Plan(split.labels, config.tokenizer.batch, config.run.seed, mirrored(config, split))
     rows = train(
         "tokenizer",
         config,
         step,
-        Feed(split, None, plan, world),
+        Feed(split, plan, world),
         steps=config.tokenizer.steps,
         lrs={"tokenizer": config.tokenizer.lr, "discriminator": config.gan.lr},
         averages={"tokenizer": average},

@@ -20,10 +20,12 @@ from gear.data.pixels import BATCH, batches
 from gear.data.shards import Split
 from gear.evaluation.frechet import frechet_distance, statistics
 from gear.evaluation.models import images_of, pooled_features, tokens_of
+from gear.generator.conditioning import Condition
 from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.losses.reconstruction import EarlyFeaturesLoss, LpipsLoss
+from gear.stages.conditions import Conditions, empty_caption
 from gear.stages.files import read_json, replace_folder
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, save_model
@@ -46,9 +48,16 @@ def teacher_widths(folder: Path = paths.FEATURES) -> tuple[int, ...]:
     return tuple(read_json(folder / "teachers.json")["widths"])
 
 
+def build_generator(config: Config, classes: int) -> Generator:
+    """A fresh generator of the condition that `data.condition` names."""
+    empty = empty_caption(config)
+    shape: dict[str, Any] = {"classes": classes} if empty is None else {"empty_caption": empty}
+    return Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape)
+
+
 def guided_generator(config: Config, classes: int, teachers: tuple[int, ...]) -> GuidedGenerator:
     """A fresh generator and projector."""
-    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes)
+    generator = build_generator(config, classes)
     return GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, teachers))
 
 
@@ -64,27 +73,31 @@ def discriminator_for(
     return discriminator, build_engine(discriminator, config, world, lr=config.gan.lr, batch=batch)
 
 
-def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedGenerator) -> Probe | None:
+def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedGenerator, conditions: Conditions) -> Probe | None:
     """FD of `joint.fd_n` fresh samples of the averaged weights, drawn with the run's seed; None where `joint.fd_every` is 0.
 
-    The tokenizer's average is used where it trains, else the tokenizer as it is. Its N differs from the evaluation's, so
-    the curve shows a course, not the headline's value.
+    Their conditions are balanced classes, or training captions in order. The tokenizer's average is used where it trains, else
+    the tokenizer as it is. Its N differs from the evaluation's, so the curve shows a course, not the headline's value.
     """
     if not config.joint.fd_every or not world.lead:
         return None
     encoder, reference = build_encoder().to(world.device), np.load(paths.FEATURES / "reference.npz")
     classes, count = guided.generator.classes, config.joint.fd_n
-    drawer = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes).to(world.device).eval()
+    drawer = build_generator(config, classes).to(world.device).eval()
     decoder = Tokenizer(config.tokenizer).to(world.device).eval()  # whole copies: under ZeRO-3 the trained ones are in parts
-    labels = torch.arange(count) % classes
+    rows = len(reference["features"])
     plain = SampleConfig(n=count, batch=BATCH, guidance=1.0, temperature=1.0)
     seeds = config.run.seed * SEED_STRIDE + np.arange(count)
+
+    def given(part: slice) -> Condition:
+        drawn = np.arange(part.start, part.stop)
+        return torch.from_numpy(drawn % classes) if classes else conditions(drawn % rows)
 
     def measure(averages: dict[str, Average]) -> dict[str, float]:
         weights = averages["guided"].weights
         drawer.load_state_dict({name: weights[f"generator.{name}"] for name in drawer.state_dict()})
         decoder.load_state_dict(averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict())
-        tokens = torch.cat([sample(drawer, labels[p], seeds[p], plain) for p in batches(count)])
+        tokens = torch.cat([sample(drawer, given(p), seeds[p], plain) for p in batches(count)])
         features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.evaluate.input_size)
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 
@@ -122,7 +135,8 @@ def cached_tokens(config: Config, world: World, tokenizer: Tokenizer, folder: Pa
 
 def open_work(stage: str, config: Config, world: World, sections: list[str], inputs: list[Path]) -> WorkFolder:
     """The resumable-state folder of this run, named by its params, inputs and code."""
-    params = {name: config.model_dump(mode="json")[name] for name in sections} | {"world": world.size, "data": config.data.flip}
+    params = {name: config.model_dump(mode="json")[name] for name in sections}
+    params |= {"world": world.size, "data": [config.data.flip, config.data.condition]}
     code = Path(gear.__file__).parent
     name = fingerprint(params, [*inputs, *(code / part for part in ("data", "tokenizer", "generator", "alignment", "losses", "training"))])
     return WorkFolder(paths.WORK / stage / name, world)
@@ -147,6 +161,7 @@ def write_models(
         save_model(draft / "tokenizer", tokenizer, {"tokenizer": settings["tokenizer"], "temperature": temperature})
         if guided is not None:
             shape = {"generator": settings["generator"], "codes": config.tokenizer.codes, "grid": config.grid}
+            shape |= {"condition": settings["data"]["condition"], "text": settings["text"]}
             shape |= {"classes": len(classes or []), "class_names": classes or []}
             for part in ("generator", "projector"):
                 own = {k.removeprefix(f"{part}."): v for k, v in guided.items() if k.startswith(f"{part}.")}

@@ -13,7 +13,7 @@ def run(config: Config) -> None:
     """`data/shards` → `reports/validation.json` and Data Docs (volatile)."""
     manifest = load_manifest(paths.SHARDS)
     rows = frame(paths.SHARDS, manifest["size"], config.run.seed)
-    results = validate(rows, manifest, paths.DATA_DOCS)
+    results = validate(rows, manifest, config.data, paths.DATA_DOCS)
     failed = [r for r in results if not r["success"]]
     summary = {"passed": not failed, "rows": len(rows), "expectations": len(results), "failed": len(failed), "results": results}
     write_json(paths.VALIDATION_METRICS, summary)

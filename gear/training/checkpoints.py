@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -41,6 +42,15 @@ def load_weights(module: nn.Module, folder: Path) -> None:
         raise BadInput(f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())}") from None
 
 
+def read_tensor(folder: Path, name: str) -> torch.Tensor:
+    """One of a checkpoint's tensors; `BadInput` where it is not there."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            return file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{folder}/model.safetensors: {error}") from None
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint folder, on CPU, in eval mode."""
     tokenizer = Tokenizer(TokenizerConfig.model_validate(read_config(folder)["tokenizer"]))
@@ -51,8 +61,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def load_generator(folder: Path) -> Generator:
     """The generator of a checkpoint folder, on CPU, in eval mode."""
     config = read_config(folder)
-    generator = Generator(
-        GeneratorConfig.model_validate(config["generator"]), codes=config["codes"], grid=config["grid"], classes=config["classes"]
-    )
+    shape: dict[str, Any] = {"classes": config["classes"]}
+    if config.get("condition") == "caption":
+        shape = {"empty_caption": read_tensor(folder, "cls_embedding.empty")}
+    generator = Generator(GeneratorConfig.model_validate(config["generator"]), codes=config["codes"], grid=config["grid"], **shape)
     load_weights(generator, folder)
     return generator.eval()

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from gear.config import Config, StageFailed
 from gear.data.sampling_plan import Plan
 from gear.data.shards import Split
+from gear.generator.conditioning import Condition
 from gear.training.engines import Average, World, set_lr
 from gear.training.health import CodebookHealth
 from gear.training.state import WorkFolder
@@ -27,8 +28,17 @@ from gear.training.step import Batch, JointStep, NonFinite
 class Feed:
     """Batches by step number: the same for any number of ranks, and after any resume."""
 
-    def __init__(self, split: Split, features: np.ndarray | None, plan: Plan, world: World, tokens: np.ndarray | None = None) -> None:
-        self.split, self.features, self.plan, self.world, self.tokens = split, features, plan, world, tokens
+    def __init__(
+        self,
+        split: Split,
+        plan: Plan,
+        world: World,
+        *,
+        features: np.ndarray | None = None,
+        condition: Callable[[np.ndarray], Condition] | None = None,
+        tokens: np.ndarray | None = None,
+    ) -> None:
+        self.split, self.plan, self.world, self.features, self.condition, self.tokens = split, plan, world, features, condition, tokens
 
     def __call__(self, step: int) -> Batch:
         """This rank's share of batch `step`."""
@@ -45,8 +55,8 @@ class Feed:
             images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
         if self.features is not None:
             teacher = torch.from_numpy(self.features[indices, views]).to(device).float()
-        labels = torch.from_numpy(self.split.labels[indices]).to(device)
-        return Batch(images, labels, teacher, [self.split.keys[i] for i in indices], tokens)
+        condition = self.condition(indices).to(device) if self.condition is not None else None
+        return Batch(images, condition, teacher, [self.split.keys[i] for i in indices], tokens)
 
 
 @dataclass(frozen=True)

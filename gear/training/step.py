@@ -22,6 +22,7 @@ from torch import nn
 from gear.alignment.loss import alignment_loss
 from gear.alignment.projector import Projector
 from gear.config import Config, StageFailed
+from gear.generator.conditioning import Condition
 from gear.generator.transformer import Assigned, Generator, GeneratorOutput
 from gear.losses.adversarial import Lecam, adaptive_weight, hinge_discriminator, hinge_generator
 from gear.tokenizer.assignment import straight_through
@@ -38,7 +39,7 @@ class Batch:
     """What one rank sees in one step."""
 
     images_BCHW: torch.Tensor | None  # [-1, 1]; None where the tokens are cached
-    labels_B: torch.Tensor
+    condition: Condition | None  # None where the stage has no generator
     teacher_BLC: torch.Tensor | None  # None where the stage has no generator
     keys: list[str]
     tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, where cached
@@ -47,6 +48,11 @@ class Batch:
         """Pixels, for the updates that need them."""
         assert self.images_BCHW is not None
         return self.images_BCHW
+
+    def given(self) -> Condition:
+        """What the generator is given."""
+        assert self.condition is not None
+        return self.condition
 
     def teacher(self) -> torch.Tensor:
         """Teacher features, for the losses that need them."""
@@ -61,9 +67,9 @@ class GuidedGenerator(nn.Module):
         super().__init__()
         self.generator, self.projector = generator, projector
 
-    def forward(self, assignment: Assigned, labels_B: torch.Tensor, *, tap_only: bool = False) -> tuple[GeneratorOutput, torch.Tensor]:
+    def forward(self, assignment: Assigned, condition: Condition, *, tap_only: bool = False) -> tuple[GeneratorOutput, torch.Tensor]:
         """Generator output and the tap projected to the teacher's width, (B, L, C)."""
-        output = self.generator(assignment, labels_B, tap_only=tap_only)
+        output = self.generator(assignment, condition, tap_only=tap_only)
         return output, self.projector(output.tap)
 
 
@@ -190,7 +196,7 @@ class JointStep:
         guided = self.generator_engine.module
         with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
             tokens = partial(soft_tokens, quantized, temperature=self.temperature, readout=self.recipe.readout)
-            generated, projected = guided(tokens, batch.labels_B, tap_only=not self.recipe.ntp_to_tokenizer)
+            generated, projected = guided(tokens, batch.given(), tap_only=not self.recipe.ntp_to_tokenizer)
             soft = alignment_loss(projected, batch.teacher(), self.teachers)
             losses["loss/align_soft"] = soft
             total = total + self.config.joint.lambda_tok * soft
@@ -210,7 +216,7 @@ class JointStep:
         self._step(engine, loss, "discriminator", batch)
 
     def _update_generator(self, batch: Batch, indices_BL: torch.Tensor, losses: Losses) -> None:
-        output, projected = self.generator_engine(indices_BL, batch.labels_B)
+        output, projected = self.generator_engine(indices_BL, batch.given())
         total = losses["loss/ntp"] = F.cross_entropy(output.logits.float().flatten(0, 1), indices_BL.flatten())
         if self.recipe.hard_alignment:
             losses["loss/align_hard"] = alignment_loss(projected, batch.teacher(), self.teachers)

@@ -73,7 +73,7 @@ def test_the_last_token_gets_no_alignment_gradient() -> None:
 def test_cached_decoding_equals_the_full_pass(prefix_rope: str) -> None:
     generator = build(prefix_rope=prefix_rope)
     drawn, labels = tokens()
-    caches, last, steps = generator.new_cache(2, torch.float32), None, []
+    caches, last, steps = generator.new_cache(labels, torch.float32), None, []
     with torch.inference_mode():
         for position in range(L):
             steps.append(generator.decode(last, labels, caches, position))

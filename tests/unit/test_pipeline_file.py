@@ -72,9 +72,12 @@ UNDECLARED = {"data.workers", "sample.batch"}  # change no result
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_a_stage_reads_is_declared(stage: str) -> None:
     text = (REPO / f"gear/stages/{stage}.py").read_text()
-    for node in ast.parse(shared := (REPO / "gear/stages/training.py").read_text()).body:  # those helpers that it imports
-        if isinstance(node, ast.FunctionDef) and re.search(rf"\b{node.name}\(", text):
-            text += ast.get_source_segment(shared, node) or ""
+    for _ in range(2):  # helpers that it calls, and those that they call
+        for file in ("training", "conditions", "agreement"):
+            for node in ast.parse(shared := (REPO / f"gear/stages/{file}.py").read_text()).body:
+                segment = ast.get_source_segment(shared, node) or ""
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and re.search(rf"\b{node.name}\(", text) and segment not in text:
+                    text += segment
     read = {f"{section}.{key}" for section, key in re.findall(r"\bconfig\.(\w+)\.(\w+)", text) if section in Config.model_fields}
     read |= {
         f"data.{key}"

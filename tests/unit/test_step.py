@@ -94,13 +94,13 @@ def plain_loop(config: configuration.Config, steps: int, recipe: str) -> tuple[T
             shares = shares / shares.sum(-1, keepdim=True)
             if recipe != "gear":
                 shares = F.one_hot(quantized.indices, config.tokenizer.codes) + shares - shares.detach()
-            generated, projected = twin(lambda table, shares=shares: shares @ table, data.labels_B)
+            generated, projected = twin(lambda table, shares=shares: shares @ table, data.condition)
             total = total - config.joint.lambda_tok * mean_cosine(projected, data)
             if recipe == "ste":
                 total = total - (shares * generated.logits.log_softmax(-1)).sum(-1).mean()
         if recipe not in ("llamagen", "llamagen_repa"):
             apply(first, tokenizer, total, config.train.clip)
-        output, projected = guided(quantized.indices, data.labels_B)
+        output, projected = guided(quantized.indices, data.condition)
         loss = -output.logits.log_softmax(-1).gather(-1, quantized.indices[..., None]).mean()
         if recipe != "llamagen":
             loss = loss - config.joint.lambda_ar * mean_cosine(projected, data)
@@ -221,7 +221,7 @@ def test_cached_tokens_give_the_step_that_their_images_give(world: World) -> Non
         data = batch(config, 0)
         if cached:
             tokens = tokenizer.encode(data.images_BCHW).indices
-            data = Batch(None, data.labels_B, data.teacher_BLC, data.keys, tokens)
+            data = Batch(None, data.condition, data.teacher_BLC, data.keys, tokens)
         runs.append((step(data, 0)[0], guided.state_dict()))
     (losses, weights), (other_losses, other_weights) = runs
     assert all(torch.equal(losses[name], other_losses[name]) for name in losses)

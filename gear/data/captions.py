@@ -1,0 +1,33 @@
+"""What a caption says that the pipeline must know, and whether it can be used at all."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+
+MAX_LENGTH = 2000  # characters
+SIDES = re.compile(r"\b(left|right)(wards?|most|hand|handed)?\b", re.IGNORECASE)
+
+
+def names_a_side(caption: str) -> bool:
+    """Whether it says left or right: its image must not be mirrored."""
+    return bool(SIDES.search(caption))
+
+
+def may_mirror(captions: list[str]) -> np.ndarray:
+    """Which of the captions' images may be mirrored, (N,) bool."""
+    return np.array([not names_a_side(caption) for caption in captions])
+
+
+def is_text(caption: str) -> bool:
+    """Whether it is readable text: no control characters, no replacement characters of a wrong decoding, some letter or digit."""
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "�" for c in caption):
+        return False
+    return any(c.isalnum() or unicodedata.category(c) == "So" for c in caption)
+
+
+def tidy(caption: str) -> str:
+    """White space folded, composed Unicode."""
+    return " ".join(unicodedata.normalize("NFC", caption).split())

@@ -1,0 +1,67 @@
+"""What the generator is given for rows of a split, as `data.condition` says: labels, or text states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gear import paths
+from gear.config import Config
+from gear.data.captions import may_mirror
+from gear.data.shards import Split, load_manifest, read_split
+from gear.generator.conditioning import Condition, pack
+from gear.text.states import EMPTY, TextStates
+
+Conditions = Callable[[np.ndarray], Condition]  # rows to their condition, on CPU
+
+
+def empty_caption(config: Config) -> torch.Tensor | None:
+    """Text states of the empty caption, (t, C); None where the condition is the class."""
+    if config.data.condition == "class":
+        return None
+    return torch.from_numpy(TextStates(paths.FEATURES / "text")[EMPTY].astype(np.float32))
+
+
+def conditions_of(config: Config, split: Split) -> Conditions:
+    """Conditions of a split's rows."""
+    if config.data.condition == "class":
+        return lambda rows: torch.from_numpy(split.labels[rows])
+    states = TextStates(paths.FEATURES / "text")
+    return lambda rows: pack([states[split.captions[row]] for row in rows])
+
+
+def mirrored(config: Config, split: Split) -> bool | np.ndarray:
+    """Which images training may mirror: as `data.flip` says, but for those whose caption, where it is the condition, names a side."""
+    if config.data.condition == "class" or not config.data.flip:
+        return config.data.flip
+    return may_mirror(split.captions)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What samples are drawn for: balanced classes, or the validation captions in turn.
+
+    rows: of the validation split, (N,), where the condition is the caption; labels: their classes, (N,); captions: what each is of.
+    """
+
+    rows: np.ndarray | None
+    labels: np.ndarray
+    captions: list[str]
+    given: Conditions
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def request(config: Config, count: int) -> Request:
+    """The first `count` conditions that samples are drawn for."""
+    if config.data.condition == "class":
+        names = load_manifest(paths.SHARDS)["classes"]
+        labels = np.arange(count, dtype=np.int64) % len(names)
+        return Request(None, labels, [names[label] for label in labels], lambda chosen: torch.from_numpy(labels[chosen]))
+    val = read_split(paths.SHARDS / "val")
+    rows, conditions = np.arange(count) % len(val), conditions_of(config, val)
+    return Request(rows, val.labels[rows], [val.captions[row] for row in rows], lambda chosen: conditions(rows[chosen]))

@@ -40,3 +40,8 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
 def evenly(count: int, most: int) -> np.ndarray:
     """Positions of all of `count` rows, or of `most` evenly spaced ones, int64."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def in_turn(count: int, rows: int) -> np.ndarray:
+    """`count` of `rows` rows: evenly spaced where there are more than asked for, else one after the other, again and again."""
+    return evenly(rows, count) if count < rows else np.arange(count, dtype=np.int64) % rows

@@ -11,6 +11,7 @@ import torch
 from gear import paths
 from gear.config import Config
 from gear.data.captions import may_mirror
+from gear.data.pixels import in_turn
 from gear.data.shards import Split, load_manifest, read_split
 from gear.generator.conditioning import Condition, pack
 from gear.text.states import EMPTY, TextStates
@@ -63,5 +64,5 @@ def request(config: Config, count: int) -> Request:
         labels = np.arange(count, dtype=np.int64) % len(names)
         return Request(None, labels, [names[label] for label in labels], lambda chosen: torch.from_numpy(labels[chosen]))
     val = read_split(paths.SHARDS / "val")
-    rows, conditions = np.arange(count) % len(val), conditions_of(config, val)
+    rows, conditions = in_turn(count, len(val)), conditions_of(config, val)
     return Request(rows, val.labels[rows], [val.captions[row] for row in rows], lambda chosen: conditions(rows[chosen]))

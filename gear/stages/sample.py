@@ -54,7 +54,7 @@ def run(config: Config) -> None:
             write_json(draft / "prompts.json", [{"caption": c, "kind": k} for c, k in prompts.kinds.items()])
         protocol = {
             "n": chosen.n,
-            "condition": "validation caption: row i mod rows" if by_caption else "balanced class: i mod classes",
+            "condition": "validation captions in turn" if by_caption else "balanced class: i mod classes",
             "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
             "guidance": chosen.guidance,
             "interval": list(chosen.interval),

@@ -16,7 +16,7 @@ from gear import paths
 from gear.alignment.efficientnet import build_encoder
 from gear.alignment.projector import Projector
 from gear.config import Config, SampleConfig
-from gear.data.pixels import BATCH, batches
+from gear.data.pixels import BATCH, batches, in_turn
 from gear.data.shards import Split
 from gear.evaluation.frechet import frechet_distance, statistics
 from gear.evaluation.models import images_of, pooled_features, tokens_of
@@ -76,7 +76,7 @@ def discriminator_for(
 def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedGenerator, conditions: Conditions) -> Probe | None:
     """FD of `joint.fd_n` fresh samples of the averaged weights, drawn with the run's seed; None where `joint.fd_every` is 0.
 
-    Their conditions are balanced classes, or training captions in order. The tokenizer's average is used where it trains, else
+    Their conditions are balanced classes, or training captions. The tokenizer's average is used where it trains, else
     the tokenizer as it is. Its N differs from the evaluation's, so the curve shows a course, not the headline's value.
     """
     if not config.joint.fd_every or not world.lead:
@@ -85,13 +85,13 @@ def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedG
     classes, count = guided.generator.classes, config.joint.fd_n
     drawer = build_generator(config, classes).to(world.device).eval()
     decoder = Tokenizer(config.tokenizer).to(world.device).eval()  # whole copies: under ZeRO-3 the trained ones are in parts
-    rows = len(reference["features"])
+    rows = in_turn(count, len(reference["features"]))
     plain = SampleConfig(n=count, batch=BATCH, guidance=1.0, temperature=1.0)
     seeds = config.run.seed * SEED_STRIDE + np.arange(count)
 
     def given(part: slice) -> Condition:
         drawn = np.arange(part.start, part.stop)
-        return torch.from_numpy(drawn % classes) if classes else conditions(drawn % rows)
+        return torch.from_numpy(drawn % classes) if classes else conditions(rows[drawn])
 
     def measure(averages: dict[str, Average]) -> dict[str, float]:
         weights = averages["guided"].weights

@@ -33,6 +33,18 @@ def test_parameters_and_flops_match_a_count_by_hand(name: str, millions: float) 
     assert parts["generator"].flops == pytest.approx(hard + soft, rel=0.01)
 
 
+def test_the_text_to_image_generator_is_of_one_billion_parameters() -> None:
+    config = preset("t2i-1b")
+    g, text = config.generator, 2048  # Qwen3-1.7B's width
+    hidden = 256 * -(-(8 * g.width // 3) // 256)
+    block = 4 * g.width**2 + 3 * g.width * hidden + 2 * g.width
+    second_stream = 4 * g.width**2 + 2 * g.width
+    caption = (text + 1) * g.width + (g.width + 1) * g.width
+    wanted = g.layers * block + g.layers // 3 * second_stream + caption + 2 * config.tokenizer.codes * g.width + g.width
+    (generator,) = (part for part in plan.measure(config) if part.name == "generator")
+    assert generator.parameters == wanted and wanted / 1e9 == pytest.approx(1.0, abs=0.05)
+
+
 def test_zero_splits_what_it_says() -> None:
     parts = [plan.Part("tokenizer", 100, False, 0, 0), plan.Part("generator", 1000, True, 0, 0)]
     sums = [plan.model_states(parts, stage, gpus=4)[0] for stage in range(4)]

@@ -16,6 +16,8 @@ from gear.data.pixels import batches, evenly
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation import frechet, manifold
+from gear.evaluation.inception import build_inception, load_training, read_reference
+from gear.evaluation.inception_metrics import of_reconstructions, of_samples
 from gear.evaluation.models import bits_an_image, images_of, next_token_nats, pooled_features, tokens_of
 from gear.evaluation.protocol import Metric
 from gear.stages.files import write_json
@@ -23,7 +25,7 @@ from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_generator, load_tokenizer
 
 # with usage and perplexity, the eight columns of `dvc exp show`
-HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits")
+HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits", "fid", "inception_score")  # the last two with Inception's weights
 MANIFOLD_ROWS = 10_000  # of the reference, at most, in coverage and recall: their cost is its square
 REBUILT = 50_000  # images of a split, at most, that are reconstructed
 
@@ -52,7 +54,9 @@ def run(config: Config) -> None:
     metrics |= _copies(config, train, val, samples, drawn)
     metrics |= _rfd(config, tokenizer, encoder, train, reference, base) | _fidelity(tokenizer, val)
     metrics |= _likelihood(tokenizer, val)
-    write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE})
+    if config.evaluate.inception.path:
+        metrics |= _inception(config, tokenizer, val, samples, drawn)
+    write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
     write_json(paths.REPORTS / "protocols.json", {name: metric.record() for name, metric in metrics.items()})
     for name, metric in metrics.items():
         print(f"{name:18s} {metric.value:.5g}")
@@ -106,6 +110,17 @@ def _fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
     return {
         "psnr": Metric(float(torch.cat(noise).mean()), {**protocol, "mean": "over images, dB"}),
         "ssim": Metric(float(torch.cat(likeness).mean()), {**protocol, "window": "gaussian 11, sigma 1.5"}),
+    }
+
+
+def _inception(config: Config, tokenizer: Tokenizer, val: Split, samples: Split, drawn: dict[str, Any]) -> dict[str, Metric]:
+    extractor = build_inception(config.evaluate.inception).to(next(tokenizer.parameters()).device)
+    training = load_training(paths.FEATURES)
+    reference = read_reference(config.evaluate.reference) if config.evaluate.reference.path else training.reference
+    chosen, named = val.part(evenly(len(val), REBUILT)), {"split": "val", "crop": "centre", "weights": "EMA"}
+    return {
+        **of_samples(extractor, samples, reference, training, drawn, config.run.seed),
+        **of_reconstructions(extractor, tokenizer, chosen, named),
     }
 
 

@@ -16,6 +16,7 @@ from gear.data.pixels import ENCODER_BATCH, batches, to_tensor
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation.frechet import half_floor, statistics
+from gear.evaluation.inception import build_inception, save_training
 from gear.stages.files import replace_folder, write_json
 
 
@@ -23,11 +24,13 @@ def run(config: Config) -> None:
     """`data/shards` → `data/features`.
 
     train.npy: (N, views, L, C) float16, C the teachers' channels side by side; teachers.json: what they are;
-    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor.
+    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor;
+    inception.npz, inception.json: the same over Inception-v3, where `evaluate.inception` names its weights.
     """
     device, train = pick_device(config), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
     extractor = build_encoder().to(device)
+    inception = build_inception(config.evaluate.inception).to(device) if config.evaluate.inception.path else None
 
     def fill(draft: Path) -> None:
         widths = _teach(config, teachers, train, draft / "train.npy")
@@ -46,6 +49,8 @@ def run(config: Config) -> None:
             "reference_n": len(train),
         }
         write_json(draft / "protocol.json", protocol)
+        if inception is not None:
+            save_training(draft, inception, train)
 
     replace_folder(paths.FEATURES, fill)
 

@@ -110,7 +110,17 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
         ]
         for name in ("warm", "joint", "samples")
     ]
-    return {"charts": [histogram_chart(details)], "rows": rows, "churn": f"{details['churn']:.1%}", "temperature": details["temperature"]}
+    alike = [
+        [row["features"], row["teacher"], *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe"))]
+        for row in details.get("representation", [])
+    ]
+    return {
+        "charts": [histogram_chart(details)],
+        "rows": rows,
+        "churn": f"{details['churn']:.1%}",
+        "temperature": details["temperature"],
+        "alike": alike,
+    }
 
 
 def render(**values: Any) -> str:

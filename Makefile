@@ -45,8 +45,8 @@ test: setup  ## Run the tests
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
 
-lint: setup  ## Style, types, import contracts, spelling
-	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md
+lint: setup  ## Style, types, import contracts, spelling, Dockerfile
+	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md && hadolint Dockerfile
 
 server: setup  ## Start Prefect's server on 127.0.0.1:4200 in the background (SQLite in .gear/prefect)
 	@mkdir -p .gear/logs

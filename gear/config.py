@@ -260,6 +260,20 @@ class EvaluateConfig(Section):
         default_factory=lambda: WeightsConfig(path="", sha256=""),
         description="CLIP's model.safetensors, in a folder with its config and processor, for CLIPScore (condition caption).",
     )
+    inception: WeightsConfig = Field(
+        default_factory=lambda: WeightsConfig(path="", sha256=""),
+        description="torch-fidelity's Inception weights (weights-inception-2015-12-05-6726825d.pth), for FID, sFID, IS, precision, recall.",
+    )
+    reference: WeightsConfig = Field(
+        default_factory=lambda: WeightsConfig(path="", sha256=""),
+        description="Reference batch (.npz with mu, sigma, mu_s, sigma_s) for FID and sFID; empty for the training images.",
+    )
+
+    @model_validator(mode="after")
+    def _reference(self) -> EvaluateConfig:
+        if self.reference.path and not self.inception.path:
+            raise ValueError("reference holds Inception's statistics: name the weights in inception.path too")
+        return self
 
 
 class HealthConfig(Section):

@@ -19,6 +19,14 @@ TITLES = {
     "fd_untrained": ("FD, untrained", "uniform codes, same tokenizer"),
     "coverage": ("Coverage", "training images with a sample near"),
     "recall": ("Recall", "training images among the samples"),
+    "fid": ("FID", "samples against the reference; lower is better"),
+    "fid_floor": ("FID floor", "half of the training images kept against the other"),
+    "sfid": ("sFID", "the same over spatial features"),
+    "inception_score": ("Inception score", "mean over ten splits of the samples"),
+    "inception_score_std": ("Inception score, deviation", "over the ten splits"),
+    "inception_precision": ("Precision (Inception)", "samples among the training images"),
+    "inception_recall": ("Recall (Inception)", "training images among the samples"),
+    "rfid": ("rFID", "validation reconstructions against their originals"),
     "memorised": ("Copies", "samples nearer to training than the closest 1 % of validation"),
     "rfd": ("rFD(efficientnet-lite0/b10)", "reconstructions against training images"),
     "psnr": ("PSNR, dB", "validation reconstructions"),
@@ -34,7 +42,7 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-SHARES = ("coverage", "recall", "memorised")
+SHARES = ("coverage", "recall", "memorised", "inception_precision", "inception_recall")
 
 
 def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,7 +142,17 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
         ]
         for name in ("warm", "joint", "samples")
     ]
-    return {"charts": [histogram_chart(details)], "rows": rows, "churn": f"{details['churn']:.1%}", "temperature": details["temperature"]}
+    alike = [
+        [row["features"], row["teacher"], *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe"))]
+        for row in details.get("representation", [])
+    ]
+    return {
+        "charts": [histogram_chart(details)],
+        "rows": rows,
+        "churn": f"{details['churn']:.1%}",
+        "temperature": details["temperature"],
+        "alike": alike,
+    }
 
 
 def render(**values: Any) -> str:

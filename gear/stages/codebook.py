@@ -1,4 +1,4 @@
-"""Stage codebook: health of the codebook, and drift of its use between tokenizers and from data to samples."""
+"""Stage codebook: health of the codebook, drift of its use, and whose features are like a teacher's."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from gear.config import Config
 from gear.data.pixels import evenly, to_tensor
 from gear.data.shards import read_split
 from gear.device import pick_device
-from gear.evaluation import codebook, drift
+from gear.evaluation import alignment_table, codebook, drift
 from gear.evaluation.models import tokens_of
+from gear.stages.conditions import conditions_of
 from gear.stages.files import write_json
 from gear.tokenizer.model import Tokenizer
-from gear.training.checkpoints import load_tokenizer, read_config
+from gear.training.checkpoints import load_generator, load_tokenizer, read_config
 
 SUPPORT_IMAGES = 32
 IMAGES = 50_000  # of the training split, at most: their token histogram is the codebook's use
@@ -39,6 +40,12 @@ def run(config: Config) -> None:
         f"{old} to {new}": drift.measure(tokens[old], tokens[new], codes, config.run.seed, paths.DRIFT_PAGES / f"{old}-{new}.html")
         for old, new in (("warm", "joint"), ("joint", "samples"))
     }
+    val = read_split(paths.SHARDS / "val")
+    chosen = evenly(len(val), alignment_table.IMAGES)
+    generator, conditions = load_generator(paths.JOINT / "generator").to(device), conditions_of(config, val)
+    details["representation"] = alignment_table.measure(
+        warm, joint, generator, config.teacher.encoders, val.part(chosen), lambda rows: conditions(chosen[rows])
+    )
     write_json(paths.REPORTS / "codebook-details.json", details)
     headline = {"usage": details["joint"]["usage"], "perplexity": details["joint"]["perplexity"]}
     write_json(paths.CODEBOOK_METRICS, headline)

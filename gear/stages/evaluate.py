@@ -17,6 +17,8 @@ from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation import frechet, manifold
 from gear.evaluation.clip import clip_score
+from gear.evaluation.inception import build_inception, load_training, read_reference
+from gear.evaluation.inception_metrics import of_reconstructions, of_samples
 from gear.evaluation.models import bits_an_image, images_of, next_token_nats, pooled_features, tokens_of
 from gear.evaluation.protocol import Metric
 from gear.generator.transformer import Generator
@@ -27,7 +29,7 @@ from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_generator, load_tokenizer
 
 # with usage and perplexity, the eight columns of `dvc exp show`
-HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits")
+HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits", "fid", "inception_score")  # the last two with Inception's weights
 MANIFOLD_ROWS = 10_000  # of the reference, at most, in coverage and recall: their cost is its square
 REBUILT = 50_000  # images of a split, at most, that are reconstructed
 
@@ -61,7 +63,9 @@ def run(config: Config) -> None:
     if gallery:
         metrics |= sample_agreement(config, gallery, fake, wide) | clip_score(config.evaluate.clip, samples, device, drawn)
     metrics |= guidance_sweep(config, tokenizer, generator, encoder, reference, gallery, wide)
-    write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE})
+    if config.evaluate.inception.path:
+        metrics |= _inception(config, tokenizer, val, samples, drawn)
+    write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
     write_json(paths.REPORTS / "protocols.json", {name: metric.record() for name, metric in metrics.items()})
     for name, metric in metrics.items():
         print(f"{name:18s} {metric.value:.5g}")
@@ -115,6 +119,17 @@ def _fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
     return {
         "psnr": Metric(float(torch.cat(noise).mean()), {**protocol, "mean": "over images, dB"}),
         "ssim": Metric(float(torch.cat(likeness).mean()), {**protocol, "window": "gaussian 11, sigma 1.5"}),
+    }
+
+
+def _inception(config: Config, tokenizer: Tokenizer, val: Split, samples: Split, drawn: dict[str, Any]) -> dict[str, Metric]:
+    extractor = build_inception(config.evaluate.inception).to(next(tokenizer.parameters()).device)
+    training = load_training(paths.FEATURES)
+    reference = read_reference(config.evaluate.reference) if config.evaluate.reference.path else training.reference
+    chosen, named = val.part(evenly(len(val), REBUILT)), {"split": "val", "crop": "centre", "weights": "EMA"}
+    return {
+        **of_samples(extractor, samples, reference, training, drawn, config.run.seed),
+        **of_reconstructions(extractor, tokenizer, chosen, named),
     }
 
 

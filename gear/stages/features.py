@@ -16,6 +16,7 @@ from gear.data.pixels import ENCODER_BATCH, batches, to_tensor
 from gear.data.shards import Split, read_split
 from gear.device import pick_device
 from gear.evaluation.frechet import half_floor, statistics
+from gear.evaluation.inception import build_inception, save_training
 from gear.stages.files import replace_folder, write_json
 from gear.text.encoders import TextEncoder
 from gear.text.states import write_states
@@ -26,11 +27,13 @@ def run(config: Config) -> None:
 
     train.npy: (N, views, L, C) float16, C the teachers' channels side by side; teachers.json: what they are;
     reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor;
+    inception.npz, inception.json: the same over Inception-v3, where `evaluate.inception` names its weights;
     text/, where data.condition is caption: text states of every caption and of the empty one.
     """
     device, train = pick_device(config), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
     extractor = build_encoder().to(device)
+    inception = build_inception(config.evaluate.inception).to(device) if config.evaluate.inception.path else None
 
     def fill(draft: Path) -> None:
         widths = _teach(config, teachers, train, draft / "train.npy")
@@ -51,6 +54,8 @@ def run(config: Config) -> None:
         write_json(draft / "protocol.json", protocol)
         if config.data.condition == "caption":
             _write_text(config, [*train.captions, *read_split(paths.SHARDS / "val").captions], draft / "text", device)
+        if inception is not None:
+            save_training(draft, inception, train)
 
     replace_folder(paths.FEATURES, fill)
 

@@ -18,7 +18,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro tiny test test-slow lint server worker deploy reports-server stop clean
+.PHONY: help setup repro tiny test test-slow test-postgres lint server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
@@ -45,6 +45,9 @@ test: setup  ## Run the tests
 
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
+
+test-postgres: setup  ## Run the tests of the server on PostgreSQL (Debian: apt-get install postgresql)
+	@python -m pytest -m postgres
 
 lint: setup  ## Style, types, import contracts, spelling
 	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md

@@ -13,6 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows import publish
 from flows.pipeline import DVC, NAME, experiment
 from flows.stages import StageError, only_one, run_child
+from gear import paths
 from gear.config import BadInput
 
 
@@ -62,12 +63,18 @@ def compare_recipes(
                 failed[name] = str(state.message)
         if push and done and publish.has_remote(where):
             run_child([*DVC, "exp", "push", "origin", *done], where, logger.info)
-    table = compared(where, done) if len(done) > 1 else ""
+    table = ""
+    try:
+        table = compared(where, done) if len(done) > 1 else ""
+    except StageError as error:
+        failed["gear compare"] = str(error)
     lines = ["# Recipes", "", *(["```", table.replace("```", ""), "```"] if table else [])]
+    pages = [Path(line.removeprefix("page: ")) for line in table.splitlines() if line.startswith(f"page: {paths.REPORTS}/")]
+    lines += [f"[{page.name}]({publish.page_url(page)}) (`make reports-server`)" for page in pages]
     lines += [f"- {name}: failed: {publish.plain(reason)}" for name, reason in failed.items()]
     create_markdown_artifact("\n".join(lines), key="recipes", description=f"{len(done)} of {len(chosen)} experiments")
     if failed:
-        raise StageError(f"{len(failed)} of {len(chosen)} experiments failed: {', '.join(failed)}; {len(done)} finished")
+        raise StageError(f"{len(done)} of {len(chosen)} experiments finished; failed: {', '.join(failed)}")
 
 
 def experiments(folder: Path) -> set[str]:

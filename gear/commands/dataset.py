@@ -55,7 +55,7 @@ def check(config: Config, root: str) -> str:
         if failed := [record for record in verdict["gate"] if not record["success"]]:
             raise BadInput(_quarantine(verdict, [_failure(record) for record in failed]))
         if verdict["version"] == verdict["compared_with"]:
-            return _conclude(verdict, "unchanged", "it is the last accepted version")
+            return _conclude(verdict, "unchanged", "it is the last accepted version", paths.INCOMING)
         return _judge(config, data, rows, made, verdict)
 
 
@@ -65,14 +65,14 @@ def _judge(config: Config, data: DataConfig, rows: pd.DataFrame, made: dict[str,
     table = versions.table(paths.INCOMING, rows, made["classes"], _original_sizes(data, rows))
     _save(paths.INCOMING, name, made, table)
     if reference is None:
-        return _accept(verdict, "nothing to compare with: the first version")
+        return _accept(verdict, "nothing to compare with: the first version", paths.INCOMING)
     page = paths.DRIFT_PAGES / f"dataset-{name}.html"
     verdict |= {"columns": versions.compare(reference, table, config.run.seed, page), "page": str(page)}
     drifted = [c for c in verdict["columns"] if c["drifted"]]
     if drifted:
         reasons = [f"{c['column']} drifted by {c['distance']:.3g}, over {c['threshold']:.3g} ({c['change']})" for c in drifted]
         raise StageFailed(_quarantine(verdict, reasons) + f"; if it is meant so: `gear dataset --accept {name}`")
-    return _accept(verdict, f"no column drifted from version {before}")
+    return _accept(verdict, f"no column drifted from version {before}", paths.INCOMING)
 
 
 def accept(name: str) -> str:
@@ -83,10 +83,8 @@ def accept(name: str) -> str:
         if name not in known:
             there = f"those that only drifted: {', '.join(known)}" if known else "none in quarantine only drifted"
             raise BadInput(f"--accept {name!r}: {there}; one that the gate refused has to be mended at its source")
-        shutil.rmtree(paths.INCOMING, ignore_errors=True)
         verdict = read_json(folder / VERDICT)
-        os.replace(folder, paths.INCOMING)
-        return _accept(verdict, f"accepted by hand; {'; '.join(verdict['reasons'])}")
+        return _accept(verdict, f"by hand, though {'; '.join(verdict['reasons'])}", folder)
 
 
 @contextmanager
@@ -158,15 +156,14 @@ def _failure(record: dict[str, Any]) -> str:
     return f"{record['expectation']}({record['column']}) failed: {rows}{more}"
 
 
-def _accept(verdict: dict[str, Any], why: str) -> str:
-    """Move the table to the accepted ones; the name in accepted.json, written last and at once, is what counts."""
+def _accept(verdict: dict[str, Any], why: str, folder: Path) -> str:
+    """Copy the table to the accepted ones; the name in accepted.json, written last and at once, is what counts."""
     name = verdict["version"]
-    paths.VERSIONS.mkdir(parents=True, exist_ok=True)
     for suffix in (".parquet", ".json"):
-        os.replace(paths.INCOMING / f"{name}{suffix}", paths.VERSIONS / f"{name}{suffix}")
+        replace_file(paths.VERSIONS / f"{name}{suffix}", (folder / f"{name}{suffix}").read_bytes())
     write_json(ACCEPTED, {"versions": [*(v for v in _accepted() if v != name), name]})
     train = f"data.source: {verdict['source']}" + (f", data.root: {verdict['root']}" if verdict["root"] else "")
-    return _conclude(verdict, "accepted", why) + f"\nto train on it, in params.yaml: {train}; then `dvc repro`"
+    return _conclude(verdict, "accepted", why, folder) + f"\nto train on it, in params.yaml: {train}; then `dvc repro`"
 
 
 def _quarantine(verdict: dict[str, Any], reasons: list[str], rejects: list[dict[str, str]] | None = None) -> str:
@@ -184,8 +181,8 @@ def _quarantine(verdict: dict[str, Any], reasons: list[str], rejects: list[dict[
     return f"version {verdict['version']} is in quarantine, {folder}: {'; '.join(reasons)}"
 
 
-def _conclude(verdict: dict[str, Any], word: str, why: str) -> str:
+def _conclude(verdict: dict[str, Any], word: str, why: str, folder: Path) -> str:
     """Leave no shards behind: the source has them."""
-    shutil.rmtree(paths.INCOMING)
+    shutil.rmtree(folder)
     write_json(paths.DATASET_VERDICT, verdict | {"verdict": word, "reasons": [why]})
     return f"version {verdict['version']} {word}: {why}"

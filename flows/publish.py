@@ -1,6 +1,6 @@
 """Results of a run as Prefect artifacts: validation, metrics beside the run before, samples, and where the report is.
 
-Text from data is escaped: artifacts are markdown. The sample grid is inside its artifact, so that it stays with the run that drew it;
+The sample grid is inside its artifact, so that it stays with the run that drew it;
 pages are linked where `make reports-server` serves reports/, since browsers follow no file:// link of a web page.
 """
 
@@ -30,8 +30,13 @@ def has_remote(folder: Path) -> bool:
 
 
 def plain(text: str) -> str:
-    """Text that markdown shows as it is."""
-    return re.sub(r"[^\w\s.,:;/%()=-]", lambda found: f"&#{ord(found.group())};", " ".join(text.split()))
+    """Text of any origin as markdown that shows it and does nothing else; as code where it could.
+
+    Prefect's UI shows entities as they are written and renders markdown in table cells, so neither would keep a link from being one.
+    """
+    line = " ".join(text.split()).replace("`", "'")
+    harmless = re.fullmatch(r"[\w .,:;/%()='+-]*", line) and not re.search(r"//|www\.", line)  # a bare address becomes a link
+    return line if harmless else f"`{line}`"
 
 
 def page_url(page: Path) -> str:

@@ -7,6 +7,7 @@ pages are linked where `make reports-server` serves reports/, since browsers fol
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from prefect.artifacts import Artifact, create_image_artifact, create_link_artif
 from flows.services import reports_url
 from gear import paths
 
+PROTOCOLS = paths.REPORTS / "protocols.json"
 MOST = 2 << 20  # bytes of a picture inside an artifact
 
 
@@ -86,35 +88,49 @@ def samples(picture: bytes, key: str, description: str) -> bool:
 
 
 def _metrics(folder: Path, found: dict[str, float], name: str) -> None:
-    """A table beside the run published before, and beside what is committed at HEAD."""
-    before = published("metrics")
-    head = {**(_read(folder, paths.METRICS, "HEAD") or {}), **(_read(folder, paths.CODEBOOK_METRICS, "HEAD") or {})}
-    table = [
-        {
-            "metric": key,
-            "value": f"{value:.5g}",
-            "run before": before.get(key, "-"),
-            "change": _change(before.get(key), value),
-            "at HEAD": f"{head[key]:.5g}" if key in head else "-",
-        }
-        for key, value in found.items()
-    ]
+    """A table beside the run published before, and beside what is committed at HEAD, where they were measured alike."""
+    before, head = (
+        published("metrics"),
+        {**(_read(folder, paths.METRICS, "HEAD") or {}), **(_read(folder, paths.CODEBOOK_METRICS, "HEAD") or {})},
+    )
+    protocols, head_protocols = _protocols(folder, name), _protocols(folder, "HEAD")
+    table = []
+    for key, value in found.items():
+        protocol = protocols.get(key, "")
+        last = before.get(key, ("-", protocol))
+        alike = last[1] == protocol
+        table.append(
+            {
+                "metric": key,
+                "value": f"{value:.5g}",
+                "run before": last[0] if alike else "other protocol",
+                "change": _change(last[0], value) if alike else "-",
+                "at HEAD": "-" if key not in head else f"{head[key]:.5g}" if head_protocols.get(key, "") == protocol else "other protocol",
+                "protocol": protocol,
+            }
+        )
     what = f"experiment {name}" if name else "this checkout"
     create_table_artifact(table, key="metrics", description=f"{what}, beside the run published before it and what is committed at HEAD")
 
 
-def published(key: str) -> dict[str, str]:
-    """Values by metric of the table last published under a key; none where there is none."""
+def published(key: str) -> dict[str, tuple[str, str]]:
+    """Value and protocol by metric of the table last published under a key; none where there is none."""
     last = Artifact.get(key)
     try:
-        return {row["metric"]: row["value"] for row in json.loads(str(last.data))} if last else {}
+        return {row["metric"]: (row["value"], row["protocol"]) for row in json.loads(str(last.data))} if last else {}
     except (ValueError, KeyError, TypeError):  # somebody else's artifact of this name
         return {}
 
 
-def _change(before: str | None, value: float) -> str:
+def _protocols(folder: Path, revision: str) -> dict[str, str]:
+    """A short name by metric of how it was measured: values of different ones do not compare."""
+    records = _read(folder, PROTOCOLS, revision) or {}
+    return {key: hashlib.sha256(json.dumps(one["protocol"], sort_keys=True).encode()).hexdigest()[:8] for key, one in records.items()}
+
+
+def _change(before: str, value: float) -> str:
     try:
-        share = value / float(before or "") - 1
+        share = value / float(before) - 1
     except (ValueError, ZeroDivisionError):
         return "-"
     return f"{share:+.1%}"

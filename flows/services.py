@@ -21,6 +21,7 @@ from gear.paths import REPORTS, WORK
 
 SERVICES = WORK / "services"
 POOLS = {"cpu": None, "gpu": 1}  # runs at a time over all workers of a pool; gpu: the number of GPUs
+PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,9 +43,12 @@ def server() -> str:
     _require_free(host, port, "the server")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     number = _start("server", command)
-    if not _until(lambda: wait(api(), 0.5) or not _runs("server"), 120) or not _runs("server"):
-        _end("server")
+    answers = _until(lambda: wait(api(), 0.5) or not _runs("server"), PATIENCE)
+    if not _runs("server"):
         raise BadInput(f"server: it did not start: {_last_line('server')} (all in {SERVICES / 'server.log'})")
+    if not answers:
+        _end("server")
+        raise BadInput(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {SERVICES / 'server.log'})")
     return f"server: {api().removesuffix('/api')} (process {number}, log {SERVICES / 'server.log'})"
 
 

@@ -26,6 +26,8 @@ folder = pathlib.Path("reports")
 once("")
 (folder / "metrics.json").write_text('{"fd": 8.0}')
 once("")
+(folder / "protocols.json").write_text('{"fd": {"value": 8.0, "protocol": {"n": 2}}}')
+once("")
 once("try-1")
 """
 
@@ -86,11 +88,13 @@ def test_metrics_stand_beside_the_run_before_and_samples_are_inside_their_artifa
     subprocess.run(["git", "update-ref", f"refs/exps/ab/{'c' * 38}/try-1", ref], cwd=folder, check=True)
     code, output = run(server, folder, PUBLISH)
     assert code == 0, output
-    experiment, second, first = latest(server, "publishes", 3)
+    experiment, third, second, first = latest(server, "publishes", 4)
     (row,) = json.loads(first["metrics"])
     assert row["value"] == "10" and row["at HEAD"] == "16"
     (row,) = json.loads(second["metrics"])
     assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "10", "-20.0%", "16")
+    (row,) = json.loads(third["metrics"])
+    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "other protocol", "-", "other protocol")
     assert base64.b64encode(PIXEL).decode() in second["samples"]
     assert "/index.html" in second["report"] and "/index.html" in second["summary"]
     assert json.loads(second["validation"])[0]["column"] == "`[x](y)'<b>`"

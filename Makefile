@@ -11,12 +11,16 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := $(CURDIR)
 export PREFECT_HOME := $(CURDIR)/.gear/prefect
-export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+PORT ?= 4200
+export PREFECT_API_URL ?= http://127.0.0.1:$(PORT)/api
+ifdef DATABASE
+export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
+endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow lint server worker deploy stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint server worker deploy reports-server stop clean
 help:  ## List the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(STAMP)  ## Make .venv with the pinned packages (7 GB, a few minutes, once)
 
@@ -45,26 +49,26 @@ test: setup  ## Run the tests
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
 
+test-postgres: setup  ## Run the tests of the server on PostgreSQL (Debian: apt-get install postgresql)
+	@python -m pytest -m postgres
+
 lint: setup  ## Style, types, import contracts, spelling, Dockerfile
 	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md && hadolint Dockerfile
 
-server: setup  ## Start Prefect's server on 127.0.0.1:4200 in the background (SQLite in .gear/prefect)
-	@mkdir -p .gear/logs
-	@prefect server start --host 127.0.0.1 --background > .gear/logs/server.log 2>&1 || { cat .gear/logs/server.log; exit 1; }
-	@python -m flows.wait $(PREFECT_API_URL)
-	@echo "server: http://127.0.0.1:4200"
+server: setup  ## Start Prefect's server on 127.0.0.1:PORT (4200) in the background: SQLite in .gear/prefect, or DATABASE=postgresql+asyncpg://...
+	@python -m flows.services server
 
 worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each
-	@for pool in cpu gpu; do \
-	  prefect work-pool create $$pool --type process > /dev/null 2>&1 || true; \
-	  nohup prefect worker start --pool $$pool --type process --limit 1 > .gear/logs/worker-$$pool.log 2>&1 & \
-	  echo $$! > .gear/worker-$$pool.pid; echo "worker of pool $$pool: .gear/logs/worker-$$pool.log"; done
+	@python -m flows.services worker
 
-deploy: setup  ## Register prefect.yaml's deployments (schedules stay switched off)
-	@GEAR_CHECKOUT=$(CURDIR) prefect --no-prompt deploy --all
+deploy: setup  ## Register prefect.yaml's deployments (schedules stay as they are: switched off at first)
+	@python -m flows.services deploy
 
-stop: setup  ## Stop the workers and the server
-	@for file in .gear/worker-*.pid; do [ -f $$file ] && kill $$(cat $$file) 2>/dev/null; rm -f $$file; done; prefect server stop 2>/dev/null || true
+reports-server: setup  ## Serve reports/ on 127.0.0.1:4201, where artifacts link its pages
+	@python -m flows.services reports
+
+stop: setup  ## Stop the workers and servers that were started here
+	@python -m flows.services stop
 
 clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
 	@rm -rf .gear reports/data-docs reports/drift

@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--preset", help="plan a preset in place of params.yaml")
     plan.add_argument("--gpus", type=_positive, default=8, help="GPUs (default 8)")
     plan.add_argument("--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)")
+    version = commands.add_parser("dataset", help="a new version of the data: ingest, gate, drift from the last accepted one, verdict")
+    version.add_argument("--root", default="", help="where the source lies, in place of data.root")
+    version.add_argument("--accept", metavar="VERSION", help="accept a version that drifted and waits in data/quarantine")
     return top
 
 
@@ -167,6 +170,10 @@ def _command(chosen: argparse.Namespace) -> str:
         if chosen.preset and not file.is_file():
             raise BadInput(f"no preset {chosen.preset!r}: `gear preset` lists them")
         return plan(parse(file.read_text(), str(file)) if chosen.preset else load(), gpus=chosen.gpus, tflops=chosen.tflops)
+    if chosen.command == "dataset":
+        from gear.commands.dataset import accept, check
+
+        return accept(chosen.accept) if chosen.accept else check(load(), chosen.root)
     from gear.commands.convert import export_checkpoint, import_checkpoint
 
     if chosen.command == "import":

@@ -15,10 +15,15 @@ JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl
 GENERATOR = MODELS / "generator"  # tokenizer/ and generator/, what sampling uses
 SAMPLES = Path("data/samples")
 
+INCOMING = Path("data/incoming")  # a data version under examination: beside the pipeline, never in data/shards
+QUARANTINE = Path("data/quarantine")  # versions refused, each with its verdict.json
+VERSIONS = Path("data/versions")  # accepted ones as small tables; accepted.json names them, the last one last
+
 REPORTS = Path("reports")
 VALIDATION_METRICS = REPORTS / "validation.json"
 METRICS = REPORTS / "metrics.json"
 CODEBOOK_METRICS = REPORTS / "codebook.json"
+DATASET_VERDICT = REPORTS / "dataset.json"  # of the last check of a data version
 SAMPLE_GRID = REPORTS / "samples.png"
 PAGE = REPORTS / "index.html"
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed

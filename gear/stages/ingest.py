@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gear import paths
-from gear.config import BadInput, Config
+from gear.config import BadInput, Config, DataConfig
 from gear.data.shards import Row, Spool, write_shards
 from gear.data.sources import ATTRIBUTION, Picture, Reject, pictures
 from gear.stages.files import replace_folder, write_json
@@ -17,7 +17,11 @@ from gear.stages.files import replace_folder, write_json
 
 def run(config: Config) -> None:
     """`data.source` → `data/shards`."""
-    data = config.data
+    into(config.data, paths.SHARDS)
+
+
+def into(data: DataConfig, folder: Path) -> None:
+    """The source into train and val shards in `folder`. Raises `BadInput` and leaves `folder` as it was."""
     found = pictures(data)
 
     def fill(draft: Path) -> None:
@@ -48,7 +52,15 @@ def run(config: Config) -> None:
         write_json(draft / "rejects.json", table)
         print(f"{manifest['train']} train and {manifest['val']} val images in {len(classes)} classes; {len(rejects)} rejected")
 
-    replace_folder(paths.SHARDS, fill)
+    replace_folder(folder, fill)
+
+
+class Refused(BadInput):
+    """A source that was read and is not fit for training, with the table of its rejected files."""
+
+    def __init__(self, message: str, rejects: list[dict[str, str]]) -> None:
+        super().__init__(message)
+        self.rejects = rejects
 
 
 @dataclass(frozen=True)
@@ -82,9 +94,10 @@ def _refuse_many(table: list[dict[str, str]], accepted: int, most: float) -> Non
         return
     write_json(paths.WORK / "rejects.json", table)
     first = "; ".join(f"{r['file']}: {r['reason']}" for r in table[:3])
-    raise BadInput(
+    raise Refused(
         f"{len(table)} of {accepted + len(table)} files rejected, over data.max_reject_share = {most}: "
-        f"{first} (all in {paths.WORK / 'rejects.json'})"
+        f"{first} (all in {paths.WORK / 'rejects.json'})",
+        table,
     )
 
 
@@ -119,7 +132,7 @@ def _held_out(entries: list[Entry], share: float) -> set[str]:
 def _require_classes(sides: dict[str, list[Entry]], classes: list[str]) -> None:
     for side, members in sides.items():
         if missing := set(classes) - {e.category for e in members}:
-            raise BadInput(f"class {min(missing)!r} has no image for the {side} split: give it at least two images")
+            raise Refused(f"class {min(missing)!r} has no image for the {side} split: give it at least two images", [])
 
 
 def _row(entry: Entry, image: bytes, label_of: dict[str, int], size: int) -> Row:

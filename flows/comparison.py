@@ -1,0 +1,97 @@
+"""Recipes beside each other: one DVC experiment a recipe and seed, one after another, then their table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows import publish
+from flows.pipeline import DVC, NAME, experiment
+from flows.stages import StageError, only_one, run_child
+from gear import paths
+from gear.config import BadInput
+
+
+@flow(name="compare-recipes", persist_result=False)
+def compare_recipes(
+    recipes: list[str] | None = None,
+    seeds: list[int] | None = None,
+    overrides: list[str] | None = None,
+    label: str = "",
+    push: bool = True,
+) -> None:
+    """Run recipes x seeds as experiments of their own and publish how they compare.
+
+    One that fails (`ste` is expected to collapse) does not keep the others from running; it fails this run at the end. The same call
+    with the same label goes on where it was: experiments that are there are not run again.
+
+    Args:
+        recipes: Names of joint.recipe; none for gear, continued and llamagen_repa.
+        seeds: Values of run.seed; none for 0.
+        overrides: Further `section.key=value` settings, the same for all.
+        label: Beginning of the experiments' names; empty for the week, as in 2026-w48.
+        push: Push the experiments where a DVC remote is set.
+    """
+    where, logger = Path.cwd(), get_run_logger()
+    if not (where / "dvc.yaml").is_file():
+        raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")
+    label = label or datetime.now(UTC).strftime("%G-w%V")
+    if not NAME.fullmatch(label):
+        raise BadInput(f"label {label!r}: letters, digits, '.', '_' and '-'")
+    chosen = [(recipe, seed) for recipe in recipes or ["gear", "continued", "llamagen_repa"] for seed in seeds or [0]]
+    failed: dict[str, str] = {}
+    done: list[str] = []
+    with only_one(where):
+        kept = experiments(where)
+        for recipe, seed in chosen:
+            name = f"{label}-{recipe}-{seed}".replace("_", "-")
+            if name in kept:
+                logger.info("%s is there already", name)
+                done.append(name)
+                continue
+            state = experiment.with_options(name=name)(
+                name, [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])], [], where, return_state=True
+            )
+            if state.is_completed():
+                done.append(name)
+            else:
+                failed[name] = str(state.message)
+        if push and done and publish.has_remote(where):
+            run_child([*DVC, "exp", "push", "origin", *done], where, logger.info)
+    table = ""
+    try:
+        table = compared(where, done) if len(done) > 1 else ""
+    except StageError as error:
+        failed["gear compare"] = str(error)
+    lines = ["# Recipes", "", *(["```", table.replace("```", ""), "```"] if table else [])]
+    pages = [Path(line.removeprefix("page: ")) for line in table.splitlines() if line.startswith(f"page: {paths.REPORTS}/")]
+    lines += [f"[{page.name}]({publish.page_url(page)}) (`make reports-server`)" for page in pages]
+    lines += [f"- {name}: failed: {publish.plain(reason)}" for name, reason in failed.items()]
+    create_markdown_artifact("\n".join(lines), key="recipes", description=f"{len(done)} of {len(chosen)} experiments")
+    if failed:
+        raise StageError(f"{len(done)} of {len(chosen)} experiments finished; failed: {', '.join(failed)}")
+
+
+def experiments(folder: Path) -> set[str]:
+    """Names of the experiments that finished; DVC keeps each as a git reference."""
+    shown = subprocess.run(
+        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return {name.rsplit("/", 1)[-1] for name in shown.stdout.split()}
+
+
+def compared(folder: Path, names: list[str]) -> str:
+    """What `gear compare` says of experiments; its lines go to the log as well. Raises a `StageError` where it refuses them."""
+    logger, lines = get_run_logger(), list[str]()
+
+    def show(line: str) -> None:
+        logger.info(line)
+        lines.append(line)
+
+    run_child([sys.executable, "-m", "gear", "compare", *names], folder, show)
+    return "\n".join(lines)

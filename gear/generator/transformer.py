@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,11 @@ from gear.generator.rope import rotary_table, rotate
 Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class GeneratorOutput:
-    """`tap`: raw residual stream after the tap layer, (B, L, D); `logits`: (B, L, K), None when only the tap was asked for."""
+class GeneratorOutput(NamedTuple):
+    """`tap`: raw residual stream after the tap layer, (B, L, D); `logits`: (B, L, K), None when only the tap was asked for.
+
+    A tuple: ZeRO-3 follows tensors into nothing else.
+    """
 
     tap: torch.Tensor
     logits: torch.Tensor | None
@@ -164,6 +166,14 @@ class DualBlock(Block):
         return x + self.feed_forward(by_stream(x, text, self.ffn_norm_text, self.ffn_norm))
 
 
+class TokenEmbedding(nn.Embedding):
+    """The table of token vectors, looked up or mixed: read in here only, where ZeRO-3 has it whole forwards and backwards."""
+
+    def forward(self, assignment: Assigned) -> torch.Tensor:
+        """Rows of indices (B, L), or what a function makes of the table (K, D): (B, L, D)."""
+        return super().forward(assignment) if isinstance(assignment, torch.Tensor) else assignment(self.weight)
+
+
 class Generator(nn.Module):
     """Next-token prediction over a grid of codes, from hard indices or a soft assignment.
 
@@ -178,7 +188,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
-        self.tok_embeddings = nn.Embedding(codes, config.width)
+        self.tok_embeddings = TokenEmbedding(codes, config.width)
         self.cls_embedding: Any = (
             ClassEmbedding(classes, config.width) if empty_caption is None else CaptionEmbedding(empty_caption, config.width)
         )
@@ -204,10 +214,7 @@ class Generator(nn.Module):
         if self.training and self.config.class_dropout:
             dropped = torch.rand(len(condition), device=self.table.device) < self.config.class_dropout
             condition = self.cls_embedding.drop(condition, dropped)
-        if isinstance(assignment, torch.Tensor):
-            tokens = self.tok_embeddings(assignment[:, :-1])
-        else:  # the table is whole only in here under ZeRO-3
-            tokens = assignment(self.tok_embeddings.weight)[:, :-1]
+        tokens = self.tok_embeddings(assignment)[:, :-1]
         prefix = self.cls_embedding(condition)
         text = prefix.shape[1]
         x = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,8 +12,7 @@ from gear.tokenizer import convnet, magvit
 from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 
-@dataclass(frozen=True)
-class TokenizerOutput:
+class TokenizerOutput(NamedTuple):
     """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from."""
 
     reconstruction: torch.Tensor

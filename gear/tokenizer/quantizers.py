@@ -7,7 +7,7 @@ bf16 distances would flip 0.2 to 6 % of the indices.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,11 @@ from torch import nn
 from gear.tokenizer.assignment import SHARPNESS, Assignment, entropy_loss, straight_through, unit
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """One assignment and its losses, unweighted scalars; `codes` carries gradients back to the latent."""
+class Quantized(NamedTuple):
+    """One assignment and its losses, unweighted scalars; `codes` carries gradients back to the latent.
+
+    A tuple: ZeRO-3 follows tensors into nothing else.
+    """
 
     codes: torch.Tensor  # (B, D, h, w)
     indices: torch.Tensor  # (B, L) int64
@@ -26,6 +28,14 @@ class Quantized:
     codebook_loss: torch.Tensor
     commitment_loss: torch.Tensor
     entropy_loss: torch.Tensor
+
+
+class Codebook(nn.Embedding):
+    """The learned codes, read as a copy: under ZeRO-3 the weights are whole only while this module is at work."""
+
+    def forward(self) -> torch.Tensor:
+        """All codes, (K, D) fp32."""
+        return self.weight.float().clone()
 
 
 class Quantizer(nn.Module):
@@ -51,14 +61,14 @@ class VectorQuantizer(Quantizer):
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(codes, width)
+        self.embedding = Codebook(codes, width)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
-        return F.embedding(indices_BL, unit(self.embedding.weight.float()))
+        return F.embedding(indices_BL, unit(self.embedding()))
 
     def assign(self, z_BLD: torch.Tensor) -> tuple:
-        z_BLD, codebook = unit(z_BLD), unit(self.embedding.weight.float())
+        z_BLD, codebook = unit(z_BLD), unit(self.embedding())
         assignment = Assignment(z_BLD, codebook, scale=2.0, offset=2.0)
         indices = assignment.nearest()
         nearest = F.embedding(indices, codebook)
@@ -128,14 +138,14 @@ class IndexBackpropQuantizer(Quantizer):
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(codes, width)
+        self.embedding = Codebook(codes, width)
         nn.init.normal_(self.embedding.weight, std=1.0 / math.sqrt(width))
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
-        return F.embedding(indices_BL, self.embedding.weight.float())
+        return F.embedding(indices_BL, self.embedding())
 
     def assign(self, z_BLD: torch.Tensor) -> tuple:
-        codebook = self.embedding.weight.float()
+        codebook = self.embedding()
         assignment = Assignment(z_BLD, codebook, scale=1.0)
         indices = assignment.nearest()
         hard = F.embedding(indices, codebook)

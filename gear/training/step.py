@@ -11,6 +11,7 @@ B batch, L tokens an image, K codes, C teacher width, H W image side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -163,6 +164,9 @@ class JointStep:
             self._update_generator(batch, indices, losses)
         return {name: value.detach() for name, value in losses.items()}, indices
 
+    def _autocast(self, like: torch.Tensor) -> AbstractContextManager[None]:
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.config.train.bf16)
+
     def _gan(self, step: int) -> bool:
         return self.discriminator_engine is not None and step >= self.gan_from
 
@@ -179,7 +183,7 @@ class JointStep:
             parts["perceptual"] = (weights.perceptual, self.perceptual(reconstruction, batch.images()))
         if gan:
             discriminator = self.discriminator_engine.module
-            with frozen(discriminator):
+            with frozen(discriminator), self._autocast(reconstruction):
                 verdict = hinge_generator(discriminator(reconstruction))
                 parts["adversarial"] = (weights.adversarial, verdict)
                 if weights.adaptive:
@@ -196,7 +200,8 @@ class JointStep:
         guided = self.generator_engine.module
         with frozen(guided):  # the raw module: its engine must not see this pass; backward stays inside
             tokens = partial(soft_tokens, quantized, temperature=self.temperature, readout=self.recipe.readout)
-            generated, projected = guided(tokens, batch.given(), tap_only=not self.recipe.ntp_to_tokenizer)
+            with self._autocast(reconstruction):  # the engine's own does not cover a pass beside it
+                generated, projected = guided(tokens, batch.given(), tap_only=not self.recipe.ntp_to_tokenizer)
             soft = alignment_loss(projected, batch.teacher(), self.teachers)
             losses["loss/align_soft"] = soft
             total = total + self.config.joint.lambda_tok * soft

@@ -102,7 +102,7 @@ class TokenizerConfig(Section):
     """The autoencoder and its warm-up (GEAR, Quantizers and Backbones)."""
 
     quantizer: Literal["vq", "lfq", "ibq"] = Field(description="Quantizer, and with it the backbone: MAGVIT-2's for lfq.")
-    codes: Annotated[int, Field(ge=2, le=65536)] = Field(description="Codebook size K.")
+    codes: Annotated[int, Field(ge=2, le=2**18)] = Field(description="Codebook size K.")
     code_dim: Positive = Field(description="Code width D.")
     base: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Channels of the first level.")
     multipliers: tuple[Positive, ...] = Field(min_length=2, description="Channels a level in units of base; f = 2^(levels-1).")

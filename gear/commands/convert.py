@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from gear.config import BadInput, GeneratorConfig, TokenizerConfig
+from gear.config import BadInput, GeneratorConfig, TokenizerConfig, section
 from gear.generator import pretrained as generators
 from gear.generator.transformer import Generator
 from gear.stages.files import replace_folder, write_json
@@ -21,13 +21,19 @@ from gear.tokenizer import pretrained as tokenizers
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_generator, load_tokenizer, read_config, save_model
 
+PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
+
 
 def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int) -> str:
     """Write `<folder>/tokenizer` or `<folder>/generator` from a public file; returns what was done, for people.
 
     Raises `BadInput` on a file that holds anything but tensors, is of no known layout, or lacks one of the model's weights.
     """
-    state, container = tokenizers.unwrap(_read(file))
+    raw = _read(file)
+    try:
+        state, container = tokenizers.unwrap(raw)
+    except ValueError as error:
+        raise BadInput(f"{file}: {error}") from None
     if generators.is_generator(state):
         part, layout, model, config, native = _generator(file, state, heads, grid)
     else:
@@ -46,8 +52,10 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int)
 
     replace_folder(folder / part, fill)
     millions = sum(value.numel() for value in weights.values()) / 1e6
+    narrow = part == "tokenizer" and config["tokenizer"]["base"] < PUBLISHED_BASE
+    note = f"; narrower than {PUBLISHED_BASE} channels: group norms here have fewer groups than elsewhere" if narrow else ""
     unused = f", {len(spare)} keys of the file unused ({spare[0]} ...)" if spare else ""
-    return f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, all {len(wanted)} weights found in {container}{unused}"
+    return f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, all {len(wanted)} weights found in {container}{unused}{note}"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -77,7 +85,8 @@ def _tokenizer(file: Path, state: dict[str, torch.Tensor]) -> tuple[str, str, nn
         shape = tokenizers.shape_of(native, layout)
     except (KeyError, ValueError) as error:
         raise BadInput(f"{file}: a {layout} tokenizer without {error}") from None
-    config = TokenizerConfig(**shape, steps=0, batch=1, lr=1e-4, init={"path": "imported", "sha256": ""})
+    training = {"steps": 0, "batch": 1, "lr": 1e-4, "init": {"path": "imported", "sha256": ""}}
+    config = section(TokenizerConfig, {**shape, **training}, f"{file}: tokenizer.")
     with torch.device("meta"):
         model = Tokenizer(config)
     return "tokenizer", layout, model, {"tokenizer": config.model_dump(mode="json"), "temperature": None}, native
@@ -93,14 +102,9 @@ def _generator(
         shape = generators.shape_of(native)
     except (KeyError, ValueError) as error:
         raise BadInput(f"{file}: a LlamaGen generator without {error}") from None
-    config = GeneratorConfig(
-        layers=shape["layers"],
-        heads=heads or shape["heads"],
-        width=shape["width"],
-        tap=-(-shape["layers"] // 3),
-        prefix_rope="zero",  # as public weights were trained
-        steps=0,
-    )
+    settings = {"heads": heads or shape["heads"], "tap": -(-shape["layers"] // 3), "steps": 0}
+    settings |= {"layers": shape["layers"], "width": shape["width"], "prefix_rope": "zero"}  # as public weights were trained
+    config = section(GeneratorConfig, settings, f"{file}: generator.")
     size = {"codes": shape["codes"], "grid": grid, "classes": shape["classes"]}
     with torch.device("meta"):
         model = Generator(config, **size)
@@ -127,6 +131,7 @@ def export_checkpoint(folder: Path, file: Path) -> str:
             note = "; it was trained with prefix_rope identity, which LlamaGen's own code does not compute"
     elif config.get("tokenizer", {}).get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
+        state["quantize.codebook_used"] = torch.zeros(65536)  # a running record that LlamaGen's own class asks for
     else:
         raise BadInput(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")
     draft = file.with_name(file.name + ".partial")

@@ -12,15 +12,23 @@ class Plan:
         """`mirror`: whether images may be mirrored, one for all or one a row."""
         self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self.batch_size, self.seed, self.may_mirror = batch, seed, np.broadcast_to(mirror, len(labels))
+        self._turn, self._classes = -1, np.empty(0, dtype=np.int64)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Image positions (batch,) int64 and whether to mirror each, (batch,) bool."""
         draws = step * self.batch_size + np.arange(self.batch_size)
-        classes, turns = draws % len(self.members), draws // len(self.members)
+        turns, places = draws // len(self.members), draws % len(self.members)
+        classes = [self._class_order(int(turn))[place] for turn, place in zip(turns, places, strict=True)]
         indices = np.array([self._pick(int(c), int(t)) for c, t in zip(classes, turns, strict=True)], dtype=np.int64)
         drawn = np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
         return indices, drawn & self.may_mirror[indices]
+
+    def _class_order(self, turn: int) -> np.ndarray:
+        """Every class once, in an order of this turn's own: neighbours in a sorted list of classes must not share batches."""
+        if self._turn != turn:
+            self._turn, self._classes = turn, np.random.default_rng([self.seed, 2, turn]).permutation(len(self.members))
+        return self._classes
 
     def _pick(self, label: int, turn: int) -> int:
         members = self.members[label]

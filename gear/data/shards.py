@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ SCHEMA = pa.schema(
     ]
 )
 GROUP = 64
+DECODERS = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")  # Pillow decodes outside the interpreter's lock
 Row = dict[str, Any]
 
 
@@ -120,16 +124,26 @@ class Split:
         self._groups = [(file, group) for file in self.files for group in range(file.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._room = cache_bytes
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()  # by row
+        self._room, self._lock = cache_bytes, Lock()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Pixels of rows `indices`, (n, H, W, 3) uint8, a fresh array."""
-        groups = np.searchsorted(self._starts, indices, side="right") - 1
-        return np.stack([self._group(int(g))[int(i - self._starts[g])] for g, i in zip(groups, indices, strict=True)])
+        with self._lock:  # one batch may be fetched ahead while another is asked for
+            absent = sorted({int(i) for i in indices} - self._cache.keys())
+            encoded = self._encoded(absent)
+        decoded = dict(zip(absent, DECODERS.map(decode, encoded), strict=True))
+        with self._lock:
+            for row, pixels in decoded.items():
+                self._room -= 0 if row in self._cache else pixels.nbytes
+                self._cache[row] = pixels
+            chosen = np.stack([decoded[int(i)] if int(i) in decoded else self._cache[int(i)] for i in indices])
+            while self._room < 0 and self._cache:
+                self._room += self._cache.popitem(last=False)[1].nbytes
+        return chosen
 
     def __getitem__(self, part: slice) -> np.ndarray:
         """Pixels of a run of rows, like the slice of an array: what whole-split work reads batch by batch."""
@@ -139,18 +153,18 @@ class Split:
         """Some rows of this split, read as lazily."""
         return Part(self, indices)
 
-    def _group(self, number: int) -> np.ndarray:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        file, group = self._groups[number]
-        encoded = file.read_row_group(group, columns=["image"])["image"]
-        pixels = np.stack([decode(image.as_py()) for image in encoded])
-        self._cache[number] = pixels
-        self._room -= pixels.nbytes
-        while self._room < 0 and len(self._cache) > 1:
-            self._room += self._cache.popitem(last=False)[1].nbytes
-        return pixels
+    def _encoded(self, rows: list[int]) -> list[bytes]:
+        """Encoded images of rising rows: each row group is read once, and of it only what is asked for is decoded."""
+        found: list[bytes] = []
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        last, column = -1, None
+        for row, group in zip(rows, groups, strict=True):
+            if group != last:
+                file, number = self._groups[group]
+                last, column = group, file.read_row_group(number, columns=["image"])["image"]
+            assert column is not None
+            found.append(column[int(row - self._starts[group])].as_py())
+        return found
 
 
 def open_shard(path: Path) -> pq.ParquetFile:

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gear.config import BadInput, DataConfig
 from gear.data.archives import IMAGES, ONE_CLASS, read_archives
@@ -104,7 +104,8 @@ def image_folder(root: Path, size: int, workers: int) -> Iterator[Picture | Reje
     files = sorted(path for path in root.glob("*/*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise BadInput(f"data.root: {root} holds no <class>/<file>: one folder a class, images inside")
-    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and not any(f.parent == p for f in files))
+    filled = {file.parent for file in files}
+    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p not in filled)
     if empty:
         raise BadInput(f"data.root: class folder {root / empty[0]} is empty: remove it or fill it")
     captions = _captions_beside(root)
@@ -192,8 +193,9 @@ def huggingface(root: Path, caption_key: str) -> Iterator[Given | Reject]:
         if not isinstance(caption, str) or not caption.strip() or not image:
             yield Reject(key, "no image bytes" if not image else "no caption")
             continue
-        label = row.get("label", ONE_CLASS)
-        yield Given(key, caption, names[label] if names and isinstance(label, int) else str(label), image)
+        label = row.get("label")
+        category = ONE_CLASS if label is None or (names and label == -1) else names[label] if names else str(label)  # -1: unlabelled
+        yield Given(key, caption, category, image)
 
 
 def _decoded(given: Iterator[Given | Reject], size: int, workers: int) -> Iterator[Picture | Reject]:
@@ -229,6 +231,15 @@ def _square(source: Path | io.BytesIO, size: int) -> bytes | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
+def _upright_opaque(opened: Image.Image) -> Image.Image:
+    """RGB as it is meant to be seen: turned as its EXIF says, over white where it is transparent."""
+    picture = ImageOps.exif_transpose(opened)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
 def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
     """Short side resized to `size` (bicubic, antialiased), centre crop; (size, size, 3) uint8. Raises on unreadable files."""
     with warnings.catch_warnings():
@@ -237,7 +248,7 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
     with opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise ValueError(f"{opened.width}x{opened.height} is over {MAX_PIXELS // 1_000_000} megapixels")
-        picture = opened.convert("RGB")
+        picture = _upright_opaque(opened)
     scale = size / min(picture.size)
     wide = (max(size, round(picture.width * scale)), max(size, round(picture.height * scale)))
     picture = picture.resize(wide, Image.Resampling.BICUBIC)

@@ -52,6 +52,19 @@ def thumbnails(pixels: Pixels) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def nearest_known(thumbnails_NHWC: np.ndarray, known: Pixels, *, mirrored: bool) -> np.ndarray:
+    """Distance of each thumbnail to the nearest of known images, their mirror images too where `mirrored`, (N,).
+
+    Known images are read and shrunk some at a time: a training set of any size fits.
+    """
+    best = np.full(len(thumbnails_NHWC), np.inf, np.float32)
+    for part in batches(len(known), 16 * ROWS):
+        some = thumbnails(known[part])
+        for view in (some, some[:, :, ::-1]) if mirrored else (some,):
+            best = np.minimum(best, nearest(thumbnails_NHWC, view))
+    return best
+
+
 def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> np.ndarray:
     """Root-mean-square pixel distance of each row of `a` to its nearest row of `b`, (N,); images of one shape."""
     a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (a_NP, b_MP))

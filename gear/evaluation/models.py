@@ -15,6 +15,8 @@ from gear.generator.conditioning import Condition
 from gear.generator.transformer import Generator
 from gear.tokenizer.model import Tokenizer
 
+NTP_BATCH = 16  # sequences at a time: their logits over 16384 codes are half a gigabyte in fp64
+
 
 @torch.inference_mode()
 def pooled_features(encoder: Encoder, pixels: Pixels, input_size: int) -> np.ndarray:
@@ -37,11 +39,16 @@ def images_of(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
     return np.concatenate([to_pixels(tokenizer.decode_indices(part)) for part in parts])
 
 
+def decoded_features(encoder: Encoder, tokenizer: Tokenizer, tokens_NL: np.ndarray, input_size: int) -> np.ndarray:
+    """Pooled features of decoded tokens, (N, 112); no more than a batch of images is held."""
+    return np.concatenate([pooled_features(encoder, images_of(tokenizer, tokens_NL[p]), input_size) for p in batches(len(tokens_NL))])
+
+
 @torch.inference_mode()
 def next_token_nats(generator: Generator, tokens_NL: np.ndarray, given: Callable[[np.ndarray], Condition]) -> float:
     """Mean next-token loss, nats a token; `given`: rows to their condition."""
     total, device = 0.0, next(generator.parameters()).device
-    for part in batches(len(tokens_NL)):
+    for part in batches(len(tokens_NL), NTP_BATCH):
         tokens = torch.from_numpy(tokens_NL[part]).to(device)
         logits = generator(tokens, given(np.arange(part.start, part.stop)).to(device)).logits
         assert logits is not None

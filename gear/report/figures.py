@@ -9,7 +9,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 MARGIN, GAP = 130, 2
+ROWS = 40  # of a grid of classes, at most
 LINES = 5  # of a row's name
+
+
+def grid_rows(labels: np.ndarray, classes: list[str], columns: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """What a grid of some images a class shows: which images, their rows, the rows' names; of many classes, evenly spaced ones."""
+    chosen = np.linspace(0, len(classes) - 1, min(len(classes), ROWS)).round().astype(np.int64)
+    parts = [np.flatnonzero(labels == label)[:columns] for label in chosen]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts]), [classes[label] for label in chosen]
 
 
 def class_grid(pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0) -> Image.Image:

@@ -12,7 +12,7 @@ from gear.config import Config
 from gear.data.pixels import evenly
 from gear.data.shards import load_manifest, read_split
 from gear.evaluation import agreement, frechet, manifold
-from gear.evaluation.models import images_of, pooled_features
+from gear.evaluation.models import decoded_features, pooled_features
 from gear.evaluation.protocol import Metric
 from gear.generator.sampling import SEED_STRIDE, draw
 from gear.generator.transformer import Generator
@@ -87,8 +87,8 @@ def guidance_sweep(
     for scale in config.evaluate.guidances:
         wanted, settings = request(config, count), config.sample.model_copy(update={"guidance": scale})
         print(f"guidance {scale:g}")
-        pixels = images_of(tokenizer, draw(generator, wanted.given, seeds, settings))
-        features = pooled_features(encoder, pixels, config.evaluate.input_size)
+        tokens = draw(generator, wanted.given, seeds, settings)
+        features = decoded_features(encoder, tokenizer, tokens, config.evaluate.input_size)
         protocol = {**base, "n": count, "guidance": scale}
         fd = frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
         found = {

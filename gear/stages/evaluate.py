@@ -19,7 +19,7 @@ from gear.evaluation import frechet, manifold
 from gear.evaluation.clip import clip_score
 from gear.evaluation.inception import build_inception, load_training, read_reference
 from gear.evaluation.inception_metrics import of_reconstructions, of_samples
-from gear.evaluation.models import bits_an_image, images_of, next_token_nats, pooled_features, tokens_of
+from gear.evaluation.models import bits_an_image, decoded_features, images_of, next_token_nats, pooled_features, tokens_of
 from gear.evaluation.protocol import Metric
 from gear.generator.transformer import Generator
 from gear.stages.agreement import Gallery, guidance_sweep, sample_agreement
@@ -31,7 +31,8 @@ from gear.training.checkpoints import load_generator, load_tokenizer
 # with usage and perplexity, the eight columns of `dvc exp show`
 HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits", "fid", "inception_score")  # the last two with Inception's weights
 MANIFOLD_ROWS = 10_000  # of the reference, at most, in coverage and recall: their cost is its square
-REBUILT = 50_000  # images of a split, at most, that are reconstructed
+ENOUGH = 5000  # validation images from which rFD is theirs
+REBUILT = 50_000  # images of a split, at most, that are reconstructed or compared with the training set
 
 
 def run(config: Config) -> None:
@@ -56,7 +57,7 @@ def run(config: Config) -> None:
         "recall": Metric(manifold.recall(real, fake, k), neighbours),
     }
     metrics |= _copies(config, train, val, samples, drawn)
-    metrics |= _rfd(config, tokenizer, encoder, train, reference, base) | _fidelity(tokenizer, val)
+    metrics |= _rfd(config, tokenizer, encoder, train, val, reference, base) | _fidelity(tokenizer, val)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     metrics |= _likelihood(config, tokenizer, generator, val)
     gallery = Gallery(config, encoder, reference) if config.data.condition == "caption" else None
@@ -75,32 +76,35 @@ def _untrained(config: Config, tokenizer: Tokenizer, encoder: Any, reference: An
     """FD of uniform codes: the generator's output head starts at zero, so an untrained one draws exactly these."""
     random = np.random.default_rng(config.run.seed)
     tokens = random.integers(0, config.tokenizer.codes, (config.sample.n, config.grid**2))
-    features = pooled_features(encoder, images_of(tokenizer, tokens), config.evaluate.input_size)
+    features = decoded_features(encoder, tokenizer, tokens, config.evaluate.input_size)
     return frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
 
 
 def _copies(config: Config, train: Split, val: Split, samples: Split, drawn: dict[str, Any]) -> dict[str, Metric]:
-    known = manifold.thumbnails(train)
-    if config.data.flip:
-        known = np.concatenate([known, known[:, :, ::-1]])
-    unseen = manifold.nearest(manifold.thumbnails(val), known)
+    held_out = manifold.thumbnails(val.part(evenly(len(val), REBUILT)))
+    drawn_ones = manifold.thumbnails(samples.part(evenly(len(samples), REBUILT)))
+    distances = manifold.nearest_known(np.concatenate([held_out, drawn_ones]), train, mirrored=config.data.flip)
+    unseen, near = distances[: len(held_out)], distances[len(held_out) :]
     threshold = manifold.copy_threshold(unseen)
-    share = float((manifold.nearest(manifold.thumbnails(samples), known) < threshold).mean())
+    share = float((near < threshold).mean())
     rule = {
         "rule": "pixel RMSE to the nearest training image, mirrored ones too, under the closest 1 % of validation",
-        "side": known.shape[1],
+        "side": held_out.shape[1],
         "threshold": threshold,
     }
     return {"memorised": Metric(share, {**drawn, **rule}), "memorised_by_rule_val": Metric(float((unseen < threshold).mean()), rule)}
 
 
-def _rfd(config: Config, tokenizer: Tokenizer, encoder: Any, train: Split, reference: Any, base: dict[str, Any]) -> dict[str, Metric]:
-    """FD of training reconstructions: the validation split is too small for a covariance in the packaged data."""
-    chosen = train.part(evenly(len(train), REBUILT))
+def _rfd(
+    config: Config, tokenizer: Tokenizer, encoder: Any, train: Split, val: Split, reference: Any, base: dict[str, Any]
+) -> dict[str, Metric]:
+    """FD of validation reconstructions; of training ones where the validation split is too small for a covariance."""
+    name, split = ("val", val) if len(val) >= ENOUGH else ("train", train)
+    chosen = split.part(evenly(len(split), REBUILT))
     parts = (images_of(tokenizer, tokens_of(tokenizer, chosen[p])) for p in batches(len(chosen)))
     features = np.concatenate([pooled_features(encoder, part, config.evaluate.input_size) for part in parts])
     value = frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
-    return {"rfd": Metric(value, {**base, "n": len(features), "split": "train", "weights": "EMA", "rounding": "nearest uint8"})}
+    return {"rfd": Metric(value, {**base, "n": len(features), "split": name, "weights": "EMA", "rounding": "nearest uint8"})}
 
 
 def _fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:

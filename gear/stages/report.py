@@ -15,7 +15,7 @@ from gear.config import Config
 from gear.data.shards import Split, load_manifest, read_split
 from gear.evaluation.models import images_of, tokens_of
 from gear.report import page
-from gear.report.figures import class_grid, pair_grid
+from gear.report.figures import class_grid, grid_rows, pair_grid
 from gear.stages.files import replace_file
 from gear.training.checkpoints import load_tokenizer
 
@@ -54,8 +54,8 @@ def run(config: Config) -> None:
 def _sample_grid(config: Config, samples: Split, classes: list[str]) -> Image.Image:
     """Samples, a row a class or, where the condition is the caption, a row a prompt."""
     if config.data.condition == "class":
-        shown = np.concatenate([np.flatnonzero(samples.labels == label)[:14] for label in range(len(classes))])
-        return class_grid(samples.images(shown), samples.labels[shown], classes, columns=14)
+        shown, rows, names = grid_rows(samples.labels, classes, columns=14)
+        return class_grid(samples.images(shown), rows, names, columns=14)
     prompts, drawn = _json(paths.SAMPLES / "prompts.json"), read_split(paths.SAMPLES / "prompts")
     rows = np.repeat(np.arange(len(prompts)), len(drawn) // len(prompts))
     names = [f"{one['caption']} ({one['kind']})" for one in prompts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import torch
 from gear import paths
 from gear.config import Config
 from gear.data.captions import tidy
-from gear.data.pixels import evenly
+from gear.data.pixels import batches, evenly
 from gear.data.shards import encode_png, load_manifest, read_split, write_shards
 from gear.device import pick_device
 from gear.evaluation.models import images_of
 from gear.generator.conditioning import pack
 from gear.generator.sampling import SEED_STRIDE, draw
 from gear.generator.transformer import Generator
-from gear.report.figures import class_grid
+from gear.report.figures import class_grid, grid_rows
 from gear.stages.conditions import request
 from gear.stages.files import replace_file, replace_folder, write_json
 from gear.text.encoders import TextEncoder
@@ -38,13 +39,16 @@ def run(config: Config) -> None:
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     chosen, wanted = config.sample, request(config, config.sample.n)
     tokens = draw(generator, wanted.given, config.run.seed * SEED_STRIDE + np.arange(chosen.n), chosen)
-    pixels = images_of(tokenizer, tokens)
     by_caption = wanted.rows is not None
     prompts = Prompts(config, generator) if by_caption else None
     prompted = images_of(tokenizer, prompts.tokens) if prompts else np.empty(0)
 
+    def decoded() -> Iterator[np.ndarray]:
+        for part in batches(len(tokens)):  # never all of them in memory
+            yield from images_of(tokenizer, tokens[part])
+
     def fill(draft: Path) -> None:
-        write_shards((_row(i, pixels[i], int(wanted.labels[i]), wanted.captions[i]) for i in range(chosen.n)), draft)
+        write_shards((_row(i, image, int(wanted.labels[i]), wanted.captions[i]) for i, image in enumerate(decoded())), draft)
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
         np.save(draft / "labels.npy", wanted.labels)
         if prompts:
@@ -71,7 +75,8 @@ def run(config: Config) -> None:
     if prompts:
         sheet = class_grid(prompted, np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES), prompts.names, columns=PROMPT_IMAGES)
     else:
-        sheet = class_grid(pixels, wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12)
+        shown, rows, names = grid_rows(wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12)
+        sheet = class_grid(images_of(tokenizer, tokens[shown]), rows, names, columns=12)
     sheet.save(buffer, format="PNG")
     replace_file(paths.SAMPLE_GRID, buffer.getvalue())
 

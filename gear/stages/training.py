@@ -19,7 +19,7 @@ from gear.config import Config, SampleConfig
 from gear.data.pixels import BATCH, batches, in_turn
 from gear.data.shards import Split
 from gear.evaluation.frechet import frechet_distance, statistics
-from gear.evaluation.models import images_of, pooled_features, tokens_of
+from gear.evaluation.models import decoded_features, tokens_of
 from gear.generator.conditioning import Condition
 from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
@@ -98,7 +98,7 @@ def fd_probe(config: Config, world: World, tokenizer: Tokenizer, guided: GuidedG
         drawer.load_state_dict({name: weights[f"generator.{name}"] for name in drawer.state_dict()})
         decoder.load_state_dict(averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict())
         tokens = torch.cat([sample(drawer, given(p), seeds[p], plain) for p in batches(count)])
-        features = pooled_features(encoder, images_of(decoder, tokens.cpu().numpy()), config.evaluate.input_size)
+        features = decoded_features(encoder, decoder, tokens.cpu().numpy(), config.evaluate.input_size)
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 
     return Probe(config.joint.fd_every, measure)

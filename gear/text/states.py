@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from gear.config import BadInput
 
 SCHEMA = pa.schema([("caption_sha256", pa.string()), ("tokens", pa.int32()), ("states", pa.binary())])  # float16, row-major
-GROUP, FILE = 64, 4096  # captions a row group, a file
+GROUP, FILE = 64, 4096  # captions a row group at most, a file
+GROUP_BYTES = 4 << 20  # of states a row group holds, about: what a look-up reads
 EMPTY = ""
 
 
@@ -33,9 +34,10 @@ def write_states(captions: Iterable[str], encode: Callable[[list[str]], list[np.
         with pq.ParquetWriter(folder / f"{start // FILE:05d}.parquet", SCHEMA, compression="none", use_dictionary=False) as writer:
             for first in range(0, len(part), GROUP):
                 group = part[first : first + GROUP]
-                pairs = zip(group, encode(group), strict=True)
-                rows = [{"caption_sha256": key_of(caption), "tokens": len(s), "states": s.tobytes()} for caption, s in pairs]
-                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                states = encode(group)
+                rows = [{"caption_sha256": key_of(c), "tokens": len(s), "states": s.tobytes()} for c, s in zip(group, states, strict=True)]
+                size = max(1, GROUP * GROUP_BYTES // max(GROUP_BYTES, sum(s.nbytes for s in states)))
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=size)
         print(f"text states {min(start + FILE, len(distinct))}/{len(distinct)}", flush=True)
     return len(distinct)
 

@@ -33,6 +33,9 @@ def _averaged(state: State) -> State:
     found = {dotted[key[10:]]: value for key, value in state.items() if key.startswith("model_ema.") and key[10:] in dotted}
     if not found:
         return {}
+    rest = [key for key in state if key.startswith(("encoder.", "decoder.", "quant")) and key not in found and not key.startswith(FOREIGN)]
+    if rest:
+        raise ValueError(f"{len(found)} weights have an average and {len(rest)} have none, first {rest[0]}: half an average is no model")
     return {key: found.get(key, value) for key, value in state.items() if not key.startswith("model_ema.")}
 
 

@@ -33,7 +33,7 @@ class Quantized(NamedTuple):
 class Codebook(nn.Embedding):
     """The learned codes, read as a copy: under ZeRO-3 the weights are whole only while this module is at work."""
 
-    def forward(self) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:  # type: ignore[override]
         """All codes, (K, D) fp32."""
         return self.weight.float().clone()
 

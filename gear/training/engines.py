@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gear.config import Config
+from gear.config import BadInput, Config
 from gear.device import pick_device
 
 
@@ -67,6 +67,8 @@ def build_engine(module: nn.Module, config: Config, world: World, *, lr: float, 
     """A DeepSpeed engine of one module: fused AdamW of `train`, clipped on its own norm."""
     import deepspeed
 
+    if batch % world.size:
+        raise BadInput(f"a batch of {batch} images does not divide by {world.size} ranks: the ranks' means would weigh images unequally")
     count = sum(p.numel() for p in module.parameters())
     bucket = min(1 << 27, -(-count // (1 << 20)) << 20)  # whole multiples of 2^20: DeepSpeed wants them aligned
     optimizer = torch.optim.AdamW(

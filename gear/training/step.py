@@ -94,10 +94,10 @@ def straight_through_ntp(logits_BLK: torch.Tensor, quantized: Quantized, tempera
 
 
 class NonFinite(StageFailed):
-    """A loss is NaN or infinite; raised before any weight moves. `keys`: this rank's images."""
+    """A loss is NaN or infinite; raised before its module's weights move. `keys`: this rank's images."""
 
     def __init__(self, module: str, value: float, keys: list[str]) -> None:
-        super().__init__(f"the {module} loss is {value}; no weight was moved")
+        super().__init__(f"the {module} loss is {value}; its weights were not moved")
         self.keys = keys
 
 

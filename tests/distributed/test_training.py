@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_its_images(prepared:
     edit(cwd, loss={"l1": 1e39})
     done = subprocess.run([sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "joint step 0: the tokenizer loss is inf; no weight was moved" in done.stderr
+    assert "joint step 0: the tokenizer loss is inf; its weights were not moved" in done.stderr
     (file,) = cwd.glob(".gear/joint/*/nonfinite-step-0-rank-0.json")
     assert str(file.relative_to(cwd)) in done.stderr
     assert len(json.loads(file.read_text())["images"]) == 8

@@ -34,6 +34,11 @@ def render() -> str:
         recipe=EVIL,
         manifest={"train": 1, "val": 1, "source": EVIL, "size": 8, "classes": [EVIL], "attribution": EVIL},
         cards=page.cards({"fd": {"value": 12.5, "protocol": {"extractor": EVIL}}}),
+        condition="caption",
+        agreement=page.agreement_rows(
+            {f"retrieval_category{part}": {"value": 0.5, "protocol": {"hit": EVIL}} for part in ("", "_low", "_high", "_floor")}
+        ),
+        guidance=page.guidance_charts({f"fd@{scale}": {"value": 1.0, "protocol": {}} for scale in (1, 2)}),
         samples=picture,
         pairs=picture,
         charts=[{"name": "joint", "charts": page.curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}])}],

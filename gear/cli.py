@@ -90,7 +90,17 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--preset", help="plan a preset in place of params.yaml")
     plan.add_argument("--gpus", type=_positive, default=8, help="GPUs (default 8)")
     plan.add_argument("--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)")
+    _add_monitor(commands.add_parser("monitor", help="measure the newest checkpoint of a training in progress, or of one that ended"))
     return top
+
+
+def _add_monitor(watch: argparse.ArgumentParser) -> None:
+    watch.add_argument("--checkout", type=Path, default=Path(), help="where it trains, temporary experiments included (default: here)")
+    watch.add_argument("--samples", type=_positive, default=512, help="images drawn for FD and coverage (default 512)")
+    watch.add_argument("--images", type=_positive, default=2048, help="training images whose tokens are counted, at most (default 2048)")
+    watch.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    watch.add_argument("--stop", action="store_true", help="ask training to stop where health.min_usage or health.min_perplexity is broken")
+    watch.add_argument("--result", type=Path, help="also write what was found to this JSON file")
 
 
 def _positive(text: str) -> int:
@@ -155,6 +165,11 @@ def _command(chosen: argparse.Namespace) -> str:
         names = ("guidance", "interval", "temperature", "top_k", "top_p")
         settings = section(SampleConfig, {"n": chosen.each, "batch": 64} | {name: getattr(chosen, name) for name in names}, "--")
         return generate(chosen.checkpoint, chosen.classes, chosen.each, chosen.seed, settings, chosen.out)
+    if chosen.command == "monitor":
+        from gear.commands.monitor import monitor
+
+        names = ("samples", "images", "device", "stop", "result")
+        return monitor(chosen.checkout, **{name: getattr(chosen, name) for name in names})
     if chosen.command == "plan":
         from gear.commands.plan import plan
         from gear.paths import PRESETS

@@ -24,7 +24,7 @@ from gear.generator.sampling import SEED_STRIDE, sample
 from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.losses.reconstruction import EarlyFeaturesLoss, LpipsLoss
-from gear.stages.files import read_json, replace_folder
+from gear.stages.files import read_json, replace_file, replace_folder
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, save_model
 from gear.training.engines import Average, World, build_engine
@@ -125,7 +125,10 @@ def open_work(stage: str, config: Config, world: World, sections: list[str], inp
     params = {name: config.model_dump(mode="json")[name] for name in sections} | {"world": world.size, "data": config.data.flip}
     code = Path(gear.__file__).parent
     name = fingerprint(params, [*inputs, *(code / part for part in ("data", "tokenizer", "generator", "alignment", "losses", "training"))])
-    return WorkFolder(paths.WORK / stage / name, world)
+    work = WorkFolder(paths.WORK / stage / name, world)
+    if world.lead:  # whoever reads its states can build the models without this params.yaml
+        replace_file(work.folder / "settings.json", (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
+    return work
 
 
 def write_models(

@@ -1,0 +1,165 @@
+"""Measuring a training's averaged weights at one step, with the protocol of `gear evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gear import paths
+from gear.alignment.efficientnet import build_encoder
+from gear.config import BadInput, Config, section
+from gear.data.pixels import batches, evenly
+from gear.data.shards import load_manifest, read_split
+from gear.evaluation import codebook, frechet, manifold
+from gear.evaluation.models import images_of, pooled_features, tokens_of
+from gear.evaluation.protocol import Metric
+from gear.generator.sampling import SEED_STRIDE, sample
+from gear.generator.transformer import Generator
+from gear.stages.evaluate import MANIFOLD_ROWS
+from gear.stages.files import read_json
+from gear.tokenizer.model import Tokenizer
+from gear.training.checkpoints import load_generator, load_tokenizer, save_model
+
+
+@dataclass(frozen=True)
+class Models:
+    """A tokenizer, a generator where there is one, and what the training itself last saw."""
+
+    config: Config
+    tokenizer: Tokenizer
+    generator: Generator | None
+    window: dict[str, float]  # codebook usage and perplexity of training's last closed window
+    rows: list[dict[str, float]]  # the curve so far
+
+
+def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
+    """The averaged models in a (copied) state; a tokenizer that does not train is the finished one of the stage before.
+
+    Raises `BadInput` where the settings are missing or the weights do not fit them.
+    """
+    file = state_folder / "settings.json"
+    if not file.exists():
+        raise BadInput(f"{stage}: its work folder has no settings.json: it was started by another version; resume it with this one")
+    config = section(Config, read_json(file), f"{file}: ")
+    state = torch.load(state_folder / "state.pt", weights_only=True, map_location="cpu")
+    averages: dict[str, dict[str, torch.Tensor]] = state["averages"]
+    if "tokenizer" in averages:
+        tokenizer = Tokenizer(config.tokenizer)
+        _fill(tokenizer, averages["tokenizer"], stage)
+    else:
+        tokenizer = load_tokenizer(root / (paths.JOINT if stage == "generator" else paths.TOKENIZER) / "tokenizer")
+    generator = None
+    if "guided" in averages:
+        classes = len(load_manifest(root / paths.SHARDS)["classes"])
+        generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=classes)
+        _fill(generator, {k.removeprefix("generator."): v for k, v in averages["guided"].items() if k.startswith("generator.")}, stage)
+    return Models(config, tokenizer.eval(), generator, state["latest"], state["rows"])
+
+
+def models_of_stage(folder: Path, config: Config) -> Models:
+    """The models of a finished stage."""
+    tokenizer, generator = load_tokenizer(folder / "tokenizer"), load_generator(folder / "generator")
+    if (tokenizer.config.codes, generator.grid) != (config.tokenizer.codes, config.grid):
+        raise BadInput(
+            f"{folder}: {tokenizer.config.codes} codes on a grid of {generator.grid}, and params.yaml says otherwise: run `dvc repro`"
+        )
+    text = (folder / "curves.jsonl").read_text()
+    return Models(config, tokenizer, generator, {}, [json.loads(line) for line in text.splitlines()])
+
+
+def named_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `cuda:N`. Raises `BadInput` where it is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _fill(module: nn.Module, weights: dict[str, torch.Tensor], stage: str) -> None:
+    try:
+        module.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BadInput(f"{stage}: the saved weights do not fit this version's model, or these shards: {reason}") from None
+
+
+def keep(models: Models, folder: Path, root: Path) -> None:
+    """Write the models as a native checkpoint, for `gear generate --checkpoint` and for `tokenizer.init`."""
+    settings = models.config.model_dump(mode="json")
+    save_model(folder / "tokenizer", models.tokenizer.state_dict(), {"tokenizer": settings["tokenizer"], "temperature": None})
+    if models.generator is not None:
+        names = load_manifest(root / paths.SHARDS)["classes"]
+        shape = {"generator": settings["generator"], "codes": models.config.tokenizer.codes, "grid": models.config.grid}
+        save_model(folder / "generator", models.generator.state_dict(), shape | {"classes": len(names), "class_names": names})
+
+
+def measure(models: Models, root: Path, *, samples: int, images: int, device: torch.device) -> dict[str, Metric]:
+    """Codebook usage and perplexity over training images; FD and coverage of fresh samples where there is a generator.
+
+    Samples are drawn with the run's seed, so curves over steps show the training and no luck of the draw. More extractors (such as
+    Inception's) belong beside `_fidelity`, each with its own reference and protocol.
+    """
+    config, tokenizer = models.config, models.tokenizer.to(device)
+    train = read_split(root / paths.SHARDS / "train")
+    pixels = train.part(evenly(len(train), images))
+    counts = codebook.histogram(tokens_of(tokenizer, pixels), config.tokenizer.codes)
+    used = {
+        "split": "train",
+        "n": len(pixels),
+        "codes": config.tokenizer.codes,
+        "tokens": config.grid**2,
+        "crop": "centre",
+        "weights": "EMA",
+    }
+    metrics = {"usage": Metric(codebook.usage(counts), used), "perplexity": Metric(codebook.perplexity(counts), used)}
+    if models.generator is not None:
+        metrics |= _fidelity(models, root, samples, device)
+    return metrics
+
+
+def _fidelity(models: Models, root: Path, samples: int, device: torch.device) -> dict[str, Metric]:
+    config, generator = models.config, models.generator
+    assert generator is not None
+    base = read_json(root / paths.FEATURES / "protocol.json")
+    if base["input_size"] != config.evaluate.input_size:
+        raise BadInput(f"{root / paths.FEATURES} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}")
+    reference, chosen = np.load(root / paths.FEATURES / "reference.npz"), config.sample
+    labels = torch.arange(samples) % generator.classes
+    seeds = config.run.seed * SEED_STRIDE + np.arange(samples)
+    generator.to(device)
+    tokens = torch.cat([sample(generator, labels[p], seeds[p], chosen) for p in batches(samples, chosen.batch)])
+    pixels = images_of(models.tokenizer, tokens.cpu().numpy())
+    fake = pooled_features(build_encoder().to(device), pixels, config.evaluate.input_size)
+    real = reference["features"]
+    real = real[evenly(len(real), MANIFOLD_ROWS)]
+    wide = {**base, **_drawn(config, samples)}
+    k = config.evaluate.neighbours
+    return {
+        "fd": Metric(frechet.frechet_distance(*frechet.statistics(fake), reference["mean"], reference["cov"]), wide),
+        "coverage": Metric(manifold.coverage(real, fake, k), {**wide, "k": k, "reference_rows": len(real)}),
+    }
+
+
+def _drawn(config: Config, samples: int) -> dict[str, Any]:
+    """How samples were drawn, in the words of `data/samples/protocol.json`."""
+    chosen = config.sample
+    return {
+        "n": samples,
+        "labels": "balanced: i mod classes",
+        "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
+        "guidance": chosen.guidance,
+        "interval": list(chosen.interval),
+        "temperature": chosen.temperature,
+        "top_k": chosen.top_k,
+        "top_p": chosen.top_p,
+        "weights": "EMA",
+        "rounding": "nearest uint8",
+    }

@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows import publish
-from flows.stages import StageError, only_one, run_child
+from flows.stages import StageError, end_with_worker, only_one, run_child
 from gear.config import BadInput
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -81,6 +81,7 @@ def pipeline(
         name: Experiment name. With one, the run has a folder of its own; without, it happens in the checkout.
         push: Push the results where a DVC remote is set, so that nothing is lost when a worker's clone goes.
     """
+    end_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gear.config import BadInput
+from gear.lifeline import end_with
 from gear.paths import WORK
 
 PR_SET_PDEATHSIG = 1
@@ -74,6 +75,16 @@ def run_child(command: list[str], folder: Path, show: Callable[[str], None]) -> 
         end_group(child)
     if child.returncode:
         raise classify(child.returncode, "".join(tail))
+
+
+def end_with_worker() -> None:
+    """In a flow run that a Prefect worker started: end when that worker dies, even by SIGKILL, and the children with it.
+
+    Prefect gives each run a session of its own, so a killed worker would leave the run going, and the next worker would start a
+    second one beside it.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        end_with(os.getppid())
 
 
 def _die_with_parent() -> None:

@@ -6,11 +6,10 @@ import argparse
 import ctypes
 import importlib
 import os
-import select
-import signal
 import sys
-import threading
 from pathlib import Path
+
+from gear.lifeline import end_with
 
 STAGES = {
     "ingest": "source images into Parquet shards",
@@ -52,21 +51,15 @@ def end_with_dvc() -> None:
     DVC is the nearest ancestor without the DVC_STAGE that it gives its stages; the shell in between may stay or not, so the
     kernel's own signal on the death of a parent would not do. Linux only; elsewhere nothing happens.
     """
-    if "DVC_STAGE" not in os.environ or not hasattr(os, "pidfd_open"):
+    if "DVC_STAGE" not in os.environ:
         return
     ancestor = os.getppid()
     try:
         while b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
             ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        handle = os.pidfd_open(ancestor)
     except OSError:  # it is gone already, or somebody else's
         return
-
-    def wait() -> None:
-        select.select([handle], [], [])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="end-with-dvc", daemon=True).start()
+    end_with(ancestor)
 
 
 def parser() -> argparse.ArgumentParser:

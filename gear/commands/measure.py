@@ -65,9 +65,9 @@ def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
 def models_of_stage(folder: Path, config: Config) -> Models:
     """The models of a finished stage."""
     tokenizer, generator = load_tokenizer(folder / "tokenizer"), load_generator(folder / "generator")
-    if (tokenizer.config.codes, generator.grid) != (config.tokenizer.codes, config.grid):
+    if (tokenizer.config.codes, generator.tokens) != (config.tokenizer.codes, config.grid**2):
         raise BadInput(
-            f"{folder}: {tokenizer.config.codes} codes on a grid of {generator.grid}, and params.yaml says otherwise: run `dvc repro`"
+            f"{folder}: {tokenizer.config.codes} codes, {generator.tokens} tokens, and params.yaml says otherwise: run `dvc repro`"
         )
     text = (folder / "curves.jsonl").read_text()
     return Models(config, tokenizer, generator, {}, [json.loads(line) for line in text.splitlines()])

@@ -113,6 +113,7 @@ class WorkFolder:
     def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
         if self.world.lead:  # what a killed save left; a new folder too, so that nobody's hard link to the old files changes
             shutil.rmtree(self.folder / tag, ignore_errors=True)
+            (self.folder / tag).mkdir()
         dist.barrier()
         for name, engine in engines.items():
             engine.save_checkpoint(str(self.folder / tag), tag=name, save_latest=False)

@@ -51,10 +51,10 @@ server: setup  ## Start Prefect's server on 127.0.0.1:4200 in the background (SQ
 	@python -m flows.wait $(PREFECT_API_URL)
 	@echo "server: http://127.0.0.1:4200"
 
-worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each
+worker: setup  ## Start one worker a pool in the background: gpu one run at a time, cpu four (the monitor runs beside the pipeline)
 	@for pool in cpu gpu; do \
 	  prefect work-pool create $$pool --type process > /dev/null 2>&1 || true; \
-	  nohup prefect worker start --pool $$pool --type process --limit 1 > .gear/logs/worker-$$pool.log 2>&1 & \
+	  nohup prefect worker start --pool $$pool --type process --limit $$([ $$pool = gpu ] && echo 1 || echo 4) > .gear/logs/worker-$$pool.log 2>&1 & \
 	  echo $$! > .gear/worker-$$pool.pid; echo "worker of pool $$pool: .gear/logs/worker-$$pool.log"; done
 
 deploy: setup  ## Register prefect.yaml's deployments (schedules stay switched off)

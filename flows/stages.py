@@ -45,6 +45,10 @@ class StageKilled(StageError):
     """Ended by a signal: somebody wanted it to end."""
 
 
+class StageBusy(StageError):
+    """Another DVC process works in the checkout, started by hand."""
+
+
 class StageCrashed(StageError):
     """Anything else: out of memory, a lost disk, a bug. One more try may help, and training resumes."""
 
@@ -118,6 +122,10 @@ def _alive(group: int) -> bool:
 
 def classify(code: int, tail: str) -> StageError:
     """The kind of a failure: DVC reports its own code, and the stage's in its last lines."""
+    if busy := re.search(r"'([^']*)' is busy, it is being blocked by:\s*(\(PID \d+\): [^\n]*)", tail):
+        return StageBusy(
+            f"{busy[1]} is in use by another DVC process {busy[2]}: wait for it, or give this run a name and so a folder of its own"
+        )
     found = re.findall(r"exited with (-?\d+)", tail)
     stage = int(found[-1]) if found else code
     reason = next((line.strip() for line in reversed(tail.splitlines()) if line.startswith("gear ")), "")

@@ -19,7 +19,8 @@ from typing import Any
 
 from gear import paths
 from gear.commands.runs import Checkpoint, newest, snapshot
-from gear.config import BadInput, StageFailed, load
+from gear.config import BadInput, Config, StageFailed, load
+from gear.evaluation.protocol import Metric
 from gear.stages.files import replace_file, replace_folder
 
 NICE = 19  # training goes first
@@ -85,7 +86,6 @@ def _measure(
     checkout: Path, store: Path, found: Checkpoint, draft: Path, samples: int, images: int, device: str, stop: bool
 ) -> dict[str, Any]:
     from gear.commands import measure as library
-    from gear.training.health import verdict
 
     started, where = time.monotonic(), library.named_device(device)
     if found.step is None:
@@ -94,10 +94,9 @@ def _measure(
     else:
         models, run = library.models_of_state(found.stage, found.root, draft), found.run
     metrics = library.measure(models, found.root, samples=samples, images=images, device=where)
-    health, codes = models.config.health, models.config.tokenizer.codes
-    used = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
-    shut = found.step is not None and found.step < health.after_step  # the gate opens when training's own does
-    broken = None if shut else verdict(health, used, codes)
+    under = _under(models.config, metrics, models.window)
+    shut = found.step is not None and found.step < models.config.health.after_step  # the gate opens when training's own does
+    broken = None if shut else under
     good, asked = store / f"{found.stage}-{run}-good", False
     message = f"{found.label}: " + ", ".join(f"{name} {metric.value:.5g}" for name, metric in metrics.items())
     if broken:
@@ -106,7 +105,7 @@ def _measure(
         message += "; training is asked to stop" if asked else ""
     elif found.step is None:
         shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
-    elif verdict(health, used, codes) is None:
+    elif under is None:
         replace_folder(good, lambda folder: library.keep(models, folder, found.root))
     record = {
         "stage": found.stage,
@@ -126,6 +125,17 @@ def _measure(
     history = store / f"{found.stage}-{run}.jsonl"
     replace_file(history, "".join(json.dumps(line) + "\n" for line in [*_lines(history), record]).encode())
     return {"new": True, "message": message, "broken": broken, "history": str(history)}
+
+
+def _under(config: Config, metrics: dict[str, Metric], window: dict[str, float]) -> str | None:
+    """The health threshold that is broken, in words; by the averaged weights, or by the live ones, behind which averages lag."""
+    from gear.training.health import verdict
+
+    averaged = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
+    found = verdict(config.health, averaged, config.tokenizer.codes)
+    if found is None and window and (live := verdict(config.health, window, config.tokenizer.codes)):
+        found = f"{live} in training's last window"
+    return found
 
 
 def _ask_to_stop(found: Checkpoint, reason: str) -> bool:

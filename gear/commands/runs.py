@@ -70,7 +70,7 @@ def _finished(root: Path, stage: str) -> Checkpoint | None:
         saved = (folder / "generator" / "model.safetensors").stat().st_mtime_ns
         run = _digest(folder)
         if stage == "generator" and (root / paths.JOINT / "generator").is_dir() and run == _digest(root / paths.JOINT):
-            stage = "joint"
+            stage, folder = "joint", root / paths.JOINT
     except OSError:
         return None
     return Checkpoint(stage, run, root, folder, None, saved)

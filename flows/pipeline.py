@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from flows import publish
 from flows.stages import StageError, end_with_worker, only_one, run_child
 from gear.config import BadInput
+from gear.paths import WORK
 
 DVC = [sys.executable, "-m", "dvc"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -60,9 +61,13 @@ def stage(name: str, folder: Path) -> None:
 
 @task(persist_result=False)
 def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
-    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is."""
+    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is.
+
+    States of its trainings lie in the checkout, so that the same run, killed and started again, resumes.
+    """
     settings = [word for override in overrides for word in ("-S", override)]
-    run_child([*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets], folder, get_run_logger().info)
+    command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
+    run_child(command, folder, get_run_logger().info, {"GEAR_STATES": str(folder / WORK)})
 
 
 @flow(name="pipeline", persist_result=False)

@@ -55,12 +55,15 @@ class StageCrashed(StageError):
     again = True
 
 
-def run_child(command: list[str], folder: Path, show: Callable[[str], None]) -> None:
-    """Run a command in `folder`, each line of its output to `show`. Raises a `StageError`; leaves no process behind."""
+def run_child(command: list[str], folder: Path, show: Callable[[str], None], variables: dict[str, str] | None = None) -> None:
+    """Run a command in `folder`, each line of its output to `show`; `variables` join its environment.
+
+    Raises a `StageError`; leaves no process behind.
+    """
     child = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, **QUIET},
+        env={**os.environ, **QUIET, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -46,7 +46,7 @@ def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
     file = state_folder / "settings.json"
     if not file.exists():
         raise BadInput(f"{stage}: its work folder has no settings.json: it was started by another version; resume it with this one")
-    config = section(Config, read_json(file), f"{file}: ")
+    config = section(Config, read_json(file)["config"], f"{file}: ")
     state = torch.load(state_folder / "state.pt", weights_only=True, map_location="cpu")
     averages: dict[str, dict[str, torch.Tensor]] = state["averages"]
     if "tokenizer" in averages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from contextlib import suppress
@@ -21,7 +22,7 @@ class Checkpoint:
 
     stage: str
     run: str  # the work folder's name; the weights' digest of finished models
-    root: Path  # the checkout, or an experiment's temporary folder
+    root: Path  # where it trains: the checkout, or an experiment's temporary folder
     folder: Path  # a state, or a finished stage's models
     step: int | None  # None: finished
     saved: int  # modification time, ns: a run that goes on from an older state makes new ones of the same step
@@ -59,8 +60,17 @@ def _states(root: Path, stage: str) -> list[Checkpoint]:
             saved = (folder / "state.pt").stat().st_mtime_ns
         except OSError:
             continue
-        found.append(Checkpoint(stage, latest.parent.name, root, folder, int(tag.rsplit("-", 1)[1]), saved))
+        found.append(Checkpoint(stage, latest.parent.name, _place(latest.parent, root), folder, int(tag.rsplit("-", 1)[1]), saved))
     return found
+
+
+def _place(work: Path, root: Path) -> Path:
+    """Where the run of a work folder trains: not beside its states where a flow runs it as an experiment."""
+    try:
+        place = Path(json.loads((work / "settings.json").read_text())["root"])
+    except (OSError, ValueError, KeyError):  # said when it is read
+        return root
+    return root if place == root.resolve() or not place.is_dir() else place
 
 
 def _finished(root: Path, stage: str) -> Checkpoint | None:

@@ -125,9 +125,10 @@ def open_work(stage: str, config: Config, world: World, sections: list[str], inp
     params = {name: config.model_dump(mode="json")[name] for name in sections} | {"world": world.size, "data": config.data.flip}
     code = Path(gear.__file__).parent
     name = fingerprint(params, [*inputs, *(code / part for part in ("data", "tokenizer", "generator", "alignment", "losses", "training"))])
-    work = WorkFolder(paths.WORK / stage / name, world)
+    work = WorkFolder(paths.STATES / stage / name, world)
     if world.lead:  # whoever reads its states can build the models without this params.yaml
-        replace_file(work.folder / "settings.json", (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
+        settings = {"root": str(Path.cwd()), "config": config.model_dump(mode="json")}
+        replace_file(work.folder / "settings.json", (json.dumps(settings, indent=2) + "\n").encode())
     return work
 
 

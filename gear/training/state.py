@@ -34,7 +34,7 @@ class WorkFolder:
 
     `step-N/`: a state; `latest`: the name of the newest that is whole; `healthy`: the newest whose window of codebook health was
     fine. No other state is kept. `stopped-step-N/`: where a run was when it was asked to stop. `stop`: that request, written by
-    others (`gear monitor`). `settings.json`: the run's whole configuration, for readers.
+    others (`gear monitor`). `settings.json`: where it runs and its whole configuration, for readers.
     """
 
     def __init__(self, folder: Path, world: World) -> None:

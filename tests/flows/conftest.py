@@ -43,7 +43,10 @@ def serving(home: Path, env: dict[str, str] | None = None) -> Iterator[tuple[dic
         yield env, process
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

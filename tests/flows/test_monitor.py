@@ -179,7 +179,9 @@ def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: P
     (apart / "step-8").mkdir(parents=True)
     (apart / "step-8/state.pt").write_bytes(b"eight")
     (apart / "latest").write_text("step-8")
-    assert [(c.run, c.step) for c in newest(tmp_path)] == [("other", 8)]
+    assert [(c.run, c.step, c.root) for c in newest(tmp_path)] == [("other", 8, apart.parents[2])]
+    (apart / "settings.json").write_text(json.dumps({"root": str(work)}))  # an experiment whose states lie elsewhere than it runs
+    assert [c.root for c in newest(tmp_path)] == [work]
 
 
 def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) -> None:
@@ -198,6 +200,6 @@ def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) ->
     torch.save({"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []}, state / "state.pt")
     assert "has no settings.json" in fails(cwd)
     params = yaml.safe_load((cwd / "params.yaml").read_text())
-    (state.parent / "settings.json").write_text(json.dumps(params))
+    (state.parent / "settings.json").write_text(json.dumps({"root": str(cwd), "config": params}))
     assert "the saved weights do not fit this version's model" in fails(cwd)
     assert "--device cuda:99" in fails(cwd, "--device", "cuda:99")

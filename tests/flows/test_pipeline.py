@@ -134,7 +134,8 @@ def test_a_run_beside_dvc_by_hand_is_refused(server: dict[str, str], tmp_path: P
 
 
 def test_an_experiment_survives_the_clone_that_made_it(server: dict[str, str], tmp_path: Path) -> None:
-    folder, data, hub = toy(tmp_path / "c", one="exec cp params.yaml one.txt"), tmp_path / "data", tmp_path / "hub.git"
+    states, data, hub = tmp_path / "states", tmp_path / "data", tmp_path / "hub.git"
+    folder = toy(tmp_path / "c", one=f"exec cp params.yaml one.txt && echo $GEAR_STATES > {states}")
     (folder / "params.yaml").write_text("joint: {recipe: gear}\n")
 
     def run(*command: str, cwd: Path = folder) -> str:
@@ -146,6 +147,7 @@ def test_an_experiment_survives_the_clone_that_made_it(server: dict[str, str], t
     run("git", "commit", "-q", "-m", "toy")
     code, output = finish(server | IDENTITY, folder, name="try-1", overrides=["joint.recipe=continued"])
     assert code == 0 and "no git remote: experiment try-1 stays in this checkout" in output, output
+    assert states.read_text().strip() == str(folder / ".gear")  # not in a folder that is gone when the run is tried again
     assert not (folder / "one.txt").exists() and "gear" in (folder / "params.yaml").read_text()
     run("git", "init", "-q", "--bare", str(hub))
     run("git", "remote", "add", "origin", str(hub))

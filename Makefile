@@ -11,6 +11,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := $(CURDIR)
 export PREFECT_HOME := $(CURDIR)/.gear/prefect
+# on disk: in memory, a reboot would hold the slot of a deployment's run for ever; so it is free again after five minutes
+export PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE := prefect.server.concurrency.lease_storage.filesystem
 PORT ?= 4200
 export PREFECT_API_URL ?= http://127.0.0.1:$(PORT)/api
 ifdef DATABASE

@@ -61,8 +61,8 @@ def compare_recipes(
                 done.append(name)
             else:
                 failed[name] = str(state.message)
-        if push and done and publish.has_remote(where):
-            run_child([*DVC, "exp", "push", "origin", *done], where, logger.info)
+        if push and done and publish.data_remote(where) and (git := publish.git_remote(where)):
+            run_child([*DVC, "exp", "push", git, *done], where, logger.info)
     table = ""
     try:
         table = compared(where, done) if len(done) > 1 else ""

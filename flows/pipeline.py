@@ -13,10 +13,12 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.runtime import flow_run
 
 from flows import publish
-from flows.stages import StageError, only_one, run_child
+from flows.stages import StageError, end_with_worker, only_one, run_child
 from gear.config import BadInput
+from gear.paths import WORK
 
 DVC = [sys.executable, "-m", "dvc"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -59,9 +61,13 @@ def stage(name: str, folder: Path) -> None:
 
 @task(persist_result=False)
 def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
-    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is."""
+    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is.
+
+    States of its trainings lie in the checkout, so that the same run, killed and started again, resumes.
+    """
     settings = [word for override in overrides for word in ("-S", override)]
-    run_child([*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets], folder, get_run_logger().info)
+    command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
+    run_child(command, folder, get_run_logger().info, {"GEAR_STATES": str(folder / WORK)})
 
 
 @flow(name="pipeline", persist_result=False)
@@ -78,14 +84,17 @@ def pipeline(
         preset: A preset to write to params.yaml first (runs in place only); empty for params.yaml as it is.
         overrides: `section.key=value` settings of a named run, as `dvc exp run -S` takes them.
         targets: Stages to run, with what they need; none for all.
-        name: Experiment name. With one, the run has a folder of its own; without, it happens in the checkout.
-        push: Push the results where a DVC remote is set, so that nothing is lost when a worker's clone goes.
+        name: Experiment name. With one, the run has a folder of its own; without, it happens in the checkout. `{start}` in it
+            becomes the scheduled start, for runs of a schedule.
+        push: Push the results where a default DVC remote is set, so that nothing is lost when a worker's clone goes.
     """
+    end_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")
     if overrides and not name:
         raise BadInput("overrides without a name would rewrite params.yaml: give the experiment a name, or a preset")
+    name = name.replace("{start}", f"{flow_run.scheduled_start_time:%Y%m%d-%H%M}")
     if name and (preset or not NAME.fullmatch(name)):
         raise BadInput(f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it")
     with only_one(where):
@@ -96,11 +105,22 @@ def pipeline(
             if preset:
                 run_child([sys.executable, "-m", "gear", "preset", preset], where, logger.info)
             _in_place(order, where)
-        if push and publish.has_remote(where):
-            run_child([*DVC, "push"], where, logger.info)
-            if name:
-                run_child([*DVC, "exp", "push", "origin", name], where, logger.info)
         publish.results(where, name)
+        if push:
+            _push(where, name)
+
+
+def _push(folder: Path, name: str) -> None:
+    """Results to where they outlive this checkout; says so where there is no such place."""
+    logger, data, git = get_run_logger(), publish.data_remote(folder), publish.git_remote(folder)
+    if not data:
+        logger.info("no default DVC remote: the results stay in this checkout (`dvc remote add -d`)")
+    elif not name:
+        run_child([*DVC, "push"], folder, logger.info)
+    elif not git:
+        logger.info(f"no git remote: experiment {name} stays in this checkout (`git remote add origin`)")
+    else:  # with what it refers to in the cache
+        run_child([*DVC, "exp", "push", git, name], folder, logger.info)
 
 
 def _in_place(order: list[str], folder: Path) -> None:

@@ -23,12 +23,18 @@ PROTOCOLS = paths.REPORTS / "protocols.json"
 MOST = 2 << 20  # bytes of a picture inside an artifact
 
 
-def has_remote(folder: Path) -> bool:
-    """Whether a DVC remote is configured."""
+def data_remote(folder: Path) -> str:
+    """The default DVC remote; empty where none is set."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
-        return bool(repo.config.get("remote"))
+        return str(repo.config["core"].get("remote") or "")
+
+
+def git_remote(folder: Path) -> str:
+    """The git remote that experiments go to: origin, else the first; empty where there is none."""
+    shown = subprocess.run(["git", "remote"], cwd=folder, capture_output=True, text=True, check=False).stdout.split()
+    return "origin" if "origin" in shown else (shown or [""])[0]
 
 
 def plain(text: str) -> str:

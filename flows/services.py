@@ -21,6 +21,7 @@ from gear.paths import REPORTS, WORK
 
 SERVICES = WORK / "services"
 POOLS = {"cpu": None, "gpu": 1}  # runs at a time over all workers of a pool; gpu: the number of GPUs
+RUNS = {"cpu": 4, "gpu": 1}  # at a time by the worker started here: the monitor runs beside the check of a data version
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -53,7 +54,7 @@ def server() -> str:
 
 
 def worker() -> str:
-    """Start one worker a pool, one run at a time each; pools are made where they are not there."""
+    """Start one worker a pool; pools are made where they are not there."""
     _require_server()
     said = []
     for pool, limit in POOLS.items():
@@ -63,7 +64,7 @@ def worker() -> str:
         elif number := _runs(f"worker-{pool}"):
             said.append(f"worker of pool {pool}: runs already (process {number})")
         else:
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", "1"]
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(RUNS[pool])]
             number = _start(f"worker-{pool}", command)
             said.append(f"worker of pool {pool}: process {number}, log {SERVICES / f'worker-{pool}.log'}")
     return "\n".join(said)

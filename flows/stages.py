@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gear.config import BadInput
+from gear.lifeline import end_with
 from gear.paths import WORK
 
 PR_SET_PDEATHSIG = 1
@@ -44,18 +45,25 @@ class StageKilled(StageError):
     """Ended by a signal: somebody wanted it to end."""
 
 
+class StageBusy(StageError):
+    """Another DVC process works in the checkout, started by hand."""
+
+
 class StageCrashed(StageError):
     """Anything else: out of memory, a lost disk, a bug. One more try may help, and training resumes."""
 
     again = True
 
 
-def run_child(command: list[str], folder: Path, show: Callable[[str], None]) -> None:
-    """Run a command in `folder`, each line of its output to `show`. Raises a `StageError`; leaves no process behind."""
+def run_child(command: list[str], folder: Path, show: Callable[[str], None], variables: dict[str, str] | None = None) -> None:
+    """Run a command in `folder`, each line of its output to `show`; `variables` join its environment.
+
+    Raises a `StageError`; leaves no process behind.
+    """
     child = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, **QUIET},
+        env={**os.environ, **QUIET, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,6 +82,16 @@ def run_child(command: list[str], folder: Path, show: Callable[[str], None]) -> 
         end_group(child)
     if child.returncode:
         raise classify(child.returncode, "".join(tail))
+
+
+def end_with_worker() -> None:
+    """In a flow run that a Prefect worker started: end when that worker dies, even by SIGKILL, and the children with it.
+
+    Prefect gives each run a session of its own, so a killed worker would leave the run going, and the next worker would start a
+    second one beside it.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        end_with(os.getppid())
 
 
 def _die_with_parent() -> None:
@@ -107,6 +125,10 @@ def _alive(group: int) -> bool:
 
 def classify(code: int, tail: str) -> StageError:
     """The kind of a failure: DVC reports its own code, and the stage's in its last lines."""
+    if busy := re.search(r"'([^']*)' is busy, it is being blocked by:\s*(\(PID \d+\): [^\n]*)", tail):
+        return StageBusy(
+            f"{busy[1]} is in use by another DVC process {busy[2]}: wait for it, or give this run a name and so a folder of its own"
+        )
     found = re.findall(r"exited with (-?\d+)", tail)
     stage = int(found[-1]) if found else code
     reason = next((line.strip() for line in reversed(tail.splitlines()) if line.startswith("gear ")), "")

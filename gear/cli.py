@@ -6,11 +6,10 @@ import argparse
 import ctypes
 import importlib
 import os
-import select
-import signal
 import sys
-import threading
 from pathlib import Path
+
+from gear.lifeline import end_with
 
 STAGES = {
     "ingest": "source images into Parquet shards",
@@ -52,21 +51,15 @@ def end_with_dvc() -> None:
     DVC is the nearest ancestor without the DVC_STAGE that it gives its stages; the shell in between may stay or not, so the
     kernel's own signal on the death of a parent would not do. Linux only; elsewhere nothing happens.
     """
-    if "DVC_STAGE" not in os.environ or not hasattr(os, "pidfd_open"):
+    if "DVC_STAGE" not in os.environ:
         return
     ancestor = os.getppid()
     try:
         while b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
             ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        handle = os.pidfd_open(ancestor)
     except OSError:  # it is gone already, or somebody else's
         return
-
-    def wait() -> None:
-        select.select([handle], [], [])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="end-with-dvc", daemon=True).start()
+    end_with(ancestor)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +86,17 @@ def parser() -> argparse.ArgumentParser:
     version = commands.add_parser("dataset", help="a new version of the data: ingest, gate, drift from the last accepted one, verdict")
     version.add_argument("--root", default="", help="where the source lies, in place of data.root")
     version.add_argument("--accept", metavar="VERSION", help="accept a version that drifted and waits in data/quarantine")
+    _add_monitor(commands.add_parser("monitor", help="measure the newest checkpoint of a training in progress, or of one that ended"))
     return top
+
+
+def _add_monitor(watch: argparse.ArgumentParser) -> None:
+    watch.add_argument("--checkout", type=Path, default=Path(), help="where it trains, temporary experiments included (default: here)")
+    watch.add_argument("--samples", type=_positive, default=512, help="images drawn for FD and coverage (default 512)")
+    watch.add_argument("--images", type=_positive, default=2048, help="training images whose tokens are counted, at most (default 2048)")
+    watch.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    watch.add_argument("--stop", action="store_true", help="ask training to stop where health.min_usage or health.min_perplexity is broken")
+    watch.add_argument("--result", type=Path, help="also write what was found to this JSON file")
 
 
 def _positive(text: str) -> int:
@@ -162,6 +165,11 @@ def _command(chosen: argparse.Namespace) -> str:
         names = ("guidance", "interval", "temperature", "top_k", "top_p")
         settings = section(SampleConfig, {"n": chosen.each, "batch": 64} | {name: getattr(chosen, name) for name in names}, "--")
         return generate(chosen.checkpoint, chosen.classes, chosen.prompt, chosen.each, chosen.seed, settings, chosen.out)
+    if chosen.command == "monitor":
+        from gear.commands.monitor import monitor
+
+        names = ("samples", "images", "device", "stop", "result")
+        return monitor(chosen.checkout, **{name: getattr(chosen, name) for name in names})
     if chosen.command == "plan":
         from gear.commands.plan import plan
         from gear.paths import PRESETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -30,3 +31,5 @@ DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not has
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
+# where resumable states lie; a flow names its checkout's for `dvc exp run --temp`, whose own folder is new every time
+STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))

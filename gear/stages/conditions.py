@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from gear.data.captions import may_mirror
 from gear.data.pixels import in_turn
 from gear.data.shards import Split, load_manifest, read_split
 from gear.generator.conditioning import Condition, pack
+from gear.generator.sampling import SEED_STRIDE
 from gear.text.states import EMPTY, TextStates
 
+HERE = Path()
 Conditions = Callable[[np.ndarray], Condition]  # rows to their condition, on CPU
 
 
@@ -26,11 +30,11 @@ def empty_caption(config: Config) -> torch.Tensor | None:
     return torch.from_numpy(TextStates(paths.FEATURES / "text")[EMPTY].astype(np.float32))
 
 
-def conditions_of(config: Config, split: Split) -> Conditions:
-    """Conditions of a split's rows."""
+def conditions_of(config: Config, split: Split, root: Path = HERE) -> Conditions:
+    """Conditions of a split's rows; `root`: the checkout whose features hold their text states."""
     if config.data.condition == "class":
         return lambda rows: torch.from_numpy(split.labels[rows])
-    states = TextStates(paths.FEATURES / "text")
+    states = TextStates(root / paths.FEATURES / "text")
     return lambda rows: pack([states[split.captions[row]] for row in rows])
 
 
@@ -57,12 +61,29 @@ class Request:
         return len(self.labels)
 
 
-def request(config: Config, count: int) -> Request:
-    """The first `count` conditions that samples are drawn for."""
+def request(config: Config, count: int, root: Path = HERE) -> Request:
+    """The first `count` conditions that samples are drawn for, from the shards of a checkout."""
     if config.data.condition == "class":
-        names = load_manifest(paths.SHARDS)["classes"]
+        names = load_manifest(root / paths.SHARDS)["classes"]
         labels = np.arange(count, dtype=np.int64) % len(names)
         return Request(None, labels, [names[label] for label in labels], lambda chosen: torch.from_numpy(labels[chosen]))
-    val = read_split(paths.SHARDS / "val")
-    rows, conditions = in_turn(count, len(val)), conditions_of(config, val)
+    val = read_split(root / paths.SHARDS / "val")
+    rows, conditions = in_turn(count, len(val)), conditions_of(config, val, root)
     return Request(rows, val.labels[rows], [val.captions[row] for row in rows], lambda chosen: conditions(rows[chosen]))
+
+
+def drawn(config: Config, count: int) -> dict[str, Any]:
+    """The protocol of `count` samples drawn as `sample` says."""
+    by_caption, chosen = config.data.condition == "caption", config.sample
+    return {
+        "n": count,
+        "condition": "validation captions in turn" if by_caption else "balanced class: i mod classes",
+        "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
+        "guidance": chosen.guidance,
+        "interval": list(chosen.interval),
+        "temperature": chosen.temperature,
+        "top_k": chosen.top_k,
+        "top_p": chosen.top_p,
+        "weights": "EMA",
+        "rounding": "nearest uint8",
+    }

@@ -21,7 +21,7 @@ from gear.generator.conditioning import pack
 from gear.generator.sampling import SEED_STRIDE, draw
 from gear.generator.transformer import Generator
 from gear.report.figures import class_grid, grid_rows
-from gear.stages.conditions import request
+from gear.stages.conditions import drawn, request
 from gear.stages.files import replace_file, replace_folder, write_json
 from gear.text.encoders import TextEncoder
 from gear.training.checkpoints import load_generator, load_tokenizer
@@ -56,19 +56,7 @@ def run(config: Config) -> None:
             captions = list(prompts.kinds)
             write_shards((_row(i, prompted[i], 0, captions[each[i]]) for i in range(len(prompted))), draft / "prompts")
             write_json(draft / "prompts.json", [{"caption": c, "kind": k} for c, k in prompts.kinds.items()])
-        protocol = {
-            "n": chosen.n,
-            "condition": "validation captions in turn" if by_caption else "balanced class: i mod classes",
-            "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
-            "guidance": chosen.guidance,
-            "interval": list(chosen.interval),
-            "temperature": chosen.temperature,
-            "top_k": chosen.top_k,
-            "top_p": chosen.top_p,
-            "weights": "EMA",
-            "rounding": "nearest uint8",
-        }
-        write_json(draft / "protocol.json", protocol)
+        write_json(draft / "protocol.json", drawn(config, chosen.n))
 
     replace_folder(paths.SAMPLES, fill)
     buffer = io.BytesIO()

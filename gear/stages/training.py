@@ -26,13 +26,15 @@ from gear.generator.transformer import Generator
 from gear.losses.adversarial import PatchDiscriminator
 from gear.losses.reconstruction import EarlyFeaturesLoss, LpipsLoss
 from gear.stages.conditions import Conditions, empty_caption
-from gear.stages.files import read_json, replace_folder
+from gear.stages.files import read_json, replace_file, replace_folder
 from gear.tokenizer.model import Tokenizer
 from gear.training.checkpoints import load_weights, save_model
 from gear.training.engines import Average, World, build_engine
 from gear.training.loop import Probe
 from gear.training.state import WorkFolder, fingerprint
 from gear.training.step import GuidedGenerator
+
+CODE = ("data", "text", "tokenizer", "generator", "alignment", "losses", "training")  # packages whose change makes it another run
 
 
 def perceptual_loss(config: Config, world: World) -> EarlyFeaturesLoss | LpipsLoss | None:
@@ -138,8 +140,12 @@ def open_work(stage: str, config: Config, world: World, sections: list[str], inp
     params = {name: config.model_dump(mode="json")[name] for name in sections}
     params |= {"world": world.size, "data": [config.data.flip, config.data.condition]}
     code = Path(gear.__file__).parent
-    name = fingerprint(params, [*inputs, *(code / part for part in ("data", "tokenizer", "generator", "alignment", "losses", "training"))])
-    return WorkFolder(paths.WORK / stage / name, world)
+    name = fingerprint(params, [*inputs, *(code / part for part in CODE)])
+    work = WorkFolder(paths.STATES / stage / name, world)
+    if world.lead:  # whoever reads its states can build the models without this params.yaml
+        settings = {"root": str(Path.cwd()), "config": config.model_dump(mode="json")}
+        replace_file(work.folder / "settings.json", (json.dumps(settings, indent=2) + "\n").encode())
+    return work
 
 
 def write_models(

@@ -32,18 +32,26 @@ class CodebookHealth:
         self.counts.zero_()
         return self.latest
 
+    def broken(self) -> str | None:
+        """What is under its threshold in the last closed window, in words; None where all is fine or no window has closed."""
+        return verdict(self.config, self.latest, len(self.counts)) if self.latest else None
+
     def check(self, step: int) -> None:
         """Raise `Collapse` if the last closed window is under the thresholds and the gate is open."""
-        if step < self.config.after_step or not self.latest:
-            return
-        usage = self.latest["codebook/usage"]
-        share = self.latest["codebook/perplexity"] / len(self.counts)
-        for name, value, least in (
-            ("usage", usage, self.config.min_usage),
-            ("perplexity / K", share, self.config.min_perplexity),
-        ):
-            if value < least:
-                raise Collapse(f"codebook collapsed: {name} {value:.4f} is under health.min_{name.split()[0]} = {least} at step {step}")
+        found = self.broken() if step >= self.config.after_step else None
+        if found:
+            raise Collapse(f"codebook collapsed: {found} at step {step}")
+
+
+def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str | None:
+    """The first of `codebook/usage` and `codebook/perplexity` that is under its threshold, in words; None where both are fine."""
+    for name, value, least in (
+        ("usage", measured["codebook/usage"], config.min_usage),
+        ("perplexity / K", measured["codebook/perplexity"] / codes, config.min_perplexity),
+    ):
+        if value < least:
+            return f"{name} {value:.4f} is under health.min_{name.split()[0]} = {least}"
+    return None
 
 
 def summary(counts_K: torch.Tensor) -> dict[str, float]:

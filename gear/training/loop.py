@@ -20,7 +20,7 @@ from gear.data.sampling_plan import Plan
 from gear.data.shards import Split
 from gear.generator.conditioning import Condition
 from gear.training.engines import Average, World, set_lr
-from gear.training.health import CodebookHealth
+from gear.training.health import CodebookHealth, Collapse
 from gear.training.state import WorkFolder
 from gear.training.step import Batch, JointStep, NonFinite
 
@@ -71,6 +71,13 @@ class Stopped(SystemExit):
     """A signal ended training after its state was saved."""
 
 
+class AskedToStop(StageFailed):
+    """Training ended because a file `stop` in its work folder asked for it; its state was saved."""
+
+
+ASKED = 1  # beside the numbers of SIGINT and SIGTERM, which go before it
+
+
 def train(
     name: str,
     config: Config,
@@ -89,7 +96,7 @@ def train(
 
     `probe` measures the averaged weights on the lead rank before the first step, every `probe.every` steps and at the end.
 
-    Raises `Collapse`, `NonFinite`, or `Stopped` (state saved, exit code 128 + signal).
+    Raises `Collapse`, `NonFinite`, `AskedToStop` (state saved), or `Stopped` (state saved, exit code 128 + signal).
     """
     world, health = work.world, CodebookHealth(config.health, codes, feed.world.device)
     rows: list[dict[str, float]] = []
@@ -113,23 +120,40 @@ def train(
             average.update()
         health.count(indices)
         done = number + 1
-        if done % config.health.window == 0:
+        window_ends, logging = done % config.health.window == 0, done % config.train.log_every == 0
+        if window_ends:
             health.close_window()
         probing = probe is not None and (done % probe.every == 0 or done == steps)
-        if done % config.train.log_every == 0 or done == steps or probing:
+        if logging or done == steps or probing:
             measured = _measure(probe, averages, world) if probe and probing else {}
             rows.append({"step": done, **_mean_over_ranks(losses, world), **health.latest, **measured})
             reporter.row(rows[-1])
-        health.check(done)
-        stopping = _any_rank(stop["signal"], world)
+        try:
+            health.check(done)
+        except Collapse as error:
+            raise Collapse(f"{error}; {_where_next(work)}") from None
+        asked = ASKED if world.lead and (logging or window_ends) and work.stop_requested() else 0
+        stopping = _any_rank(stop["signal"] or asked, world)
+        if stopping == ASKED:
+            where, reason = work.save_stopped(step.engines, _state(done, step, averages, health, rows)), work.stop_reason()
+            reporter.close()
+            raise AskedToStop(f"asked to stop at step {done}: {reason}; state saved in {where}; {_where_next(work)}")
         if stopping or (done % config.train.checkpoint_every == 0 and done < steps):
             work.save(step.engines, _state(done, step, averages, health, rows))
+        if window_ends and health.broken() is None:
+            work.confirm()
         if stopping:
             reporter.close()
             print(f"{name}: stopped by signal {stopping} at step {done}; state saved, the same command resumes", file=sys.stderr)
             raise Stopped(128 + stopping)
     reporter.close()
     return rows
+
+
+def _where_next(work: WorkFolder) -> str:
+    """Fall back to the last healthy state, and say what the same settings would do."""
+    last = work.fall_back()
+    return f"the same settings would resume from {last or 'the beginning'} and may well end here again: change them"
 
 
 def _measure(probe: Probe, averages: dict[str, Average], world: World) -> dict[str, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from toys import REPO, toy
 
 from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
 
+IDENTITY = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 RUN = "from flows.pipeline import pipeline; pipeline(**__import__('json').loads(__import__('sys').argv[1]))"
 
 
@@ -116,6 +119,47 @@ def test_a_second_run_in_the_same_checkout_is_refused(server: dict[str, str], tm
     finally:
         first.terminate()
         first.communicate(timeout=30)
+
+
+def test_a_run_beside_dvc_by_hand_is_refused(server: dict[str, str], tmp_path: Path) -> None:
+    folder = toy(tmp_path / "c", slow="touch started; until test -e finish; do sleep 0.1; done")
+    by_hand = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=server, stdout=subprocess.DEVNULL)
+    try:
+        assert wait_until((folder / "started").exists, 60)
+        code, output = finish(server, folder)
+        assert code != 0 and f"slow.txt is in use by another DVC process (PID {by_hand.pid})" in output and "wait for it" in output
+    finally:
+        (folder / "finish").touch()
+        assert by_hand.wait(60) == 0
+
+
+def test_an_experiment_survives_the_clone_that_made_it(server: dict[str, str], tmp_path: Path) -> None:
+    states, data, hub = tmp_path / "states", tmp_path / "data", tmp_path / "hub.git"
+    folder = toy(tmp_path / "c", one=f"exec cp params.yaml one.txt && echo $GEAR_STATES > {states}")
+    (folder / "params.yaml").write_text("joint: {recipe: gear}\n")
+
+    def run(*command: str, cwd: Path = folder) -> str:
+        words = [sys.executable, "-m", *command] if command[0] == "dvc" else command
+        return subprocess.run(words, cwd=cwd, env=server | IDENTITY, check=True, capture_output=True, text=True).stdout
+
+    run("dvc", "remote", "add", "-q", "-d", "store", str(data))
+    run("git", "add", "-A")
+    run("git", "commit", "-q", "-m", "toy")
+    code, output = finish(server | IDENTITY, folder, name="try-1", overrides=["joint.recipe=continued"])
+    assert code == 0 and "no git remote: experiment try-1 stays in this checkout" in output, output
+    assert states.read_text().strip() == str(folder / ".gear")  # not in a folder that is gone when the run is tried again
+    assert not (folder / "one.txt").exists() and "gear" in (folder / "params.yaml").read_text()
+    run("git", "init", "-q", "--bare", str(hub))
+    run("git", "remote", "add", "origin", str(hub))
+    run("git", "push", "-q", "origin", "HEAD")
+    code, output = finish(server | IDENTITY, folder, name="at-{start}", overrides=["joint.recipe=ste"])
+    assert code == 0, output
+    (name,) = re.findall(r"Pushed experiment (at-\d{8}-\d{4}) to Git remote 'origin'", output)
+    shutil.rmtree(folder)
+    run("git", "clone", "-q", str(hub), str(folder), cwd=tmp_path)
+    run("dvc", "exp", "pull", "-q", "origin", name)
+    run("dvc", "exp", "apply", "-q", name)
+    assert "recipe: ste" in (folder / "one.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""Killed at every level, by a real worker on a real server: no trainer left, no second one, and the next run finishes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import serving
+from test_pipeline import post, wait_until
+from workers import deploy, ended, processes, run_state, runs_in, training, trigger, worker
+
+POOL = "kills"
+Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mid-training
+
+
+@pytest.fixture(scope="module")
+def pool(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """The living worker of a pool; another one where it was killed."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def living() -> subprocess.Popen[bytes]:
+        if not started or started[-1].poll() is not None:
+            started.append(worker(server, POOL, log))
+        return started[-1]
+
+    yield living
+    started[-1].terminate()
+    started[-1].wait(60)
+
+
+@pytest.fixture
+def case(server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path) -> Case:
+    """A deployment with a run in mid-training."""
+    folder = tmp_path / "c"
+    notes = training(folder)
+    deployment = deploy(server, POOL, folder)
+    pool()
+    run = trigger(server, deployment)
+    assert wait_until((notes / "ready").exists, 120), run_state(server, run)
+    return folder, notes, deployment, run
+
+
+def the_next_run_finishes(server: dict[str, str], case: Case) -> None:
+    folder, notes, deployment, _ = case
+    assert wait_until(lambda: not runs_in(folder), 15), runs_in(folder)
+    (notes / "finish").touch()
+    assert ended(server, trigger(server, deployment)) == "COMPLETED"
+    assert (folder / "slow.txt").read_text() == "slow\n" and wait_until(lambda: not runs_in(folder), 30)
+    assert (notes / "starts").read_text() == "start\nstart\n" and not (notes / "second").exists()
+
+
+def test_cancelling_saves_and_leaves_no_process(server: dict[str, str], case: Case) -> None:
+    _, notes, _, run = case
+    post(server, f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert ended(server, run) == "CANCELLED"
+    assert (notes / "saved").exists()
+    the_next_run_finishes(server, case)
+
+
+def test_a_killed_dvc_takes_its_stage_along(server: dict[str, str], case: Case) -> None:
+    folder, notes, _, run = case
+    (dvc,) = [pid for pid in processes("-m dvc repro") if pid in runs_in(folder)]
+    os.kill(dvc, signal.SIGKILL)
+    assert ended(server, run) == "FAILED" and "StageKilled" in run_state(server, run)["message"]
+    assert wait_until((notes / "saved").exists, 15)
+    the_next_run_finishes(server, case)
+
+
+def test_a_killed_trainer_is_not_started_again_by_itself(server: dict[str, str], case: Case) -> None:
+    _, notes, _, run = case
+    for trainer in processes("trainer.py", str(notes)):
+        os.kill(trainer, signal.SIGKILL)
+    assert ended(server, run) == "FAILED" and "StageKilled" in run_state(server, run)["message"]
+    assert (notes / "starts").read_text() == "start\n"
+    the_next_run_finishes(server, case)
+
+
+def test_a_killed_worker_takes_its_runs_along(server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], case: Case) -> None:
+    _, notes, _, run = case
+    killed = pool()
+    killed.kill()
+    killed.wait(10)
+    assert ended(server, run) == "CRASHED"
+    assert wait_until((notes / "saved").exists, 15)
+    pool()
+    the_next_run_finishes(server, case)
+
+
+def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
+    folder, log = tmp_path / "c", tmp_path / "worker.log"
+    notes = training(folder)
+    with serving(tmp_path) as (server, first):
+        deployment = deploy(server, POOL, folder)
+        worked = worker(server, POOL, log)
+        run = trigger(server, deployment)
+        assert wait_until((notes / "ready").exists, 120), run_state(server, run)
+        first.kill()
+        first.wait(10)
+    try:
+        (notes / "finish").touch()  # a training does not need the server: it ends well, and its run says so when the server is back
+        assert wait_until((folder / "slow.txt").exists, 60)
+        with serving(tmp_path, server):
+            assert ended(server, run) == "COMPLETED"
+            (folder / "slow.txt").unlink()
+            assert ended(server, trigger(server, deployment)) == "COMPLETED"
+            assert (folder / "slow.txt").read_text() == "slow\n" and not (notes / "second").exists()
+    finally:
+        worked.terminate()
+        worked.wait(60)

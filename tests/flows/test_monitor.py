@@ -1,0 +1,205 @@
+"""The monitor beside a real training: new states measured once, a collapse seen and stopped, the end of a run found."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_pipeline import post, wait_until
+from toys import REPO
+
+from gear.training.checkpoints import load_generator, load_tokenizer
+
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+FLOW = "from flows.monitor import monitor; print('ended as', monitor(sys.argv[1], return_state=True).name)"
+
+
+def gear(cwd: Path, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "gear", *words], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def train(cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "gear", "joint"]
+    return subprocess.Popen(command, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
+    """Train until a line says enough, and end with SIGTERM: the state is saved."""
+    child = train(cwd)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if enough(line):
+            child.terminate()
+            break
+    child.communicate(timeout=120)
+    assert child.returncode == 128 + signal.SIGTERM
+
+
+def run_flow(server: dict[str, str], cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {FLOW}", str(cwd)], env={**server, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    found = re.search(r"ended as (\w+)", done.stdout)
+    assert found, done.stdout[-2000:] + done.stderr[-4000:]
+    return found[1]
+
+
+def artifact(server: dict[str, str], key: str) -> str:
+    return json.dumps(next(a["data"] for a in post(server, "artifacts/latest/filter", {}) if a["key"] == key))
+
+
+def edit(cwd: Path, **sections: dict[str, Any]) -> None:
+    params = yaml.safe_load((cwd / "params.yaml").read_text())
+    for section, values in sections.items():
+        params[section].update(values)
+    (cwd / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def history(cwd: Path) -> list[dict[str, Any]]:
+    (file,) = cwd.glob(".gear/monitor/joint-*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def newest_step(cwd: Path) -> int:
+    found = [int(path.read_text().rsplit("-", 1)[1]) for path in cwd.glob(".gear/joint/*/latest")]
+    return max(found, default=-1)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout-like folder with shards, features and a warm tokenizer; nothing trained jointly yet."""
+    cwd = tmp_path_factory.mktemp("monitored")
+    shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
+    edit(cwd, train={"bf16": False, "warmup": 0, "log_every": 1, "checkpoint_every": 4}, generator={"steps": 0}, sample={"n": 32})
+    gear(cwd, "ingest")
+    gear(cwd, "features")
+    gear(cwd, "tokenizer")
+    return cwd
+
+
+def copy_of(prepared: Path, folder: Path) -> Path:
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(".gear"))
+    return folder
+
+
+def test_a_run_is_followed_from_its_first_state_to_its_finished_models(prepared: Path, tmp_path: Path) -> None:
+    cwd = copy_of(prepared, tmp_path / "c")
+    assert "no training has saved anything" in gear(cwd, "monitor")
+    edit(cwd, joint={"steps": 8, "fd_every": 0})
+    train_until(cwd, lambda line: line.startswith("joint 2/"))
+    step = newest_step(cwd)
+    (work,) = cwd.glob(".gear/joint/*")
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    assert f"step {step}:" in gear(cwd, "monitor", "--samples", "16")
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
+    assert "nothing new" in gear(cwd, "monitor", "--samples", "16")
+    (work / "stop").write_text("of a monitor that came too late")
+    gear(cwd, "joint")
+    gear(cwd, "generator")
+    assert "finished" in gear(cwd, "monitor", "--samples", "32")
+    first, last = history(cwd)
+    assert (first["step"], last["step"]) == (step, None) and first["run"] == last["run"] == work.name
+    assert set(first["metrics"]) == set(last["metrics"]) == {"usage", "perplexity", "fd", "coverage"}
+    gear(cwd, "sample")
+    gear(cwd, "evaluate")
+    gear(cwd, "codebook")
+    records = json.loads((cwd / "reports/protocols.json").read_text())
+    for name in ("fd", "coverage"):  # the pipeline's own evaluation, at the same number of samples
+        assert last["metrics"][name]["protocol"] == records[name]["protocol"]
+        assert last["metrics"][name]["value"] == pytest.approx(records[name]["value"], rel=1e-4)
+    counted = json.loads((cwd / "reports/codebook.json").read_text())
+    assert {name: last["metrics"][name]["value"] for name in counted} == pytest.approx(counted, rel=1e-4)
+
+
+def test_a_collapse_raises_an_alert_and_stops_the_training(server: dict[str, str], prepared: Path, tmp_path: Path) -> None:
+    cwd = copy_of(prepared, tmp_path / "c")
+    edit(cwd, joint={"recipe": "ste", "steps": 20000, "lr_tokenizer": 0.002, "lr_generator": 0.005, "fd_every": 0})
+    edit(cwd, health={"min_usage": 0.25, "min_perplexity": 0.05, "window": 10**6, "after_step": 0})  # training's own gate never looks
+    train_until(cwd, lambda line: line.startswith("joint 1/"))
+    assert run_flow(server, cwd) == "Completed"
+    assert run_flow(server, cwd) == "Skipped"
+    (line,) = history(cwd)
+    assert line["broken"] is None and artifact(server, "monitor").count('"step"') == 1
+    training = train(cwd)
+    try:
+        assert wait_until(lambda: newest_step(cwd) >= 60, 240)
+        ends = [run_flow(server, cwd)]
+        if ends != ["Collapsed"]:
+            ends.append(run_flow(server, cwd))
+        assert ends[-1] == "Collapsed"
+        output, _ = training.communicate(timeout=120)
+    finally:
+        training.kill()
+    assert training.returncode == 1 and "Traceback" not in output
+    stopped = re.search(
+        r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: codebook usage (.*); state saved in (\S+);", output, re.M
+    )
+    assert stopped, output[-3000:]
+    assert "under health.min_usage = 0.25" in stopped[2] and "may well end here again: change them" in output
+    saved = cwd / stopped[3]
+    assert saved.name == f"stopped-step-{stopped[1]}" and torch.load(saved / "state.pt", weights_only=True)["step"] == int(stopped[1])
+    assert "under health.min_usage = 0.25" in artifact(server, "monitor-alert")
+    latest = saved.parent / (saved.parent / "latest").read_text()  # what a next run resumes from loads too
+    assert torch.load(latest / "state.pt", weights_only=True)["step"] < int(stopped[1])
+    (good,) = cwd.glob(".gear/monitor/joint-*-good")
+    tokenizer, generator = load_tokenizer(good / "tokenizer"), load_generator(good / "generator")
+    with torch.inference_mode():
+        tokens = torch.zeros(1, generator.tokens, dtype=torch.int64)
+        assert tokenizer.decode_indices(tokens).isfinite().all() and str(good) in stopped[2]
+
+
+def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: Path) -> None:
+    from gear.commands.runs import Checkpoint, newest, snapshot
+
+    work = tmp_path / ".gear/joint/run"
+    (work / "step-4").mkdir(parents=True)
+    (work / "step-4/state.pt").write_bytes(b"four")
+    (work / "latest").write_text("step-4")
+    (work / "settings.json").write_text("{}")
+    (found,) = newest(tmp_path)
+    assert isinstance(found, Checkpoint) and found.step == 4
+    assert snapshot(found, tmp_path / "draft")
+    shutil.rmtree(work / "step-4")
+    assert (tmp_path / "draft/state.pt").read_bytes() == b"four"
+    assert not snapshot(found, tmp_path / "draft") and newest(tmp_path) == []
+    apart = tmp_path / ".dvc/tmp/exps/standalone/tmpabc/.gear/joint/other"
+    (apart / "step-8").mkdir(parents=True)
+    (apart / "step-8/state.pt").write_bytes(b"eight")
+    (apart / "latest").write_text("step-8")
+    assert [(c.run, c.step, c.root) for c in newest(tmp_path)] == [("other", 8, apart.parents[2])]
+    (apart / "settings.json").write_text(json.dumps({"root": str(work)}))  # an experiment whose states lie elsewhere than it runs
+    assert [c.root for c in newest(tmp_path)] == [work]
+
+
+def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) -> None:
+    def fails(cwd: Path, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gear", "monitor", *words], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "no params.yaml here" in fails(tmp_path)
+    cwd = copy_of(prepared, tmp_path / "c")
+    state = cwd / ".gear/joint/run/step-1"
+    state.mkdir(parents=True)
+    (state.parent / "latest").write_text("step-1")
+    torch.save({"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []}, state / "state.pt")
+    assert "has no settings.json" in fails(cwd)
+    params = yaml.safe_load((cwd / "params.yaml").read_text())
+    (state.parent / "settings.json").write_text(json.dumps({"root": str(cwd), "config": params}))
+    assert "the saved weights do not fit this version's model" in fails(cwd)
+    assert "--device cuda:99" in fails(cwd, "--device", "cuda:99")

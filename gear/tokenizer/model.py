@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,8 +12,12 @@ from gear.tokenizer import convnet, magvit
 from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 
-class TokenizerOutput(NamedTuple):
-    """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from."""
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from.
+
+    No tuple: DeepSpeed's engine would take a gradient asked for in between (`adaptive_weight`) for the end of the backward pass.
+    """
 
     reconstruction: torch.Tensor
     quantized: Quantized

@@ -22,7 +22,8 @@ class CodebookHealth:
 
     def count(self, indices_BL: torch.Tensor) -> None:
         """Add a batch's indices."""
-        self.counts += torch.bincount(indices_BL.reshape(-1), minlength=len(self.counts))
+        flat = indices_BL.reshape(-1)
+        self.counts.scatter_add_(0, flat, torch.ones_like(flat))  # bincount would ask a GPU for its largest index
 
     def close_window(self) -> dict[str, float]:
         """Usage in [0, 1] and perplexity in [1, K] over the window and all ranks; starts the next window."""

@@ -6,7 +6,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,30 @@ class Feed:
         else:
             pixels = self.split.images(indices)
             pixels[flips] = pixels[flips][:, :, ::-1]
-            images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+            images = torch.from_numpy(_floats(pixels)).to(device)
         if self.features is not None:
-            teacher = torch.from_numpy(self.features[indices, views]).to(device).float()
+            teacher = torch.from_numpy(self.features[indices, views].astype(np.float32)).to(device)
         condition = self.condition(indices).to(device) if self.condition is not None else None
         return Batch(images, condition, teacher, [self.split.keys[i] for i in indices], tokens)
+
+
+def _floats(pixels: np.ndarray) -> np.ndarray:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]. By numpy: torch's threads are the training's, this runs beside it."""
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+    images /= np.float32(127.5)
+    images -= np.float32(1.0)
+    return images
+
+
+def fetched_ahead(feed: Feed, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
+    """Steps and their batches; the next batch is read and decoded while the last one is trained on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as fetch:
+        waiting = [fetch.submit(feed, first)] if first < steps else []
+        for number in range(first, steps):
+            batch = waiting.pop().result()
+            if number + 1 < steps:
+                waiting.append(fetch.submit(feed, number + 1))
+            yield number, batch
 
 
 @dataclass(frozen=True)
@@ -106,9 +126,8 @@ def train(
     if probe and first == 0:
         rows.append({"step": 0, **_measure(probe, averages, world)})
         reporter.row(rows[-1])
-    for number in range(first, steps):
+    for number, batch in fetched_ahead(feed, first, steps):
         torch.manual_seed(_step_seed(config.run.seed, number, world.rank))
-        batch = feed(number)
         for engine_name, engine in step.engines.items():
             set_lr(engine, lrs[engine_name], number, config.train.warmup)
         try:
@@ -147,6 +166,7 @@ def train(
             print(f"{name}: stopped by signal {stopping} at step {done}; state saved, the same command resumes", file=sys.stderr)
             raise Stopped(128 + stopping)
     reporter.close()
+    _release_signals()
     return rows
 
 
@@ -206,6 +226,12 @@ def _catch_signals() -> dict[str, int]:
     return caught
 
 
+def _release_signals() -> None:
+    """After the last step a signal ends the process at once: outputs are put in place whole or not at all."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _any_rank(number: int, world: World) -> int:
     if world.size == 1:
         return number
@@ -260,11 +286,11 @@ class Reporter:
             print(f"{self.name} {done}/{self.steps} {short} | {rate:.0f} images/s, {eta:.0f} s left", flush=True)
         self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
         self.log.flush()
+        self.live.step = done
         for key, value in row.items():
             if key != "step":
                 self.live.log_metric(key, value)
-        self.live.step = done
-        self.live.next_step()
+        self.live.make_summary()
 
     def close(self) -> None:
         """End the bar and the logs."""

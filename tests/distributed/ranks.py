@@ -1,6 +1,8 @@
 """Run under torchrun: a few joint steps of every quantizer and recipe on small models; losses and weights to a file.
 
-python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/ranks.py OUT
+python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/ranks.py OUT [zero]
+
+With `zero`: some of them at every ZeRO stage.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ from gear.training.step import Batch, GuidedGenerator, JointStep
 
 STEPS, IMAGES, CLASSES, WIDTH = 3, 4, 3, 10
 EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+ZERO_CASES = [("vq", "gear"), ("ibq", "ste")]
 CASES = [(q, r) for q in ("vq", "lfq", "ibq") for r in ("gear", "ste", "continued", "llamagen_repa")]
 
 
-def settings(quantizer: str) -> Config:
+def settings(quantizer: str, zero_stage: int | None = None) -> Config:
     base = load(Path(__file__).parents[2] / "presets" / "tiny.yaml")
     own = {"code_dim": 6, "z_channels": 6} if quantizer == "lfq" else {}
     return base.model_copy(
         update={
-            "train": base.train.model_copy(update={"bf16": False}),
+            "train": base.train.model_copy(update={"bf16": False, "zero_stage": 1 if zero_stage is None else zero_stage}),
             "generator": base.generator.model_copy(update={"dropout": 0.0, "class_dropout": 0.0}),
             "tokenizer": base.tokenizer.model_copy(update={"quantizer": quantizer, **own}),
             # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
-            "loss": base.loss.model_copy(update={"adaptive": quantizer == "vq"}),
+            "loss": base.loss.model_copy(update={"adaptive": quantizer == "vq" and zero_stage is None}),
             "gan": base.gan.model_copy(update={"lecam": 0.1}),
         }
     )
@@ -49,8 +52,8 @@ def batch(config: Config, seed: int, world: World) -> Batch:
     return Batch(images[mine], labels[mine], teacher[mine], ["x"] * len(images[mine]))
 
 
-def run(quantizer: str, recipe: str, world: World) -> dict[str, torch.Tensor]:
-    config = settings(quantizer)
+def run(quantizer: str, recipe: str, world: World, zero_stage: int | None = None) -> dict[str, torch.Tensor]:
+    config = settings(quantizer, zero_stage)
     torch.manual_seed(1)
     generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES)
     torch.nn.init.normal_(generator.output.weight, std=0.02)
@@ -74,7 +77,7 @@ def run(quantizer: str, recipe: str, world: World) -> dict[str, torch.Tensor]:
                 dist.all_reduce(mean)
                 mean /= world.size
             found[f"{number}/{name}"] = mean
-    for part, module in (("tokenizer", tokenizer), ("guided", guided), ("discriminator", discriminator)):
+    for part, module in (("tokenizer", tokenizer), ("guided", guided), ("discriminator", discriminator)) if zero_stage is None else ():
         found |= {f"{part}/{name}": value.detach().clone() for name, value in module.state_dict().items()}
     return found
 
@@ -82,6 +85,9 @@ def run(quantizer: str, recipe: str, world: World) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     world = join_world(settings("vq"))
     torch.use_deterministic_algorithms(True)
-    results = {f"{q}-{r}": run(q, r, world) for q, r in CASES}
+    if sys.argv[2:] == ["zero"]:
+        results = {f"{q}-{r}-{stage}": run(q, r, world, stage) for q, r in ZERO_CASES for stage in range(4)}
+    else:
+        results = {f"{q}-{r}": run(q, r, world) for q, r in CASES}
     if world.lead:
         torch.save(results, sys.argv[1])

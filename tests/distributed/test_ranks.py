@@ -22,9 +22,9 @@ ENV = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
 Results = dict[str, dict[str, torch.Tensor]]
 
 
-def launch(ranks: int, folder: Path) -> Results:
+def launch(ranks: int, folder: Path, *more: str) -> Results:
     out = folder / f"{ranks}.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(HERE / "ranks.py"), str(out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(HERE / "ranks.py"), str(out), *more]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out, weights_only=True)
@@ -55,6 +55,15 @@ def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_pa
             gap = (value - two[case][name]).abs().max().item() / max(1.0, value.abs().max().item())
             allowed = 2e-3 if name.endswith("adaptive_weight") else 2e-5  # a ratio of norms, one of them small
             assert gap < allowed, f"{case} {name}: {gap}"
+
+
+def test_every_zero_stage_takes_the_same_steps(tmp_path: Path) -> None:
+    found = launch(2, tmp_path, "zero")
+    assert len(found) == 8
+    for case, losses in found.items():
+        for name, value in losses.items():
+            wanted = found[f"{case[:-1]}1"][name]
+            assert abs(value - wanted) < 2e-5 * max(1.0, abs(wanted)), f"{case} {name}: {value} against {wanted}"
 
 
 def test_losses_are_the_golden_ones(one: Results) -> None:

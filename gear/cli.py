@@ -10,7 +10,12 @@ import select
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gear.config import Config
 
 STAGES = {
     "ingest": "source images into Parquet shards",
@@ -90,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--preset", help="plan a preset in place of params.yaml")
     plan.add_argument("--gpus", type=_positive, default=8, help="GPUs (default 8)")
     plan.add_argument("--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)")
+    proof = commands.add_parser("verify", help="whether a recorded run can be made again: hashes checked, stages run again in a clone")
+    proof.add_argument("revision", nargs="?", help="a git revision or an experiment (default: HEAD, with nothing uncommitted)")
+    which = proof.add_mutually_exclusive_group()
+    which.add_argument("--stages", nargs="*", metavar="STAGE", help="stages to run again; none named: hashes only (default: no training)")
+    which.add_argument("--all", action="store_true", help="run every stage again, trainings too")
+    proof.add_argument("--tolerance", type=float, default=0.05, help="of metrics on hardware of another class (default 0.05)")
     return top
 
 
@@ -126,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = load()
             end_with_dvc()
             keep_freed_memory()
-            importlib.import_module(f"gear.stages.{chosen.command}").run(config)
+            _timed(chosen.command, config)
         else:
             print(_command(chosen))
         return 0
@@ -140,6 +151,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _timed(stage: str, config: Config) -> None:
+    """Run a stage and keep what it cost."""
+    from gear import ledger
+
+    started = time.monotonic()
+    try:
+        importlib.import_module(f"gear.stages.{stage}").run(config)
+    except SystemExit:  # stopped by a signal with its state saved: the next run goes on from there
+        ledger.keep(stage, time.monotonic() - started, finished=False)
+        raise
+    ledger.keep(stage, time.monotonic() - started, finished=True)
+
+
 def _command(chosen: argparse.Namespace) -> str:
     """Run a command that is no stage; returns what to print."""
     from gear.config import BadInput, SampleConfig, load, parse, section
@@ -148,6 +172,10 @@ def _command(chosen: argparse.Namespace) -> str:
         from gear.presets import apply_preset, list_presets
 
         return apply_preset(chosen.name) if chosen.name else list_presets()
+    if chosen.command == "verify":
+        from gear.commands.verify import verify
+
+        return verify(chosen.revision, chosen.stages, everything=chosen.all, tolerance=chosen.tolerance)
     keep_freed_memory()
     if chosen.command == "generate":
         from gear.commands.generate import generate

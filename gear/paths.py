@@ -24,4 +24,7 @@ PAGE = REPORTS / "index.html"
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 
+COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
+
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
+COSTS = WORK / "costs"  # what each output cost on this machine: seconds and hardware, by the output's hash

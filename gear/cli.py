@@ -95,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--preset", help="plan a preset in place of params.yaml")
     plan.add_argument("--gpus", type=_positive, default=8, help="GPUs (default 8)")
     plan.add_argument("--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)")
+    beside = commands.add_parser("compare", help="runs side by side, where they were measured under the same protocol")
+    beside.add_argument("runs", nargs="+", metavar="run", help="an experiment, a git revision or `workspace`; the first is the baseline")
     proof = commands.add_parser("verify", help="whether a recorded run can be made again: hashes checked, stages run again in a clone")
     proof.add_argument("revision", nargs="?", help="a git revision or an experiment (default: HEAD, with nothing uncommitted)")
     which = proof.add_mutually_exclusive_group()
@@ -172,6 +174,10 @@ def _command(chosen: argparse.Namespace) -> str:
         from gear.presets import apply_preset, list_presets
 
         return apply_preset(chosen.name) if chosen.name else list_presets()
+    if chosen.command == "compare":
+        from gear.commands.compare import compare
+
+        return compare(chosen.runs)
     if chosen.command == "verify":
         from gear.commands.verify import verify
 

@@ -62,7 +62,7 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
         record = {"stage": stage, "seconds": round(before + seconds, 2), "hardware": hardware_class()}
         _write(folder / f"{stage}-{key(outs)}.json", json.dumps(record) + "\n")
         pending.unlink(missing_ok=True)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no record: no harm
         return
 
 

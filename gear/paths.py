@@ -21,6 +21,7 @@ METRICS = REPORTS / "metrics.json"
 CODEBOOK_METRICS = REPORTS / "codebook.json"
 SAMPLE_GRID = REPORTS / "samples.png"
 PAGE = REPORTS / "index.html"
+PLOTS = REPORTS / "curves.json"  # the joint stage's curve where FD was measured, for `dvc plots`
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 

@@ -82,6 +82,16 @@ def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout:
     assert [line[:2] for line in differing] == [["joint", "data/models/joint"]]
 
 
+def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
+    """PYTHONPATH, which here names another gear, is not theirs: what was made of it cannot be made again."""
+    rewrite(checkout / "make.py", 'write_bytes(b"weights")', 'write_text(os.environ.get("PYTHONPATH", ""))')
+    dvc(checkout, "repro", "-q")
+    commit(checkout, "of the caller")
+    assert (checkout / "data/models/joint/weights").read_text()
+    done = gear(checkout, "verify", "--stages", "joint")
+    assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
+
+
 @pytest.mark.parametrize(("factor", "code", "word"), [("1.0001", 0, "within tolerance"), ("1.3", 1, "reports/metrics.json made again: fd")])
 def test_other_hardware_is_judged_by_metrics(checkout: Path, factor: str, code: int, word: str) -> None:
     """Weights and then metrics differ on a machine of another class: the environment stands for its rounding."""

@@ -7,9 +7,14 @@ import ctypes
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gear.lifeline import end_with
+
+if TYPE_CHECKING:
+    from gear.config import Config
 
 STAGES = {
     "ingest": "source images into Parquet shards",
@@ -87,6 +92,14 @@ def parser() -> argparse.ArgumentParser:
     version.add_argument("--root", default="", help="where the source lies, in place of data.root")
     version.add_argument("--accept", metavar="VERSION", help="accept a version that drifted and waits in data/quarantine")
     _add_monitor(commands.add_parser("monitor", help="measure the newest checkpoint of a training in progress, or of one that ended"))
+    beside = commands.add_parser("compare", help="runs side by side, where they were measured under the same protocol")
+    beside.add_argument("runs", nargs="+", metavar="run", help="an experiment, a git revision or `workspace`; the first is the baseline")
+    proof = commands.add_parser("verify", help="whether a recorded run can be made again: hashes checked, stages run again in a clone")
+    proof.add_argument("revision", nargs="?", help="a git revision or an experiment (default: HEAD, with nothing uncommitted)")
+    which = proof.add_mutually_exclusive_group()
+    which.add_argument("--stages", nargs="*", metavar="STAGE", help="stages to run again; none named: hashes only (default: no training)")
+    which.add_argument("--all", action="store_true", help="run every stage again, trainings too")
+    proof.add_argument("--tolerance", type=float, default=0.05, help="of metrics on hardware of another class (default 0.05)")
     return top
 
 
@@ -133,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = load()
             end_with_dvc()
             keep_freed_memory()
-            importlib.import_module(f"gear.stages.{chosen.command}").run(config)
+            _timed(chosen.command, config)
         else:
             print(_command(chosen), flush=True)
         return 0
@@ -150,6 +163,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
+def _timed(stage: str, config: Config) -> None:
+    """Run a stage and keep what it cost."""
+    from gear import ledger
+
+    started = time.monotonic()
+    try:
+        importlib.import_module(f"gear.stages.{stage}").run(config)
+    except SystemExit:  # stopped by a signal with its state saved: the next run goes on from there
+        ledger.keep(stage, time.monotonic() - started, finished=False)
+        raise
+    ledger.keep(stage, time.monotonic() - started, finished=True)
+
+
 def _command(chosen: argparse.Namespace) -> str:
     """Run a command that is no stage; returns what to print."""
     from gear.config import BadInput, SampleConfig, load, parse, section
@@ -158,6 +184,14 @@ def _command(chosen: argparse.Namespace) -> str:
         from gear.presets import apply_preset, list_presets
 
         return apply_preset(chosen.name) if chosen.name else list_presets()
+    if chosen.command == "compare":
+        from gear.commands.compare import compare
+
+        return compare(chosen.runs)
+    if chosen.command == "verify":
+        from gear.commands.verify import verify
+
+        return verify(chosen.revision, chosen.stages, everything=chosen.all, tolerance=chosen.tolerance)
     keep_freed_memory()
     if chosen.command == "generate":
         from gear.commands.generate import generate

@@ -27,9 +27,13 @@ CODEBOOK_METRICS = REPORTS / "codebook.json"
 DATASET_VERDICT = REPORTS / "dataset.json"  # of the last check of a data version
 SAMPLE_GRID = REPORTS / "samples.png"
 PAGE = REPORTS / "index.html"
+PLOTS = REPORTS / "curves.json"  # the joint stage's curve where FD was measured, for `dvc plots`
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
+
+COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
 # where resumable states lie; a flow names its checkout's for `dvc exp run --temp`, whose own folder is new every time
 STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))
+COSTS = WORK / "costs"  # what each output cost on this machine: seconds and hardware, by the output's hash

@@ -156,7 +156,12 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def render(**values: Any) -> str:
-    """The page. Raises jinja2.UndefinedError when a value is missing."""
+    """The report page. Raises jinja2.UndefinedError when a value is missing."""
+    return render_template("page.html.j2", **values)
+
+
+def render_template(name: str, **values: Any) -> str:
+    """A page of `templates/`, what is not `Markup` escaped. Raises jinja2.UndefinedError when a value is missing."""
     folder = Path(__file__).parent / "templates"
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html.j2").render(**values)
+    return environment.get_template(name).render(**values)

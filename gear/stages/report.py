@@ -16,14 +16,14 @@ from gear.data.shards import Split, load_manifest, read_split
 from gear.evaluation.models import images_of, tokens_of
 from gear.report import page
 from gear.report.figures import class_grid, grid_rows, pair_grid
-from gear.stages.files import replace_file
+from gear.stages.files import replace_file, write_json
 from gear.training.checkpoints import load_tokenizer
 
 PAIRS = 36
 
 
 def run(config: Config) -> None:
-    """All outputs of the run → `reports/index.html`."""
+    """All outputs of the run → `reports/index.html` and `reports/curves.json`."""
     manifest = load_manifest(paths.SHARDS)
     val, samples = read_split(paths.SHARDS / "val"), read_split(paths.SAMPLES)
     chosen = np.linspace(0, len(val) - 1, min(PAIRS, len(val))).round().astype(np.int64)
@@ -48,6 +48,7 @@ def run(config: Config) -> None:
         params=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
     replace_file(paths.PAGE, text.encode())
+    write_json(paths.PLOTS, plot_rows(_rows(paths.JOINT)))
     print(f"report: {paths.PAGE}")
 
 
@@ -66,10 +67,20 @@ def _json(path: Any) -> Any:
     return json.loads(path.read_text())
 
 
+def _rows(folder: Any) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+
+
 def _charts() -> list[dict[str, Any]]:
     stages = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
-    curves = {name: [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()] for name, folder in stages.items()}
-    return [{"name": name, "charts": page.curve_charts(rows)} for name, rows in curves.items() if rows]
+    return [{"name": name, "charts": page.curve_charts(rows)} for name, folder in stages.items() if (rows := _rows(folder))]
+
+
+def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Rows of a logged curve as `dvc plots` takes them, all with the same names: those with FD and losses, else all."""
+    chosen = [row for row in rows if "fd" in row and "loss/ntp" in row] or [row for row in rows if "loss/ntp" in row]
+    common = set.intersection(*(set(row) for row in chosen)) if chosen else set()
+    return [{name: row[name] for name in sorted(common)} for row in chosen]
 
 
 def _provenance(config: Config) -> list[tuple[str, str]]:

@@ -24,7 +24,8 @@ Results = dict[str, dict[str, torch.Tensor]]
 
 def launch(ranks: int, folder: Path, *more: str) -> Results:
     out = folder / f"{ranks}.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(HERE / "ranks.py"), str(out), *more]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [*torchrun, str(HERE / "ranks.py"), str(out), *more]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out, weights_only=True)

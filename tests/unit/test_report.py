@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from gear.report import page
 from gear.report.figures import class_grid, line_chart
@@ -67,3 +69,20 @@ def test_a_chart_spans_its_axes() -> None:
     chart = line_chart("loss", {"a": [(0.0, 1.0), (10.0, 3.0)]})
     assert 'points="48.0,176.0 350.0,26.0"' in chart
     assert line_chart("empty", {}) == ""
+
+
+def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None:
+    from gear.stages.report import plot_rows
+
+    plain = {"loss/ntp": 2.0, "codebook/perplexity": 3.0}
+    logged = [
+        {"step": 0, "fd": 9.0},
+        {"step": 1, **plain, "loss/l1": 1.0},
+        {"step": 2, "fd": 5.0, **plain},
+        {"step": 4, "fd": 4.0, **plain},
+    ]
+    rows = plot_rows(logged)
+    assert [row["step"] for row in rows] == [2, 4] and [row["step"] for row in plot_rows(logged[:2])] == [1] and plot_rows([]) == []
+    plots = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["plots"]
+    drawn = {field for plot in plots for options in plot.values() for field in (options["x"], *options["y"].values())}
+    assert all(drawn == set(row) for row in rows)

@@ -1,0 +1,202 @@
+"""`gear verify` on real DVC runs: what is reproduced, what is not and which part, and what cannot be decided."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import commit, dvc, environment, gear, git, toy_run
+
+from gear import ledger
+from gear.recorded import Cache, content_md5, find_revision
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that no test changes."""
+    return toy_run(tmp_path_factory.mktemp("verify") / "checkout")
+
+
+@pytest.fixture
+def checkout(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, with its cache."""
+    return Path(shutil.copytree(finished, tmp_path / "checkout", symlinks=True))
+
+
+def rewrite(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """Everything in a checkout but git's and DVC's own notes."""
+    files = (p for p in folder.rglob("*") if p.is_file() and not {".git", "tmp"} & set(p.relative_to(folder).parts))
+    return {str(p): p.read_bytes() for p in files}
+
+
+def scratches(temporary: Path) -> list[Path]:
+    return list(temporary.glob("gear-verify-*"))
+
+
+def test_hashes_are_those_of_dvc(finished: Path) -> None:
+    lock = find_revision("HEAD", finished).lock()
+    outs = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
+    assert len(outs) == 4 and outs == {path: content_md5(finished / path) for path in outs}
+
+
+def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    before = state(checkout)
+    done = gear(checkout, "verify", "--all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is reproduced" in done.stdout and "ran again: shards, joint, evaluate" in done.stdout
+    assert [line for line in done.stdout.splitlines() if "made again" in line and line.endswith("same")]
+    assert state(checkout) == before and not git(checkout, "status", "--porcelain") and not scratches(tmp_path / "t")
+    assert (checkout / "ran").read_text().split() == ["shards", "joint", "evaluate"]  # of the first run
+
+
+def test_trainings_run_again_only_when_named(checkout: Path) -> None:
+    assert "ran again: shards, evaluate" in gear(checkout, "verify").stdout
+    assert "ran again: nothing" in gear(checkout, "verify", "HEAD", "--stages").stdout
+    assert "ran again: joint" in gear(checkout, "verify", "HEAD", "--stages", "joint").stdout
+
+
+def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout: Path) -> None:
+    rewrite(checkout / "make.py", 'write_bytes(b"weights")', "write_bytes(os.urandom(7))")
+    dvc(checkout, "repro", "-q")
+    commit(checkout, "random")
+    done = gear(checkout, "verify", "--all")
+    assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
+    differing = [line.split() for line in done.stdout.splitlines() if line.endswith("DIFFERS")]
+    assert [line[:2] for line in differing] == [["joint", "data/models/joint"]]
+
+
+def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
+    """PYTHONPATH, which here names another gear, is not theirs: what was made of it cannot be made again."""
+    rewrite(checkout / "make.py", 'write_bytes(b"weights")', 'write_text(os.environ.get("PYTHONPATH", ""))')
+    dvc(checkout, "repro", "-q")
+    commit(checkout, "of the caller")
+    assert (checkout / "data/models/joint/weights").read_text()
+    done = gear(checkout, "verify", "--stages", "joint")
+    assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
+
+
+@pytest.mark.parametrize(("factor", "code", "word"), [("1.0001", 0, "within tolerance"), ("1.3", 1, "reports/metrics.json made again: fd")])
+def test_other_hardware_is_judged_by_metrics(checkout: Path, factor: str, code: int, word: str) -> None:
+    """Weights and then metrics differ on a machine of another class: the environment stands for its rounding."""
+    rewrite(checkout / "make.py", 'write_bytes(b"weights")', 'write_bytes(os.environ.get("ROUNDING", "1").encode())')
+    rewrite(checkout / "make.py", '(models / "weights").stat().st_size / 7', 'float((models / "weights").read_text())')
+    dvc(checkout, "repro", "-q")
+    commit(checkout, "rounding")
+    for name, stage in find_revision("HEAD", checkout).lock().items():
+        file = checkout / ".gear/costs" / f"{name}-{ledger.key(stage.outs)}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"seconds": 1, "hardware": "another processor, 4 cores"}))
+    command = [sys.executable, "-m", "gear", "verify", "--all"]
+    done = subprocess.run(command, cwd=checkout, env={**environment(), "ROUNDING": factor}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and word in done.stdout, done.stdout + done.stderr
+    assert ("metrics decide" in done.stdout) and ("data/models/joint made again on other hardware" in done.stdout)
+    command = [*command[:-1], "--stages", "joint"]
+    done = subprocess.run(command, cwd=checkout, env={**environment(), "ROUNDING": factor}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "no metric was measured again" in done.stderr
+
+
+def test_a_commit_that_is_not_what_ran_is_told_apart(checkout: Path) -> None:
+    rewrite(checkout / "make.py", "import yaml", "import yaml  # changed")
+    rewrite(checkout / "params.yaml", "n: 3", "n: 4")
+    commit(checkout, "changed and not run")
+    done = gear(checkout, "verify", "--stages")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines() if line.endswith("DIFFERS")]
+    assert done.returncode == 1
+    assert "shards setting data.n 3 4 DIFFERS" in lines and any(line.startswith("joint code make.py") for line in lines)
+    assert gear(checkout, "verify", "HEAD~1", "--stages").returncode == 0
+
+
+def test_data_edited_by_hand_is_found(checkout: Path) -> None:
+    file = checkout / "data/shards/train/0.txt"
+    file.unlink()
+    file.write_text("another row")
+    done = gear(checkout, "verify", "--stages")
+    assert done.returncode == 1 and "first: shards, data/shards in the checkout" in done.stderr
+
+
+def test_damaged_cache_is_found(checkout: Path) -> None:
+    lock, cache = find_revision("HEAD", checkout).lock(), Cache(checkout)
+    weights = cache.object(cache.files(lock["joint"].outs["data/models/joint"])["weights"])
+    weights.chmod(0o644)
+    weights.write_bytes(b"weightz")
+    done = gear(checkout, "verify", "--stages")
+    assert done.returncode == 1 and "damaged: weights" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no-such"], "no experiment or revision 'no-such'"),
+        (["--stages", "nothing"], "no stage 'nothing' in dvc.lock: there are shards, joint, evaluate"),
+        (["workspace"], "the workspace is no revision"),
+        (["HEAD~1"], "no experiment or revision 'HEAD~1'"),
+    ],
+)
+def test_bad_input_is_exit_2(finished: Path, arguments: list[str], words: str) -> None:
+    done = gear(finished, "verify", *arguments)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> None:
+    rewrite(checkout / "make.py", "import yaml", "import yaml  # changed")
+    done = gear(checkout, "verify")
+    assert done.returncode == 2 and "changed and not committed: make.py: commit first" in done.stderr
+    git(checkout, "checkout", "-q", "make.py")
+    shutil.rmtree(checkout / ".dvc/cache")
+    done = gear(checkout, "verify")
+    assert done.returncode == 2 and "stage evaluate reads data/models/joint" in done.stderr and "`dvc pull`" in done.stderr
+    done = gear(checkout, "verify", "--stages", "shards")  # reads code only
+    assert done.returncode == 0 and "not in this cache" in done.stdout
+    (checkout / "dvc.lock").unlink()
+    commit(checkout, "no lock")
+    assert "HEAD has no dvc.lock" in gear(checkout, "verify", "HEAD").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_verification_leaves_nothing_behind(checkout: Path, tmp_path: Path, number: int) -> None:
+    marker = f"marker-{os.getpid()}-{number}"
+    rewrite(checkout / "make.py", "def shards():", f"def shards():\n    WAIT = '{marker}'")
+    dvc(checkout, "repro", "-q")
+    rewrite(checkout / "make.py", f"WAIT = '{marker}'", "__import__('time').sleep(300)")
+    commit(checkout, "slow")
+    (tmp_path / "t").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gear", "verify"],
+        cwd=checkout,
+        env={**environment(), "TMPDIR": str(tmp_path / "t")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "t").glob("*/checkout/ran")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    inside = scratches(tmp_path / "t")[0]
+    process.send_signal(number)
+    process.communicate(timeout=40)
+    assert process.returncode in (130, 143) and not scratches(tmp_path / "t")
+    assert not [p for p in Path("/proc").glob("[0-9]*/cwd") if str(inside) in _link(p)]
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

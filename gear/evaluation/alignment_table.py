@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,13 @@ def latents(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
 
 
 @torch.inference_mode()
-def taps(generator: Generator, tokens_NL: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """The generator's residual stream at its tap, (N, L, width): position k has seen the tokens before patch k."""
-    device = next(generator.parameters()).device
-    parts = ([torch.from_numpy(x[p]).to(device) for x in (tokens_NL, labels_N)] for p in batches(len(tokens_NL)))
-    return np.concatenate([generator(tokens, labels, tap_only=True).tap.float().cpu().numpy() for tokens, labels in parts])
+def taps(generator: Generator, tokens_NL: np.ndarray, given: Callable[[np.ndarray], torch.Tensor]) -> np.ndarray:
+    """The residual stream at the tap, (N, L, width): position k has seen the tokens before patch k; `given`: rows to condition."""
+    device, states = next(generator.parameters()).device, []
+    for part in batches(len(tokens_NL)):
+        tokens, condition = torch.from_numpy(tokens_NL[part]).to(device), given(np.arange(part.start, part.stop)).to(device)
+        states.append(generator(tokens, condition, tap_only=True).tap.float().cpu().numpy())
+    return np.concatenate(states)
 
 
 def compare(ours_NLC: np.ndarray, theirs_NLD: np.ndarray, protocol: dict[str, Any]) -> dict[str, Metric]:
@@ -76,13 +79,18 @@ def compare(ours_NLC: np.ndarray, theirs_NLD: np.ndarray, protocol: dict[str, An
 
 
 def measure(
-    warm: Tokenizer, joint: Tokenizer, generator: Generator, configured: tuple[TeacherConfig, ...], pixels: Pixels, labels: np.ndarray
+    warm: Tokenizer,
+    joint: Tokenizer,
+    generator: Generator,
+    configured: tuple[TeacherConfig, ...],
+    pixels: Pixels,
+    given: Callable[[np.ndarray], torch.Tensor],
 ) -> list[dict[str, Any]]:
     """One row for each of warm latents, joint latents and generator taps, and each teacher: records by metric."""
     features = {
         "warm tokenizer's latents": latents(warm, pixels),
         "joint tokenizer's latents": latents(joint, pixels),
-        "generator's tap": taps(generator, tokens_of(joint, pixels), labels),
+        "generator's tap": taps(generator, tokens_of(joint, pixels), given),
     }
     device, grid, rows = next(joint.parameters()).device, round(generator.tokens**0.5), []
     for name, config in two_teachers(configured).items():

@@ -43,7 +43,7 @@ def run(config: Config) -> None:
     chosen = evenly(len(val), alignment_table.IMAGES)
     generator = load_generator(paths.JOINT / "generator").to(device)
     details["representation"] = alignment_table.measure(
-        warm, joint, generator, config.teacher.encoders, val.part(chosen), val.labels[chosen]
+        warm, joint, generator, config.teacher.encoders, val.part(chosen), lambda rows: torch.from_numpy(val.labels[chosen[rows]])
     )
     write_json(paths.REPORTS / "codebook-details.json", details)
     headline = {"usage": details["joint"]["usage"], "perplexity": details["joint"]["perplexity"]}

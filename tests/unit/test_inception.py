@@ -33,7 +33,7 @@ from gear.evaluation.inception import (
 from gear.evaluation.inception_metrics import inception_score, of_samples
 
 REPO = Path(__file__).parents[2]
-N = 10
+N = 12
 
 
 class Fresh(FeatureExtractorInceptionV3):

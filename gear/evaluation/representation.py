@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-RIDGE = 1e-3  # of the probe, a patch, on features of unit deviation
+RIDGE = 1e-2  # of the probe, a patch, on features of unit deviation
 
 
 def linear_cka(first_NC: np.ndarray, second_ND: np.ndarray) -> float:

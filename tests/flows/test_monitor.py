@@ -132,7 +132,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(server: dict[str, str
     assert run_flow(server, cwd) == "Completed"
     assert run_flow(server, cwd) == "Skipped"
     (line,) = history(cwd)
-    assert line["broken"] is None and artifact(server, "monitor").count('"step"') == 1
+    assert line["broken"] is None and artifact(server, "monitor").count("measured") == 1
     training = train(cwd)
     try:
         assert wait_until(lambda: newest_step(cwd) >= 60, 240)

@@ -96,7 +96,7 @@ def measure(
     for name, config in two_teachers(configured).items():
         teacher = build_teacher(config).to(device)
         theirs = taught(config, teacher, pixels, grid)
-        protocol = {"teacher": name, "weights_sha256": teacher.weights_sha256, "split": "val"}
+        protocol: dict[str, Any] = {"teacher": name, "weights_sha256": teacher.weights_sha256, "split": "val"}
         protocol |= {"input_size": config.input_size, "spatial": config.spatial}
         for which, ours in features.items():
             records = compare(ours, theirs, {**protocol, "n": len(ours), "features": which, "weights": "EMA"})

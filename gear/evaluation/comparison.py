@@ -121,7 +121,7 @@ def spread(values: list[float]) -> str:
     """Mean and standard deviation as text; `-` for none."""
     if not values:
         return "-"
-    return f"{mean(values):.5g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    return f"{mean(values):.5g}" + (f" ± {float(f'{stdev(values):.2g}'):g}" if len(values) > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,15 @@ def _speed(arm: Arm, one: Speed, *, is_base: bool) -> list[str]:
     if is_base:
         return [steps, "1", "-", _seconds_to(arm, one)]
     if one.interval:
-        low, high = (f"{bound:.3g}" if bound else "not reached" for bound in one.interval)
-        interval = f"{low} to {high}"
+        interval = " to ".join(_times(bound) if bound else "not reached" for bound in one.interval)
     else:
         interval = "none: needs two seeds in both arms"
-    return [steps, f"{one.ratio:.3g}" if one.ratio is not None else "-", interval, _seconds_to(arm, one)]
+    return [steps, _times(one.ratio) if one.ratio is not None else "-", interval, _seconds_to(arm, one)]
+
+
+def _times(ratio: float) -> str:
+    """A ratio of steps; an arm that starts at the target needs none."""
+    return "at once" if ratio == float("inf") else f"{ratio:.3g}"
 
 
 def _seconds_to(arm: Arm, one: Speed) -> str:
@@ -113,13 +117,14 @@ def charts(arms: list[Arm]) -> list[Markup]:
     ]
     drawn = []
     for name, title, from_zero in [*placed, *((n, n, False) for n in sorted(there - {name for name, _, _ in placed}))]:
+        if name not in there:
+            continue
         series = {}
-        for arm in arms if name in there else []:
+        for arm in arms:  # one without the quantity keeps its place, and so its colour
             steps, values = arm.curve(STAGE, name)
-            if len(steps):
-                series[arm.label] = list(zip(steps.tolist(), values.mean(0).tolist(), strict=True))
-        if series:
-            drawn.append(Markup(line_chart(title, series, from_zero=from_zero)))
+            line = list(zip(steps.tolist(), values.mean(0).tolist(), strict=True)) if len(steps) else []
+            series[arm.label if line else f"{arm.label}: none"] = line
+        drawn.append(Markup(line_chart(title, series, from_zero=from_zero)))
     return drawn
 
 

@@ -91,7 +91,24 @@ def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
 
 
 def test_spread() -> None:
-    assert (spread([]), spread([2.0]), spread([1.0, 2.0, 3.0])) == ("-", "2", "2 ± 1")
+    assert (spread([]), spread([2.0]), spread([1.0, 2.0, 3.0]), spread([100.0, 300.0])) == ("-", "2", "2 ± 1", "200 ± 140")
+
+
+def test_an_arm_has_one_colour_in_every_chart() -> None:
+    other = replace(FAST[0], curves={"joint": [row | {"loss/l1": 1.0} for row in FAST[0].curves["joint"]]})
+    fd, l1 = (next(c for c in comparison.charts(group([SLOW[0], other])) if title in c) for title in ("FD of fresh samples", ">L1<"))
+    for chart in (fd, l1):
+        assert '<polyline class="s1"' in chart and "recipe gear" in chart
+    assert 'class="s0" points=""' in l1 and "recipe llamagen_repa: none" in l1
+
+
+def test_a_bound_that_is_no_number_is_a_word() -> None:
+    below = [make(f"below-{i}", "gear", i, [100, 90, 80, 70, 60]) for i in range(2)]
+    texts = [table.text() for table in comparison.tables(group([*SLOW, *below]), [])]
+    assert any("at once to at once" in text for text in texts) and not any("inf" in text for text in texts)
+    assert any(
+        "not in 400" in t and "not reached to not reached" in t for t in (x.text() for x in comparison.tables(group([*below, *SLOW]), []))
+    )
 
 
 def test_text_from_data_is_escaped_on_the_page() -> None:

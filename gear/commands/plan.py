@@ -57,7 +57,14 @@ def plan(config: Config, *, gpus: int, tflops: float) -> str:
     image = sum(p.flops for p in parts)
     seconds = image * config.joint.batch / (gpus * tflops * 1e12)
     lines += ["", f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, {seconds:.3f} s at {tflops:g} TFLOP/s a GPU"]
-    lines += [f"{config.joint.steps} joint steps: {config.joint.steps * seconds / 3600:.2f} hours", "", "memory a GPU, GiB"]
+    warm, stage2 = alone(config)
+    hours = {
+        f"{config.tokenizer.steps} warm-up steps": warm * config.tokenizer.batch * config.tokenizer.steps,
+        f"{config.joint.steps} joint steps": image * config.joint.batch * config.joint.steps,
+        f"{config.generator.steps} steps of stage 2": stage2 * config.joint.batch * config.generator.steps,
+    }
+    lines += [f"{name}: {flops / (gpus * tflops * 1e12) / 3600:.2f} hours" for name, flops in hours.items()]
+    lines += ["(the perceptual loss's network is not counted; teacher features and frozen tokens are cached)", "", "memory a GPU, GiB"]
     lines += [f"  {'':8s}{'states':>8s}{'average':>9s}{'kept':>8s}{'sum':>8s}"]
     kept = sum(p.kept for p in parts) * config.joint.batch / gpus
     for stage in range(4):
@@ -104,6 +111,19 @@ def measure(config: Config) -> list[Part]:
             # twice forward and backward for real and fake, once through frozen weights for the tokenizer
             parts.append(Part("discriminator", _count(discriminator), True, 8 * seen[0], 3 * seen[1]))
     return parts
+
+
+def alone(config: Config) -> tuple[float, float]:
+    """FLOPs a step and image of the tokenizer in warm-up (with its discriminator, if it joins) and of the generator in stage 2."""
+    with FakeTensorMode():
+        tokenizer, guided = Tokenizer(config.tokenizer).eval(), _guided(config).eval()
+        images = torch.empty(1, 3, config.data.size, config.data.size)
+        warm = 3 * _forward(tokenizer, tokenizer, images)[0]
+        if config.gan.start_step < config.tokenizer.steps and config.loss.adversarial:
+            discriminator = PatchDiscriminator(config.gan.filters, config.gan.layers)
+            warm += 8 * _forward(discriminator, discriminator, images)[0]
+        tokens = torch.zeros(1, config.grid**2, dtype=torch.int64)
+        return warm, 3 * _forward(guided, guided, tokens, _condition(config))[0]
 
 
 def _guided(config: Config) -> GuidedGenerator:

@@ -89,7 +89,7 @@ def samples(picture: bytes, key: str, description: str) -> bool:
         create_image_artifact(page_url(paths.SAMPLE_GRID), key=key, description=f"{description} (make reports-server)")
     else:
         shown = f"![samples](data:image/png;base64,{base64.b64encode(picture).decode()})"
-        create_markdown_artifact(f"{description}\n\n{shown}", key=key, description=description)
+        create_markdown_artifact(shown, key=key, description=description)
     return True
 
 
@@ -103,15 +103,15 @@ def _metrics(folder: Path, found: dict[str, float], name: str) -> None:
     table = []
     for key, value in found.items():
         protocol = protocols.get(key, "")
-        last = before.get(key, ("-", protocol))
+        last = before.get(key, ("", protocol))
         alike = last[1] == protocol
         table.append(
             {
                 "metric": key,
                 "value": f"{value:.5g}",
                 "run before": last[0] if alike else "other protocol",
-                "change": _change(last[0], value) if alike else "-",
-                "at HEAD": "-" if key not in head else f"{head[key]:.5g}" if head_protocols.get(key, "") == protocol else "other protocol",
+                "change": _change(last[0], f"{value:.5g}") if alike else "",
+                "at HEAD": "" if key not in head else f"{head[key]:.5g}" if head_protocols.get(key, "") == protocol else "other protocol",
                 "protocol": protocol,
             }
         )
@@ -134,11 +134,12 @@ def _protocols(folder: Path, revision: str) -> dict[str, str]:
     return {key: hashlib.sha256(json.dumps(one["protocol"], sort_keys=True).encode()).hexdigest()[:8] for key, one in records.items()}
 
 
-def _change(before: str, value: float) -> str:
+def _change(before: str, value: str) -> str:
+    """Of the values as shown; empty, not a dash, where there is none: the UI makes a bullet of a dash."""
     try:
-        share = value / float(before) - 1
+        share = float(value) / float(before) - 1
     except (ValueError, ZeroDivisionError):
-        return "-"
+        return ""
     return f"{share:+.1%}"
 
 

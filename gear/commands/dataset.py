@@ -90,14 +90,17 @@ def accept(name: str) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One check at a time: data/incoming has one owner. The lock goes with its process."""
-    path = paths.WORK / "dataset.lock"
+    path, draft = paths.WORK / "dataset.lock", paths.INCOMING.with_name(paths.INCOMING.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise BadInput(f"{paths.INCOMING}: another check of a data version works here: wait for it") from None
-        yield
+        try:
+            yield
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # ingest leaves what it could not finish
 
 
 def _manifest(rows: pd.DataFrame, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_metrics_stand_beside_the_run_before_and_samples_are_inside_their_artifa
     (row,) = json.loads(second["metrics"])
     assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "10", "-20.0%", "16")
     (row,) = json.loads(third["metrics"])
-    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "other protocol", "-", "other protocol")
+    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "other protocol", "", "other protocol")
     assert base64.b64encode(PIXEL).decode() in second["samples"]
     assert "/index.html" in second["report"] and "/index.html" in second["summary"]
     assert json.loads(second["validation"])[0]["column"] == "`[x](y)'<b>`"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,20 @@ def finish(server: dict[str, str], folder: Path, **parameters: Any) -> tuple[int
 
 def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
     data = json.dumps(body).encode()
-    request = urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read() or b"null")
+    return answer(urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"}))
+
+
+def answer(request: urllib.request.Request) -> Any:
+    """What the server answers; 503 is a busy database, which Prefect's own clients ask again too."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.loads(reply.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def alive(marker: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from test_pipeline import post, wait_until
+from test_pipeline import answer, post, wait_until
 from toys import REPO, toy
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -86,9 +85,8 @@ def trigger(server: dict[str, str], deployment: str) -> str:
 
 
 def run_state(server: dict[str, str], run: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server['PREFECT_API_URL']}/flow_runs/{run}", timeout=30) as answer:
-        state: dict[str, Any] = json.loads(answer.read())["state"]
-        return state
+    state: dict[str, Any] = answer(urllib.request.Request(f"{server['PREFECT_API_URL']}/flow_runs/{run}"))["state"]
+    return state
 
 
 def ended(server: dict[str, str], run: str, seconds: float = 120) -> str:

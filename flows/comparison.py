@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows import publish
 from flows.pipeline import DVC, NAME, experiment
-from flows.stages import StageError, only_one, run_child
+from flows.stages import StageError, end_with_worker, only_one, run_child
 from gear import paths
 from gear.config import BadInput
 
@@ -37,6 +37,7 @@ def compare_recipes(
         label: Beginning of the experiments' names; empty for the week, as in 2026-w48.
         push: Push the experiments where a DVC remote is set.
     """
+    end_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")

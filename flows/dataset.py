@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows import publish
-from flows.stages import run_child
+from flows.stages import end_with_worker, run_child
 from gear import paths
 from gear.config import BadInput
 
@@ -28,6 +28,7 @@ def dataset(root: str = "") -> None:
     Args:
         root: Where the source lies, in place of data.root.
     """
+    end_with_worker()
     where = Path.cwd()
     if not (where / paths.PARAMS).is_file():
         raise BadInput(f"{where}: no {paths.PARAMS} here: run in a checkout")

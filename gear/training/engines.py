@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +35,6 @@ def join_world(config: Config) -> World:
     device = pick_device(config)
     cuda = device.type == "cuda"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
-    if "RANK" not in os.environ:  # not under torchrun: a world of one, named so that DeepSpeed does not look for MPI
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        os.environ.update(alone)
     import deepspeed
     import deepspeed.ops
 
@@ -47,7 +43,10 @@ def join_world(config: Config) -> World:
     for name in ("DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    if not dist.is_initialized():
+    if not dist.is_initialized() and "RANK" not in os.environ:  # not under torchrun: a world of one, which takes no port
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
+        dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     torch.manual_seed(config.run.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -55,12 +54,6 @@ def join_world(config: Config) -> World:
     if cuda:
         torch.cuda.set_device(device)
     return World(dist.get_rank(), dist.get_world_size(), device)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def build_engine(module: nn.Module, config: Config, world: World, *, lr: float, batch: int) -> Any:

@@ -108,7 +108,7 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     stack.prefect("deployment", "schedule", "resume", "pipeline/nightly", nightly["schedules"][0]["id"])
     code, output = stack.services("deploy")
     assert code == 0 and "0 2 * * * UTC on" in output and output.count(" on") == 1, output
-    assert stack.ask("deployments/count", {}) == 4
+    assert stack.ask("deployments/count", {}) == 5
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
     assert wait_until(lambda: stack.ask("flow_runs/filter", planned), 60)
     stack.prefect("deployment", "schedule", "pause", "pipeline/nightly", _only_schedule(stack))
@@ -126,7 +126,7 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert first_run["end_time"] <= second_run["start_time"], "one at a time"
     assert (stack.folder / "one.txt").exists()
     if stack.database:
-        assert postgres.count(stack.database, "flow_run") >= 2 and postgres.count(stack.database, "deployment") == 4
+        assert postgres.count(stack.database, "flow_run") >= 2 and postgres.count(stack.database, "deployment") == 5
 
 
 def _only_schedule(stack: Stack) -> str:
@@ -140,9 +140,9 @@ def test_stop_ends_everything_and_a_lost_server_is_no_obstacle(stack: Stack) -> 
     os.kill(numbers["server"], signal.SIGKILL)
     assert wait_until(lambda: not _alive(numbers["server"]), 10)
     code, output = stack.services("server")
-    assert code == 0 and stack.ask("deployments/count", {}) == 4, output
+    assert code == 0 and stack.ask("deployments/count", {}) == 5, output
     code, output = stack.services("stop")
-    assert code == 0 and output.count("stopped") == 4 and not stack.processes()
+    assert code == 0 and output.count("stopped") == 5 and not stack.processes()
     assert not [n for n in numbers.values() if _alive(n)]
     assert stack.services("stop") == (0, "nothing runs\n")
 

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import serving
 from test_pipeline import post, wait_until
-from workers import deploy, ended, processes, run_state, runs_in, training, trigger, worker
+from workers import deploy, end, ended, processes, run_state, runs_in, training, trigger, worker
 
 POOL = "kills"
 Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mid-training
@@ -29,8 +30,7 @@ def pool(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         return started[-1]
 
     yield living
-    started[-1].terminate()
-    started[-1].wait(60)
+    end(started[-1])
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def test_a_killed_worker_takes_its_runs_along(server: dict[str, str], pool: Call
 def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
     folder, log = tmp_path / "c", tmp_path / "worker.log"
     notes = training(folder)
-    with serving(tmp_path) as (server, first):
-        deployment = deploy(server, POOL, folder)
-        worked = worker(server, POOL, log)
-        run = trigger(server, deployment)
-        assert wait_until((notes / "ready").exists, 120), run_state(server, run)
-        first.kill()
-        first.wait(10)
-    try:
+    with ExitStack() as ends:
+        with serving(tmp_path) as (server, first):
+            deployment = deploy(server, POOL, folder)
+            ends.callback(end, worker(server, POOL, log))
+            run = trigger(server, deployment)
+            assert wait_until((notes / "ready").exists, 120), run_state(server, run)
+            first.kill()
+            first.wait(10)
         (notes / "finish").touch()  # a training does not need the server: it ends well, and its run says so when the server is back
         assert wait_until((folder / "slow.txt").exists, 60)
         with serving(tmp_path, server):
@@ -109,6 +109,3 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
             (folder / "slow.txt").unlink()
             assert ended(server, trigger(server, deployment)) == "COMPLETED"
             assert (folder / "slow.txt").read_text() == "slow\n" and not (notes / "second").exists()
-    finally:
-        worked.terminate()
-        worked.wait(60)

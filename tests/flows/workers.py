@@ -60,6 +60,15 @@ def worker(server: dict[str, str], pool: str, log: Path) -> subprocess.Popen[byt
         return subprocess.Popen(command, env={**server, "PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=out, stderr=out)
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to one that does not hear it: no worker outlives its test."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
     """A deployment of the pipeline in a checkout, one run at a time as in prefect.yaml; its id."""
     try:

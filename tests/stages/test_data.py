@@ -14,7 +14,7 @@ from PIL import Image
 from gear import config, paths
 from gear.data.sampling_plan import Plan
 from gear.data.shards import GROUP, Spool, read_split
-from gear.data.sources import SPLIT_OUT
+from gear.data.sources import SPLIT_OUT, read_square
 from gear.stages import ingest, validate
 
 REPO = Path(__file__).parents[2]
@@ -133,3 +133,22 @@ def test_the_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
             spool.append(image)
     places = [0, 3, GROUP - 1, GROUP, 2 * GROUP + 4]
     assert list(spool.read(places)) == [images[p] for p in places]
+
+
+def test_a_batch_of_many_classes_is_no_run_of_neighbours() -> None:
+    labels = np.repeat(np.arange(1000), 2)
+    plan = Plan(labels, 250, 3, False)
+    turn = [labels[plan.batch(step)[0]] for step in range(4)]
+    assert sorted(np.concatenate(turn)) == list(range(1000)), "every class once a turn"
+    assert all(np.ptp(batch) > 900 for batch in turn)
+
+
+def test_pictures_are_read_as_they_are_meant_to_be_seen(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")  # red, and wholly transparent
+    assert (read_square(tmp_path / "clear.png", 8) == 255).all()
+    left = Image.new("RGB", (8, 8), "white")
+    left.paste("black", (0, 0, 4, 8))
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    left.save(tmp_path / "turned.png", exif=turned)
+    assert read_square(tmp_path / "turned.png", 8)[:, 4:].max() < 50

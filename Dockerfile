@@ -65,7 +65,7 @@ STOPSIGNAL SIGINT
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["gear", "--help"]
 # a stage could start: the packages are there and the checkout's params.yaml is valid; loads no torch
-HEALTHCHECK --interval=60s --timeout=20s --start-period=10s --retries=3 CMD ["python", "-c", "from gear.config import load; load()"]
+HEALTHCHECK --interval=60s --timeout=20s --start-period=10s --retries=3 CMD ["python", "-c", "from gear.params import load; load()"]
 
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv

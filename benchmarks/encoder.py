@@ -14,7 +14,7 @@ import time
 
 ONE = """
 import sys, time, torch
-from gear.alignment.efficientnet import build_encoder
+from gear.encoders.efficientnet import build_encoder
 from gear.cli import keep_freed_memory
 keep, channels_last, batch = (int(a) for a in sys.argv[1:])
 if keep:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from gear.attention import attend
-from gear.generator.dropout import Dropout
 from gear.generator.rope import rotary_table, rotate
+from gear.nn.attention import attend
+from gear.nn.dropout import Dropout
 
 B, L, H, E = 64, 64, 6, 32  # the quickstart's generator
 
@@ -33,7 +33,9 @@ def four_products(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     pairs = x.float().unflatten(-1, (-1, 2))
     cos, sin = table[None, :, None, :, 0], table[None, :, None, :, 1]
     even, odd = pairs[..., 0], pairs[..., 1]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).type_as(x)
+    return (
+        torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).type_as(x)
+    )
 
 
 def pairs() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
@@ -51,7 +53,10 @@ def pairs() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
             lambda: backward(F.scaled_dot_product_attention(q, k, v, is_causal=True)),
             lambda: backward(attend(q, k, v, causal=True)),
         ),
-        "rotary positions": (lambda: backward(four_products(x, table)), lambda: backward(rotate(x, table))),
+        "rotary positions": (
+            lambda: backward(four_products(x, table)),
+            lambda: backward(rotate(x, table)),
+        ),
         "dropout": (lambda: backward(plain(hidden)), lambda: backward(ours(hidden))),
         "AdamW": (optimizers[0].step, optimizers[1].step),
     }

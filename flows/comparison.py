@@ -14,7 +14,7 @@ from flows import publish
 from flows.pipeline import DVC, NAME, experiment
 from flows.stages import StageError, end_with_worker, only_one, run_child
 from gear import paths
-from gear.config import BadInput
+from gear.core.errors import InputError
 
 
 @flow(name="compare-recipes", persist_result=False)
@@ -40,11 +40,15 @@ def compare_recipes(
     end_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
-        raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")
+        raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
     label = label or datetime.now(UTC).strftime("%G-w%V")
     if not NAME.fullmatch(label):
-        raise BadInput(f"label {label!r}: letters, digits, '.', '_' and '-'")
-    chosen = [(recipe, seed) for recipe in recipes or ["gear", "continued", "llamagen_repa"] for seed in seeds or [0]]
+        raise InputError(f"label {label!r}: letters, digits, '.', '_' and '-'")
+    chosen = [
+        (recipe, seed)
+        for recipe in recipes or ["gear", "continued", "llamagen_repa"]
+        for seed in seeds or [0]
+    ]
     failed: dict[str, str] = {}
     done: list[str] = []
     with only_one(where):
@@ -56,7 +60,11 @@ def compare_recipes(
                 done.append(name)
                 continue
             state = experiment.with_options(name=name)(
-                name, [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])], [], where, return_state=True
+                name,
+                [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])],
+                [],
+                where,
+                return_state=True,
             )
             if state.is_completed():
                 done.append(name)
@@ -70,18 +78,30 @@ def compare_recipes(
     except StageError as error:
         failed["gear compare"] = str(error)
     lines = ["# Recipes", "", *(["```", table.replace("```", ""), "```"] if table else [])]
-    pages = [Path(line.removeprefix("page: ")) for line in table.splitlines() if line.startswith(f"page: {paths.REPORTS}/")]
+    pages = [
+        Path(line.removeprefix("page: "))
+        for line in table.splitlines()
+        if line.startswith(f"page: {paths.REPORTS}/")
+    ]
     lines += [f"[{page.name}]({publish.page_url(page)}) (`make reports-server`)" for page in pages]
     lines += [f"- {name}: failed: {publish.plain(reason)}" for name, reason in failed.items()]
-    create_markdown_artifact("\n".join(lines), key="recipes", description=f"{len(done)} of {len(chosen)} experiments")
+    create_markdown_artifact(
+        "\n".join(lines), key="recipes", description=f"{len(done)} of {len(chosen)} experiments"
+    )
     if failed:
-        raise StageError(f"{len(done)} of {len(chosen)} experiments finished; failed: {', '.join(failed)}")
+        raise StageError(
+            f"{len(done)} of {len(chosen)} experiments finished; failed: {', '.join(failed)}"
+        )
 
 
 def experiments(folder: Path) -> set[str]:
     """Names of the experiments that finished; DVC keeps each as a git reference."""
     shown = subprocess.run(
-        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"], cwd=folder, capture_output=True, text=True, check=True
+        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {name.rsplit("/", 1)[-1] for name in shown.stdout.split()}
 

@@ -16,7 +16,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from flows import publish
 from flows.stages import end_with_worker, run_child
 from gear import paths
-from gear.config import BadInput
+from gear.core.errors import InputError
 
 
 @flow(name="dataset", persist_result=False)
@@ -31,11 +31,15 @@ def dataset(root: str = "") -> None:
     end_with_worker()
     where = Path.cwd()
     if not (where / paths.PARAMS).is_file():
-        raise BadInput(f"{where}: no {paths.PARAMS} here: run in a checkout")
+        raise InputError(f"{where}: no {paths.PARAMS} here: run in a checkout")
     verdict = where / paths.DATASET_VERDICT
     verdict.unlink(missing_ok=True)  # what is published below is of this run or not at all
     try:
-        run_child([sys.executable, "-m", "gear", "dataset", *(["--root", root] if root else [])], where, get_run_logger().info)
+        run_child(
+            [sys.executable, "-m", "gear", "dataset", *(["--root", root] if root else [])],
+            where,
+            get_run_logger().info,
+        )
     finally:
         if verdict.is_file():
             _publish(json.loads(verdict.read_text()))
@@ -45,10 +49,16 @@ def _publish(verdict: dict[str, Any]) -> None:
     lines = [f"# Data version {verdict['version']}: {verdict['verdict']}", ""]
     lines += [f"- {publish.plain(reason)}" for reason in verdict["reasons"]]
     lines += ["", f"Source: {publish.plain(' '.join((verdict['source'], verdict['root'])))}"]
-    lines += [f"Compared with version {verdict['compared_with']}"] if verdict["compared_with"] else []
+    lines += (
+        [f"Compared with version {verdict['compared_with']}"] if verdict["compared_with"] else []
+    )
     if verdict["verdict"] == "quarantined":
         lines += ["", f"It waits in `{paths.QUARANTINE / verdict['version']}`"]
-    create_markdown_artifact("\n".join(lines), key="dataset-verdict", description=f"{verdict['version']}: {verdict['verdict']}")
+    create_markdown_artifact(
+        "\n".join(lines),
+        key="dataset-verdict",
+        description=f"{verdict['version']}: {verdict['verdict']}",
+    )
     if gate := verdict.get("gate"):
         failed = sum(not record["success"] for record in gate)
         publish.gate(gate, "dataset-validation", f"{verdict['rows']} rows, {failed} failed")
@@ -63,5 +73,13 @@ def _publish(verdict: dict[str, Any]) -> None:
             }
             for c in verdict["columns"]
         ]
-        create_table_artifact(table, key="dataset-drift", description=f"{verdict['version']} beside {verdict['compared_with']}")
-        create_link_artifact(publish.page_url(Path(verdict["page"])), link_text="Evidently's page", key="dataset-drift-page")
+        create_table_artifact(
+            table,
+            key="dataset-drift",
+            description=f"{verdict['version']} beside {verdict['compared_with']}",
+        )
+        create_link_artifact(
+            publish.page_url(Path(verdict["page"])),
+            link_text="Evidently's page",
+            key="dataset-drift-page",
+        )

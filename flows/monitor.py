@@ -34,9 +34,22 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
     folder, logger = Path(checkout).resolve(), get_run_logger()
     with tempfile.TemporaryDirectory(prefix="gear-monitor-") as scratch:
         result = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "gear", "monitor", "--checkout", str(folder), "--device", device, "--result", str(result)]
+        command = [
+            sys.executable,
+            "-m",
+            "gear",
+            "monitor",
+            "--checkout",
+            str(folder),
+            "--device",
+            device,
+            "--result",
+            str(result),
+        ]
         try:
-            run_child([*command, *(["--stop"] if stop else [])], Path(__file__).parents[1], logger.info)
+            run_child(
+                [*command, *(["--stop"] if stop else [])], Path(__file__).parents[1], logger.info
+            )
         except StageStopped:
             if not result.exists():  # it failed before it measured
                 raise
@@ -51,15 +64,34 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
 
 def _publish(history: Path, message: str, broken: str | None) -> None:
     lines = [json.loads(line) for line in history.read_text().splitlines()]
-    create_table_artifact([_row(line) for line in lines[-SHOWN:]], key="monitor", description=html.escape(history.stem))
+    create_table_artifact(
+        [_row(line) for line in lines[-SHOWN:]],
+        key="monitor",
+        description=html.escape(history.stem),
+    )
     last = lines[-1]
-    text = [f"# {'Codebook collapsed' if broken else 'Monitor'}: {last['stage']} {last['run']}", "", html.escape(message), ""]
+    text = [
+        f"# {'Codebook collapsed' if broken else 'Monitor'}: {last['stage']} {last['run']}",
+        "",
+        html.escape(message),
+        "",
+    ]
     text += [f"- {name}: {record['value']:.5g}" for name, record in last["metrics"].items()]
-    text += ["", "How:", *(f"- {name}: {html.escape(json.dumps(record['protocol']))}" for name, record in last["metrics"].items())]
+    text += [
+        "",
+        "How:",
+        *(
+            f"- {name}: {html.escape(json.dumps(record['protocol']))}"
+            for name, record in last["metrics"].items()
+        ),
+    ]
     create_markdown_artifact("\n".join(text), key="monitor-alert" if broken else "monitor-latest")
 
 
 def _row(line: dict[str, Any]) -> dict[str, str]:
-    row = {"step": "finished" if line["step"] is None else str(line["step"]), "measured": line["measured"]}
+    row = {
+        "step": "finished" if line["step"] is None else str(line["step"]),
+        "measured": line["measured"],
+    }
     row |= {name: f"{record['value']:.5g}" for name, record in line["metrics"].items()}
     return {**row, "seconds": str(line["seconds"]), "alert": html.escape(line["broken"] or "")}

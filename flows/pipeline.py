@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 
 from flows import publish
 from flows.stages import StageError, end_with_worker, only_one, run_child
-from gear.config import BadInput
+from gear.core.errors import InputError
 from gear.paths import WORK
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -27,18 +27,26 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def stage_names(folder: Path, targets: list[str]) -> list[str]:
     """The pipeline's stages in an order that respects its graph, those that `targets` need; all without targets.
 
-    Raises `BadInput` on a target that is no stage.
+    Raises `InputError` on a target that is no stage.
     """
     import networkx as nx
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
         graph = repo.index.graph
-        order = list(reversed(list(nx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing))))
+        order = list(
+            reversed(
+                list(nx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing))
+            )
+        )
         known = {stage.addressing: stage for stage in order}
         if unknown := [t for t in targets if t not in known]:
-            raise BadInput(f"no stage {unknown[0]!r}: there are {', '.join(known)}")
-        needed = {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))} if targets else set(order)
+            raise InputError(f"no stage {unknown[0]!r}: there are {', '.join(known)}")
+        needed = (
+            {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))}
+            if targets
+            else set(order)
+        )
         return [stage.addressing for stage in order if stage in needed]
 
 
@@ -91,12 +99,16 @@ def pipeline(
     end_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
-        raise BadInput(f"{where}: no dvc.yaml here: run in a checkout")
+        raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
     if overrides and not name:
-        raise BadInput("overrides without a name would rewrite params.yaml: give the experiment a name, or a preset")
+        raise InputError(
+            "overrides without a name would rewrite params.yaml: give the experiment a name, or a preset"
+        )
     name = name.replace("{start}", f"{flow_run.scheduled_start_time:%Y%m%d-%H%M}")
     if name and (preset or not NAME.fullmatch(name)):
-        raise BadInput(f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it")
+        raise InputError(
+            f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it"
+        )
     with only_one(where):
         order = stage_names(where, targets or [])
         if name:
@@ -114,18 +126,28 @@ def _push(folder: Path, name: str) -> None:
     """Results to where they outlive this checkout; says so where there is no such place."""
     logger, data, git = get_run_logger(), publish.data_remote(folder), publish.git_remote(folder)
     if not data:
-        logger.info("no default DVC remote: the results stay in this checkout (`dvc remote add -d`)")
+        logger.info(
+            "no default DVC remote: the results stay in this checkout (`dvc remote add -d`)"
+        )
     elif not name:
         run_child([*DVC, "push"], folder, logger.info)
     elif not git:
-        logger.info(f"no git remote: experiment {name} stays in this checkout (`git remote add origin`)")
+        logger.info(
+            f"no git remote: experiment {name} stays in this checkout (`git remote add origin`)"
+        )
     else:  # with what it refers to in the cache
         run_child([*DVC, "exp", "push", git, name], folder, logger.info)
 
 
 def _in_place(order: list[str], folder: Path) -> None:
-    progress = create_progress_artifact(progress=0.0, key="pipeline-progress", description=f"0 of {len(order)} stages")
+    progress = create_progress_artifact(
+        progress=0.0, key="pipeline-progress", description=f"0 of {len(order)} stages"
+    )
     assert isinstance(progress, UUID)
     for number, name in enumerate(order, start=1):
         stage.with_options(name=name)(name, folder)
-        update_progress_artifact(progress, 100.0 * number / len(order), description=f"{number} of {len(order)} stages, last {name}")
+        update_progress_artifact(
+            progress,
+            100.0 * number / len(order),
+            description=f"{number} of {len(order)} stages, last {name}",
+        )

@@ -16,12 +16,18 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from flows.wait import wait
-from gear.config import BadInput
+from gear.core.errors import InputError
 from gear.paths import REPORTS, WORK
 
 SERVICES = WORK / "services"
-POOLS = {"cpu": None, "gpu": 1}  # runs at a time over all workers of a pool; gpu: the number of GPUs
-RUNS = {"cpu": 4, "gpu": 1}  # at a time by the worker started here: the monitor runs beside the check of a data version
+POOLS = {
+    "cpu": None,
+    "gpu": 1,
+}  # runs at a time over all workers of a pool; gpu: the number of GPUs
+RUNS = {
+    "cpu": 4,
+    "gpu": 1,
+}  # at a time by the worker started here: the monitor runs beside the check of a data version
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -42,14 +48,28 @@ def server() -> str:
     if wait(api(), 0.5):
         return f"server: answers already at {api()}"
     _require_free(host, port, "the server")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     number = _start("server", command)
     answers = _until(lambda: wait(api(), 0.5) or not _runs("server"), PATIENCE)
     if not _runs("server"):
-        raise BadInput(f"server: it did not start: {_last_line('server')} (all in {SERVICES / 'server.log'})")
+        raise InputError(
+            f"server: it did not start: {_last_line('server')} (all in {SERVICES / 'server.log'})"
+        )
     if not answers:
         _end("server")
-        raise BadInput(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {SERVICES / 'server.log'})")
+        raise InputError(
+            f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {SERVICES / 'server.log'})"
+        )
     return f"server: {api().removesuffix('/api')} (process {number}, log {SERVICES / 'server.log'})"
 
 
@@ -60,13 +80,27 @@ def worker() -> str:
     for pool, limit in POOLS.items():
         kind = _pool(pool, limit)
         if kind != "process":
-            said.append(f"pool {pool}: of type {kind}: start its worker where its runs belong (docs/scheduling.md)")
+            said.append(
+                f"pool {pool}: of type {kind}: start its worker where its runs belong (docs/scheduling.md)"
+            )
         elif number := _runs(f"worker-{pool}"):
             said.append(f"worker of pool {pool}: runs already (process {number})")
         else:
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(RUNS[pool])]
+            command = [
+                sys.executable,
+                "-m",
+                "prefect",
+                "worker",
+                "start",
+                "--pool",
+                pool,
+                "--limit",
+                str(RUNS[pool]),
+            ]
             number = _start(f"worker-{pool}", command)
-            said.append(f"worker of pool {pool}: process {number}, log {SERVICES / f'worker-{pool}.log'}")
+            said.append(
+                f"worker of pool {pool}: process {number}, log {SERVICES / f'worker-{pool}.log'}"
+            )
     return "\n".join(said)
 
 
@@ -80,7 +114,7 @@ def deploy() -> str:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BadInput(f"deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
+        raise InputError(f"deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
     return "\n".join(_switch_on(before))
 
 
@@ -92,20 +126,40 @@ def reports() -> str:
         return f"reports: served already by process {number}"
     _require_free(host, port, "reports/")
     REPORTS.mkdir(exist_ok=True)
-    number = _start("reports", [sys.executable, "-m", "http.server", "--bind", host, "--directory", str(REPORTS), str(port)])
+    number = _start(
+        "reports",
+        [
+            sys.executable,
+            "-m",
+            "http.server",
+            "--bind",
+            host,
+            "--directory",
+            str(REPORTS),
+            str(port),
+        ],
+    )
     return f"reports: {url} (process {number})"
 
 
 def stop() -> str:
     """End what this checkout started: workers first, so that their runs are told, then the rest."""
-    names = sorted((file.stem for file in SERVICES.glob("*.pid")), key=lambda name: not name.startswith("worker"))
-    return "\n".join(f"{name}: {'stopped' if _end(name) else 'did not run'}" for name in names) or "nothing runs"
+    names = sorted(
+        (file.stem for file in SERVICES.glob("*.pid")),
+        key=lambda name: not name.startswith("worker"),
+    )
+    return (
+        "\n".join(f"{name}: {'stopped' if _end(name) else 'did not run'}" for name in names)
+        or "nothing runs"
+    )
 
 
 def _loopback(url: str, setting: str) -> tuple[str, int]:
     parts = urlparse(url)
     if parts.hostname not in LOOPBACK or not parts.port:
-        raise BadInput(f"{setting} is {url}: only http://127.0.0.1:PORT is started from here; another host starts its own")
+        raise InputError(
+            f"{setting} is {url}: only http://127.0.0.1:PORT is started from here; another host starts its own"
+        )
     return parts.hostname or "", parts.port
 
 
@@ -115,19 +169,29 @@ def _require_free(host: str, port: int, what: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise BadInput(f"port {port} for {what}: {error.strerror}: end what holds it, or choose another: make ... PORT=4300") from None
+            raise InputError(
+                f"port {port} for {what}: {error.strerror}: end what holds it, or choose another: make ... PORT=4300"
+            ) from None
 
 
 def _require_server() -> None:
     if not wait(api(), 3):
-        raise BadInput(f"no Prefect server at {api()}: start one with `make server`, or set PREFECT_API_URL")
+        raise InputError(
+            f"no Prefect server at {api()}: start one with `make server`, or set PREFECT_API_URL"
+        )
 
 
 def _start(name: str, command: list[str]) -> int:
     """A background process in a session of its own, its output in a log, its id in a file."""
     SERVICES.mkdir(parents=True, exist_ok=True)
     with (SERVICES / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     (SERVICES / f"{name}.pid").write_text(f"{process.pid} {_born(process.pid)}")
     return process.pid
 
@@ -170,7 +234,11 @@ def _until(true: object, seconds: float) -> bool:
 
 
 def _last_line(name: str) -> str:
-    lines = [line.strip() for line in (SERVICES / f"{name}.log").read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in (SERVICES / f"{name}.log").read_text(errors="replace").splitlines()
+        if line.strip()
+    ]
     return lines[-1][:300] if lines else "no output"
 
 
@@ -184,7 +252,9 @@ def _pool(name: str, limit: int | None) -> str:
         try:
             return client.read_work_pool(name).type
         except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type="process", concurrency_limit=limit)
+            )
             return "process"
 
 
@@ -214,15 +284,28 @@ def _switch_on(wanted: set[tuple[str, str]]) -> list[str]:
                 f"{getattr(s.schedule, 'cron', s.schedule)} {getattr(s.schedule, 'timezone', '')} {'on' if s.active else 'off'}"
                 for s in deployment.schedules
             )
-            lines.append(f"deployed {deployment.name} to pool {deployment.work_pool_name}" + (f"; schedule {times}" if times else ""))
+            lines.append(
+                f"deployed {deployment.name} to pool {deployment.work_pool_name}"
+                + (f"; schedule {times}" if times else "")
+            )
     return lines
 
 
 if __name__ == "__main__":
     if "PREFECT_HOME" in os.environ:
-        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes one level only, and warns
+        Path(os.environ["PREFECT_HOME"]).mkdir(
+            parents=True, exist_ok=True
+        )  # Prefect makes one level only, and warns
     try:
-        print({"server": server, "worker": worker, "deploy": deploy, "reports": reports, "stop": stop}[sys.argv[1]]())
-    except BadInput as mistake:
+        print(
+            {
+                "server": server,
+                "worker": worker,
+                "deploy": deploy,
+                "reports": reports,
+                "stop": stop,
+            }[sys.argv[1]]()
+        )
+    except InputError as mistake:
         print(mistake, file=sys.stderr)
         raise SystemExit(2) from None

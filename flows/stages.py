@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gear.config import BadInput
-from gear.lifeline import end_with
+from gear.core.errors import InputError
 from gear.paths import WORK
+from gear.process import end_with
 
 PR_SET_PDEATHSIG = 1
 GRACE = 12.0  # seconds for a training to save and exit before it is killed
@@ -55,7 +55,12 @@ class StageCrashed(StageError):
     again = True
 
 
-def run_child(command: list[str], folder: Path, show: Callable[[str], None], variables: dict[str, str] | None = None) -> None:
+def run_child(
+    command: list[str],
+    folder: Path,
+    show: Callable[[str], None],
+    variables: dict[str, str] | None = None,
+) -> None:
     """Run a command in `folder`, each line of its output to `show`; `variables` join its environment.
 
     Raises a `StageError`; leaves no process behind.
@@ -125,14 +130,20 @@ def _alive(group: int) -> bool:
 
 def classify(code: int, tail: str) -> StageError:
     """The kind of a failure: DVC reports its own code, and the stage's in its last lines."""
-    if busy := re.search(r"'([^']*)' is busy, it is being blocked by:\s*(\(PID \d+\): [^\n]*)", tail):
+    if busy := re.search(
+        r"'([^']*)' is busy, it is being blocked by:\s*(\(PID \d+\): [^\n]*)", tail
+    ):
         return StageBusy(
             f"{busy[1]} is in use by another DVC process {busy[2]}: wait for it, or give this run a name and so a folder of its own"
         )
     found = re.findall(r"exited with (-?\d+)", tail)
     stage = int(found[-1]) if found else code
-    reason = next((line.strip() for line in reversed(tail.splitlines()) if line.startswith("gear ")), "")
-    reason = reason or next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), f"exit code {code}")
+    reason = next(
+        (line.strip() for line in reversed(tail.splitlines()) if line.startswith("gear ")), ""
+    )
+    reason = reason or next(
+        (line.strip() for line in reversed(tail.splitlines()) if line.strip()), f"exit code {code}"
+    )
     kinds = {2: StageBadInput, 1: StageStopped}
     if stage < 0 or stage in (130, 137, 143):
         return StageKilled(reason)
@@ -141,7 +152,7 @@ def classify(code: int, tail: str) -> StageError:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the checkout. Raises `BadInput` while another pipeline run holds it; a dead holder holds nothing."""
+    """Hold the checkout. Raises `InputError` while another pipeline run holds it; a dead holder holds nothing."""
     path = folder / WORK / "pipeline.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
@@ -150,7 +161,9 @@ def only_one(folder: Path) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             holder = lock.read().strip() or "another pipeline run"
-            raise BadInput(f"{folder}: {holder} works here: wait for it, or give this run a name and so a folder of its own") from None
+            raise InputError(
+                f"{folder}: {holder} works here: wait for it, or give this run a name and so a folder of its own"
+            ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
         lock.flush()

@@ -16,9 +16,13 @@ JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl
 GENERATOR = MODELS / "generator"  # tokenizer/ and generator/, what sampling uses
 SAMPLES = Path("data/samples")
 
-INCOMING = Path("data/incoming")  # a data version under examination: beside the pipeline, never in data/shards
+INCOMING = Path(
+    "data/incoming"
+)  # a data version under examination: beside the pipeline, never in data/shards
 QUARANTINE = Path("data/quarantine")  # versions refused, each with its verdict.json
-VERSIONS = Path("data/versions")  # accepted ones as small tables; accepted.json names them, the last one last
+VERSIONS = Path(
+    "data/versions"
+)  # accepted ones as small tables; accepted.json names them, the last one last
 
 REPORTS = Path("reports")
 VALIDATION_METRICS = REPORTS / "validation.json"
@@ -36,4 +40,6 @@ COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hash
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
 # where resumable states lie; a flow names its checkout's for `dvc exp run --temp`, whose own folder is new every time
 STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))
-COSTS = WORK / "costs"  # what each output cost on this machine: seconds and hardware, by the output's hash
+COSTS = (
+    WORK / "costs"
+)  # what each output cost on this machine: seconds and hardware, by the output's hash

@@ -7,12 +7,13 @@ import json
 import re
 from typing import Any
 
-from gear import ledger, paths
-from gear.config import BadInput
-from gear.evaluation.comparison import Rows, Run, check_protocols, group
-from gear.recorded import Cache, Locked, Missing, Revision, checkout_root, find_revision
-from gear.report.comparison import STAGE, page, tables
-from gear.stages.files import replace_file
+from gear import paths
+from gear.core.errors import InputError
+from gear.core.files import replace_file
+from gear.report.comparison_page import STAGE, page, tables
+from gear.runs import costs
+from gear.runs.comparison import Rows, Run, check_protocols, group
+from gear.runs.revision import Cache, Locked, Missing, Revision, checkout_root, find_revision
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
 
@@ -20,10 +21,10 @@ PROTOCOLS = str(paths.REPORTS / "protocols.json")
 def compare(names: list[str]) -> str:
     """Tables of the runs as text; the same with curves is written to `reports/compare/`. The first run's arm is the baseline.
 
-    Raises `BadInput` on an unknown run, one without metrics or curves at hand, or runs measured under different protocols.
+    Raises `InputError` on an unknown run, one without metrics or curves at hand, or runs measured under different protocols.
     """
     if len(names) < 2:
-        raise BadInput("name at least two of: experiments, git revisions, workspace")
+        raise InputError("name at least two of: experiments, git revisions, workspace")
     root = checkout_root()
     revisions, cache = [find_revision(name, root) for name in names], Cache(root)
     locks = [revision.lock() for revision in revisions]
@@ -32,30 +33,41 @@ def compare(names: list[str]) -> str:
         check_protocols(runs)
         arms = group(runs)
     except ValueError as error:
-        raise BadInput(str(error)) from None
+        raise InputError(str(error)) from None
     stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
     file = root / paths.COMPARISONS / f"{_file_name(names)}.html"
     replace_file(file, page(arms, stages).encode())
-    return "\n\n".join([*(table.text() for table in tables(arms, stages) if table.rows), f"page: {file.relative_to(root)}"])
+    return "\n\n".join(
+        [
+            *(table.text() for table in tables(arms, stages) if table.rows),
+            f"page: {file.relative_to(root)}",
+        ]
+    )
 
 
 def _file_name(names: list[str]) -> str:
     """Of the runs compared, short, and no other runs' name."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names)).lstrip(".-")
     return (
-        plain if plain == "_".join(names) and len(plain) <= 80 else f"{plain[:60]}-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
+        plain
+        if plain == "_".join(names) and len(plain) <= 80
+        else f"{plain[:60]}-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
     )
 
 
 def _read(revision: Revision, lock: dict[str, Locked], cache: Cache) -> Run:
     records = revision.read_json(PROTOCOLS)
     if not isinstance(records, dict):
-        raise BadInput(f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, and commit what it writes to reports/")
+        raise InputError(
+            f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, and commit what it writes to reports/"
+        )
     if STAGE not in lock:
-        raise BadInput(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
+        raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
     settings = flat(revision.read_yaml(str(paths.PARAMS)))
     made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
-    code = {path: md5 for stage in lock.values() for path, md5 in stage.deps.items() if path not in made}
+    code = {
+        path: md5 for stage in lock.values() for path, md5 in stage.deps.items() if path not in made
+    }
     return Run(
         name=revision.name,
         commit=revision.commit,
@@ -65,7 +77,10 @@ def _read(revision: Revision, lock: dict[str, Locked], cache: Cache) -> Run:
         health=revision.read_json(str(paths.CODEBOOK_METRICS)) or {},
         conditions={"data": made.get(str(paths.SHARDS)), "joint.fd_n": settings.get("joint.fd_n")},
         curves={STAGE: _curve(revision, lock[STAGE], cache)},
-        seconds={name: (ledger.find(revision.root, name, stage.outs) or {}).get("seconds") for name, stage in lock.items()},
+        seconds={
+            name: (costs.find(revision.root, name, stage.outs) or {}).get("seconds")
+            for name, stage in lock.items()
+        },
     )
 
 
@@ -76,10 +91,16 @@ def _curve(revision: Revision, stage: Locked, cache: Cache) -> Rows:
         text = (revision.root / file).read_text() if not revision.commit else _cached(stage, cache)
         return [json.loads(line) for line in text.splitlines()]
     except (Missing, FileNotFoundError):
-        pull = f"`dvc exp pull origin {revision.name}` (an experiment) or `dvc fetch --all-commits`" if revision.commit else "`dvc pull`"
-        raise BadInput(f"{file} of {revision.name} is not in this checkout's DVC cache: {pull} brings it") from None
+        pull = (
+            f"`dvc exp pull origin {revision.name}` (an experiment) or `dvc fetch --all-commits`"
+            if revision.commit
+            else "`dvc pull`"
+        )
+        raise InputError(
+            f"{file} of {revision.name} is not in this checkout's DVC cache: {pull} brings it"
+        ) from None
     except ValueError as error:
-        raise BadInput(f"{file} of {revision.name}: {error}") from None
+        raise InputError(f"{file} of {revision.name}: {error}") from None
 
 
 def _cached(stage: Locked, cache: Cache) -> str:
@@ -90,4 +111,8 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for name, inner in tree.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        k: v
+        for name, inner in tree.items()
+        for k, v in flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

@@ -13,13 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from gear.config import BadInput, GeneratorConfig, TokenizerConfig, section
-from gear.generator import pretrained as generators
+from gear.core.errors import InputError
+from gear.core.files import replace_folder, write_json
+from gear.core.model_folder import read_config, save_model
+from gear.core.settings import parse_section
+from gear.generator import public_layouts as generators
+from gear.generator.config import GeneratorConfig
+from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
-from gear.stages.files import replace_folder, write_json
-from gear.tokenizer import pretrained as tokenizers
+from gear.tokenizer import public_layouts as tokenizers
+from gear.tokenizer.config import TokenizerConfig
+from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
-from gear.training.checkpoints import load_generator, load_tokenizer, read_config, save_model
 
 PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
 
@@ -27,13 +32,13 @@ PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
 def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int) -> str:
     """Write `<folder>/tokenizer` or `<folder>/generator` from a public file; returns what was done, for people.
 
-    Raises `BadInput` on a file that holds anything but tensors, is of no known layout, or lacks one of the model's weights.
+    Raises `InputError` on a file that holds anything but tensors, is of no known layout, or lacks one of the model's weights.
     """
     raw = _read(file)
     try:
         state, container = tokenizers.unwrap(raw)
     except ValueError as error:
-        raise BadInput(f"{file}: {error}") from None
+        raise InputError(f"{file}: {error}") from None
     if generators.is_generator(state):
         part, layout, model, config, native = _generator(file, state, heads, grid)
     else:
@@ -47,13 +52,23 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int)
         save_model(draft, {name: value.float() for name, value in weights.items()}, config)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        source = {"file": file.name, "sha256": digest, "layout": layout, "weights": container, "unused": spare}
+        source = {
+            "file": file.name,
+            "sha256": digest,
+            "layout": layout,
+            "weights": container,
+            "unused": spare,
+        }
         write_json(draft / "provenance.json", source)
 
     replace_folder(folder / part, fill)
     millions = sum(value.numel() for value in weights.values()) / 1e6
     narrow = part == "tokenizer" and config["tokenizer"]["base"] < PUBLISHED_BASE
-    note = f"; narrower than {PUBLISHED_BASE} channels: group norms here have fewer groups than elsewhere" if narrow else ""
+    note = (
+        f"; narrower than {PUBLISHED_BASE} channels: group norms here have fewer groups than elsewhere"
+        if narrow
+        else ""
+    )
     unused = f", {len(spare)} keys of the file unused ({spare[0]} ...)" if spare else ""
     return f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, all {len(wanted)} weights found in {container}{unused}{note}"
 
@@ -64,62 +79,94 @@ def _read(file: Path) -> dict[str, Any]:
             return dict(load_file(file))
         raw = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except FileNotFoundError:
-        raise BadInput(f"{file}: no such file") from None
+        raise InputError(f"{file}: no such file") from None
     except pickle.UnpicklingError as error:
         line = str(error).strip().splitlines()[0]
-        raise BadInput(f"{file}: holds more than tensors and was not executed ({line}); save its state dict alone") from None
+        raise InputError(
+            f"{file}: holds more than tensors and was not executed ({line}); save its state dict alone"
+        ) from None
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise BadInput(f"{file}: not a readable checkpoint: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{file}: not a readable checkpoint: {' '.join(str(error).split())[:200]}"
+        ) from None
     if not isinstance(raw, dict):
-        raise BadInput(f"{file}: holds a {type(raw).__name__}, not a state dict")
+        raise InputError(f"{file}: holds a {type(raw).__name__}, not a state dict")
     return raw
 
 
-def _tokenizer(file: Path, state: dict[str, torch.Tensor]) -> tuple[str, str, nn.Module, dict[str, Any], dict[str, torch.Tensor]]:
+def _tokenizer(
+    file: Path, state: dict[str, torch.Tensor]
+) -> tuple[str, str, nn.Module, dict[str, Any], dict[str, torch.Tensor]]:
     layout = tokenizers.layout_of(state)
     if layout is None:
         found = ", ".join(sorted(state)[:3]) or "no tensors"
-        raise BadInput(f"{file}: none of the known layouts (LlamaGen, IBQ, Open-MAGVIT2, GEAR); it begins with {found}")
+        raise InputError(
+            f"{file}: none of the known layouts (LlamaGen, IBQ, Open-MAGVIT2, GEAR); it begins with {found}"
+        )
     native = tokenizers.to_native(state, layout)
     try:
         shape = tokenizers.shape_of(native, layout)
     except (KeyError, ValueError) as error:
-        raise BadInput(f"{file}: a {layout} tokenizer without {error}") from None
+        raise InputError(f"{file}: a {layout} tokenizer without {error}") from None
     training = {"steps": 0, "batch": 1, "lr": 1e-4, "init": {"path": "imported", "sha256": ""}}
-    config = section(TokenizerConfig, {**shape, **training}, f"{file}: tokenizer.")
+    config = parse_section(TokenizerConfig, {**shape, **training}, f"{file}: tokenizer.")
     with torch.device("meta"):
         model = Tokenizer(config)
-    return "tokenizer", layout, model, {"tokenizer": config.model_dump(mode="json"), "temperature": None}, native
+    return (
+        "tokenizer",
+        layout,
+        model,
+        {"tokenizer": config.model_dump(mode="json"), "temperature": None},
+        native,
+    )
 
 
 def _generator(
     file: Path, state: dict[str, torch.Tensor], heads: int | None, grid: int
 ) -> tuple[str, str, nn.Module, dict[str, Any], dict[str, torch.Tensor]]:
     if generators.is_text_conditional(state):
-        raise BadInput(f"{file}: a text-conditional generator; only class-conditional ones are imported")
+        raise InputError(
+            f"{file}: a text-conditional generator; only class-conditional ones are imported"
+        )
     native = generators.to_native(state)
     try:
         shape = generators.shape_of(native)
     except (KeyError, ValueError) as error:
-        raise BadInput(f"{file}: a LlamaGen generator without {error}") from None
+        raise InputError(f"{file}: a LlamaGen generator without {error}") from None
     settings = {"heads": heads or shape["heads"], "tap": -(-shape["layers"] // 3), "steps": 0}
-    settings |= {"layers": shape["layers"], "width": shape["width"], "prefix_rope": "zero"}  # as public weights were trained
-    config = section(GeneratorConfig, settings, f"{file}: generator.")
+    settings |= {
+        "layers": shape["layers"],
+        "width": shape["width"],
+        "prefix_rope": "zero",
+    }  # as public weights were trained
+    config = parse_section(GeneratorConfig, settings, f"{file}: generator.")
     size = {"codes": shape["codes"], "grid": grid, "classes": shape["classes"]}
     with torch.device("meta"):
         model = Generator(config, **size)
     names = [str(number) for number in range(shape["classes"])]
-    return "generator", "llamagen", model, {"generator": config.model_dump(mode="json"), **size, "class_names": names}, native
+    return (
+        "generator",
+        "llamagen",
+        model,
+        {"generator": config.model_dump(mode="json"), **size, "class_names": names},
+        native,
+    )
 
 
-def _require_all(file: Path, wanted: dict[str, torch.Tensor], native: dict[str, torch.Tensor]) -> None:
+def _require_all(
+    file: Path, wanted: dict[str, torch.Tensor], native: dict[str, torch.Tensor]
+) -> None:
     missing = [name for name in wanted if name not in native]
     wrong = [name for name in wanted if name in native and native[name].shape != wanted[name].shape]
     if missing or wrong:
         covered = 1 - (len(missing) + len(wrong)) / len(wanted)
         first = [f"{n} (absent)" for n in missing[:5]]
-        first += [f"{n} ({tuple(native[n].shape)}, not {tuple(wanted[n].shape)})" for n in wrong[:5]]
-        raise BadInput(f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; {', '.join(first)}: nothing was written")
+        first += [
+            f"{n} ({tuple(native[n].shape)}, not {tuple(wanted[n].shape)})" for n in wrong[:5]
+        ]
+        raise InputError(
+            f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; {', '.join(first)}: nothing was written"
+        )
 
 
 def export_checkpoint(folder: Path, file: Path) -> str:
@@ -131,9 +178,11 @@ def export_checkpoint(folder: Path, file: Path) -> str:
             note = "; it was trained with prefix_rope identity, which LlamaGen's own code does not compute"
     elif config.get("tokenizer", {}).get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
-        state["quantize.codebook_used"] = torch.zeros(65536)  # a running record that LlamaGen's own class asks for
+        state["quantize.codebook_used"] = torch.zeros(
+            65536
+        )  # a running record that LlamaGen's own class asks for
     else:
-        raise BadInput(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")
+        raise InputError(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")
     draft = file.with_name(file.name + ".partial")
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": dict(state)}, draft)

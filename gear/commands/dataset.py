@@ -21,12 +21,14 @@ import pandas as pd
 from PIL import Image
 
 from gear import paths
-from gear.config import BadInput, Config, DataConfig, StageFailed
+from gear.core.errors import InputError, StageFailed
+from gear.core.files import read_json, replace_file, write_json
 from gear.data.shards import load_manifest
-from gear.data.validation import frame, validate
-from gear.evaluation import version as versions
-from gear.stages.files import read_json, replace_file, write_json
-from gear.stages.ingest import Refused, into
+from gear.ingest.config import DataConfig
+from gear.ingest.split import Refused, into
+from gear.params import Config
+from gear.validation import dataset_drift
+from gear.validation.expectations import frame, validate
 
 ACCEPTED = paths.VERSIONS / "accepted.json"
 VERDICT = "verdict.json"
@@ -35,54 +37,95 @@ VERDICT = "verdict.json"
 def check(config: Config, root: str) -> str:
     """Examine the source of params.yaml, or the same kind of source at `root`; returns what to print.
 
-    The verdict is in reports/dataset.json. Raises `BadInput` on a version that the gate refuses, `StageFailed` on one that drifted.
+    The verdict is in reports/dataset.json. Raises `InputError` on a version that the gate refuses, `StageFailed` on one that drifted.
     """
-    kind = "folder" if config.data.source == "openmoji" else config.data.source  # the packaged source lies nowhere else
+    kind = (
+        "folder" if config.data.source == "openmoji" else config.data.source
+    )  # the packaged source lies nowhere else
     data = config.data.model_copy(update={"root": root, "source": kind}) if root else config.data
     with _alone():
         shutil.rmtree(paths.INCOMING, ignore_errors=True)
-        verdict: dict[str, Any] = {"source": data.source, "root": data.root, "compared_with": _last_accepted(), "columns": [], "page": ""}
+        verdict: dict[str, Any] = {
+            "source": data.source,
+            "root": data.root,
+            "compared_with": _last_accepted(),
+            "columns": [],
+            "page": "",
+        }
         try:
             into(data, paths.INCOMING)
         except Refused as refused:
-            name = "refused-" + hashlib.sha256(f"{refused}{refused.rejects}".encode()).hexdigest()[:12]
-            raise BadInput(_quarantine(verdict | {"version": name}, [str(refused)], refused.rejects)) from None
+            name = (
+                "refused-" + hashlib.sha256(f"{refused}{refused.rejects}".encode()).hexdigest()[:12]
+            )
+            raise InputError(
+                _quarantine(verdict | {"version": name}, [str(refused)], refused.rejects)
+            ) from None
         manifest = load_manifest(paths.INCOMING)
         rows = frame(paths.INCOMING, manifest["size"], config.run.seed)
         made = _manifest(rows, manifest)
-        verdict |= {"version": _name(made), "rows": len(rows), "classes": manifest["classes"], "rejected": manifest["rejected"]}
+        verdict |= {
+            "version": _name(made),
+            "rows": len(rows),
+            "classes": manifest["classes"],
+            "rejected": manifest["rejected"],
+        }
         verdict["gate"] = validate(rows, manifest, config.data, paths.DRIFT_PAGES / "gate")
         if failed := [record for record in verdict["gate"] if not record["success"]]:
-            raise BadInput(_quarantine(verdict, [_failure(record) for record in failed]))
+            raise InputError(_quarantine(verdict, [_failure(record) for record in failed]))
         if verdict["version"] == verdict["compared_with"]:
-            return _conclude(verdict, "unchanged", "it is the last accepted version", paths.INCOMING)
+            return _conclude(
+                verdict, "unchanged", "it is the last accepted version", paths.INCOMING
+            )
         return _judge(config, data, rows, made, verdict)
 
 
-def _judge(config: Config, data: DataConfig, rows: pd.DataFrame, made: dict[str, Any], verdict: dict[str, Any]) -> str:
+def _judge(
+    config: Config,
+    data: DataConfig,
+    rows: pd.DataFrame,
+    made: dict[str, Any],
+    verdict: dict[str, Any],
+) -> str:
     name, before = verdict["version"], verdict["compared_with"]
     reference = _load(before, made["size"]) if before else None
-    table = versions.table(paths.INCOMING, rows, made["classes"], _original_sizes(data, rows))
+    table = dataset_drift.table(paths.INCOMING, rows, made["classes"], _original_sizes(data, rows))
     _save(paths.INCOMING, name, made, table)
     if reference is None:
         return _accept(verdict, "nothing to compare with: the first version", paths.INCOMING)
     page = paths.DRIFT_PAGES / f"dataset-{name}.html"
-    verdict |= {"columns": versions.compare(reference, table, config.run.seed, page), "page": str(page)}
+    verdict |= {
+        "columns": dataset_drift.compare(reference, table, config.run.seed, page),
+        "page": str(page),
+    }
     drifted = [c for c in verdict["columns"] if c["drifted"]]
     if drifted:
-        reasons = [f"{c['column']} drifted by {c['distance']:.3g}, over {c['threshold']:.3g} ({c['change']})" for c in drifted]
-        raise StageFailed(_quarantine(verdict, reasons) + f"; if it is meant so: `gear dataset --accept {name}`")
+        reasons = [
+            f"{c['column']} drifted by {c['distance']:.3g}, over {c['threshold']:.3g} ({c['change']})"
+            for c in drifted
+        ]
+        raise StageFailed(
+            _quarantine(verdict, reasons) + f"; if it is meant so: `gear dataset --accept {name}`"
+        )
     return _accept(verdict, f"no column drifted from version {before}", paths.INCOMING)
 
 
 def accept(name: str) -> str:
-    """Accept a version that drifted, and was put into quarantine for it. Raises `BadInput` on any other."""
+    """Accept a version that drifted, and was put into quarantine for it. Raises `InputError` on any other."""
     with _alone():
         folder = paths.QUARANTINE / name
-        known = sorted(p.name for p in paths.QUARANTINE.glob("*") if (p / f"{p.name}.parquet").is_file())
+        known = sorted(
+            p.name for p in paths.QUARANTINE.glob("*") if (p / f"{p.name}.parquet").is_file()
+        )
         if name not in known:
-            there = f"those that only drifted: {', '.join(known)}" if known else "none in quarantine only drifted"
-            raise BadInput(f"--accept {name!r}: {there}; one that the gate refused has to be mended at its source")
+            there = (
+                f"those that only drifted: {', '.join(known)}"
+                if known
+                else "none in quarantine only drifted"
+            )
+            raise InputError(
+                f"--accept {name!r}: {there}; one that the gate refused has to be mended at its source"
+            )
         verdict = read_json(folder / VERDICT)
         return _accept(verdict, f"by hand, though {'; '.join(verdict['reasons'])}", folder)
 
@@ -90,13 +133,18 @@ def accept(name: str) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One check at a time: data/incoming has one owner. The lock goes with its process."""
-    path, draft = paths.WORK / "dataset.lock", paths.INCOMING.with_name(paths.INCOMING.name + ".partial")
+    path, draft = (
+        paths.WORK / "dataset.lock",
+        paths.INCOMING.with_name(paths.INCOMING.name + ".partial"),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BadInput(f"{paths.INCOMING}: another check of a data version works here: wait for it") from None
+            raise InputError(
+                f"{paths.INCOMING}: another check of a data version works here: wait for it"
+            ) from None
         try:
             yield
         finally:
@@ -105,7 +153,9 @@ def _alone() -> Iterator[None]:
 
 def _manifest(rows: pd.DataFrame, manifest: dict[str, Any]) -> dict[str, Any]:
     """What a version is, wherever it came from: its rows by one hash, its classes and size."""
-    content = rows[["split", "key", "label", "caption", "sha256"]].to_csv(index=False, lineterminator="\n")
+    content = rows[["split", "key", "label", "caption", "sha256"]].to_csv(
+        index=False, lineterminator="\n"
+    )
     kept = {key: manifest[key] for key in ("size", "classes", "train", "val")}
     return kept | {"rows_sha256": hashlib.sha256(content.encode()).hexdigest()}
 
@@ -119,7 +169,7 @@ def _original_sizes(data: DataConfig, rows: pd.DataFrame) -> dict[str, tuple[int
     if data.source != "folder":
         return {}
     sizes = {}
-    for key in rows["key"].iloc[versions.drawn(rows["key"])]:
+    for key in rows["key"].iloc[dataset_drift.drawn(rows["key"])]:
         with Image.open(Path(data.root) / key) as opened:
             sizes[key] = opened.size
     return sizes
@@ -129,7 +179,10 @@ def _save(folder: Path, name: str, made: dict[str, Any], table: pd.DataFrame) ->
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
     replace_file(folder / f"{name}.parquet", buffer.getvalue())
-    write_json(folder / f"{name}.json", made | {"table_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()})
+    write_json(
+        folder / f"{name}.json",
+        made | {"table_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()},
+    )
 
 
 def _accepted() -> list[str]:
@@ -141,14 +194,19 @@ def _last_accepted() -> str:
 
 
 def _load(name: str, size: int) -> pd.DataFrame:
-    """The table of an accepted version. Raises `BadInput` where it is lost, damaged, or of images of another size."""
-    file, start_anew = paths.VERSIONS / f"{name}.parquet", f"delete {ACCEPTED} to start anew with this version"
+    """The table of an accepted version. Raises `InputError` where it is lost, damaged, or of images of another size."""
+    file, start_anew = (
+        paths.VERSIONS / f"{name}.parquet",
+        f"delete {ACCEPTED} to start anew with this version",
+    )
     kept = read_json(file.with_suffix(".json"))
     if kept["size"] != size:
-        raise BadInput(f"data.size is {size}, the accepted version {name} has {kept['size']}: they do not compare; {start_anew}")
+        raise InputError(
+            f"data.size is {size}, the accepted version {name} has {kept['size']}: they do not compare; {start_anew}"
+        )
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != kept["table_sha256"]:
-        raise BadInput(f"{file}: lost or damaged: restore it, or {start_anew}")
+        raise InputError(f"{file}: lost or damaged: restore it, or {start_anew}")
     return pd.read_parquet(io.BytesIO(content))
 
 
@@ -165,11 +223,18 @@ def _accept(verdict: dict[str, Any], why: str, folder: Path) -> str:
     for suffix in (".parquet", ".json"):
         replace_file(paths.VERSIONS / f"{name}{suffix}", (folder / f"{name}{suffix}").read_bytes())
     write_json(ACCEPTED, {"versions": [*(v for v in _accepted() if v != name), name]})
-    train = f"data.source: {verdict['source']}" + (f", data.root: {verdict['root']}" if verdict["root"] else "")
-    return _conclude(verdict, "accepted", why, folder) + f"\nto train on it, in params.yaml: {train}; then `dvc repro`"
+    train = f"data.source: {verdict['source']}" + (
+        f", data.root: {verdict['root']}" if verdict["root"] else ""
+    )
+    return (
+        _conclude(verdict, "accepted", why, folder)
+        + f"\nto train on it, in params.yaml: {train}; then `dvc repro`"
+    )
 
 
-def _quarantine(verdict: dict[str, Any], reasons: list[str], rejects: list[dict[str, str]] | None = None) -> str:
+def _quarantine(
+    verdict: dict[str, Any], reasons: list[str], rejects: list[dict[str, str]] | None = None
+) -> str:
     """Put what was read aside, with the reasons; returns one line about it."""
     folder = paths.QUARANTINE / verdict["version"]
     paths.QUARANTINE.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from gear import paths
-from gear.commands.runs import Checkpoint, newest, snapshot
-from gear.config import BadInput, Config, StageFailed, load
-from gear.evaluation.protocol import Metric
-from gear.stages.files import replace_file, replace_folder
+from gear.core.errors import InputError, StageFailed
+from gear.core.files import replace_file, replace_folder
+from gear.evaluation.metric import Metric
+from gear.params import Config, load
+from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
 
 NICE = 19  # training goes first
 TRIES = 20  # states that vanish, one after the other, before giving up
@@ -31,13 +32,15 @@ class Unhealthy(StageFailed):
     """The codebook's health is under its thresholds."""
 
 
-def monitor(checkout: Path, *, samples: int, images: int, device: str, stop: bool, result: Path | None) -> str:
+def monitor(
+    checkout: Path, *, samples: int, images: int, device: str, stop: bool, result: Path | None
+) -> str:
     """Measure what is new in `checkout`; returns a sentence. `result`: a file for programs, {new, message, broken, history}.
 
     Raises `Unhealthy` after the line is written (and, with `stop`, training asked to stop) where thresholds are broken.
     """
     if not (checkout / paths.PARAMS).is_file():
-        raise BadInput(f"{checkout}: no {paths.PARAMS} here: name a checkout")
+        raise InputError(f"{checkout}: no {paths.PARAMS} here: name a checkout")
     os.nice(NICE)
     store = checkout / paths.WORK / "monitor"
     store.mkdir(parents=True, exist_ok=True)
@@ -65,17 +68,25 @@ def _alone(store: Path) -> Iterator[bool]:
             yield True
 
 
-def _measure_newest(checkout: Path, store: Path, samples: int, images: int, device: str, stop: bool) -> dict[str, Any]:
+def _measure_newest(
+    checkout: Path, store: Path, samples: int, images: int, device: str, stop: bool
+) -> dict[str, Any]:
     draft = store / "state.partial"
     for _ in range(TRIES):
         there = newest(checkout)
         unseen = [checkpoint for checkpoint in there if not _seen(store, checkpoint)]
         if not unseen:
-            return {"message": f"nothing new: {there[0].label} is measured" if there else "no training has saved anything here yet"}
+            return {
+                "message": f"nothing new: {there[0].label} is measured"
+                if there
+                else "no training has saved anything here yet"
+            }
         if unseen[0].step is None or snapshot(unseen[0], draft):
             break
     else:
-        raise StageFailed(f"{checkout}: states vanish faster than they are read: set train.checkpoint_every higher")
+        raise StageFailed(
+            f"{checkout}: states vanish faster than they are read: set train.checkpoint_every higher"
+        )
     try:
         return _measure(checkout, store, unseen[0], draft, samples, images, device, stop)
     finally:
@@ -83,30 +94,43 @@ def _measure_newest(checkout: Path, store: Path, samples: int, images: int, devi
 
 
 def _measure(
-    checkout: Path, store: Path, found: Checkpoint, draft: Path, samples: int, images: int, device: str, stop: bool
+    checkout: Path,
+    store: Path,
+    found: Checkpoint,
+    draft: Path,
+    samples: int,
+    images: int,
+    device: str,
+    stop: bool,
 ) -> dict[str, Any]:
-    from gear.commands import measure as library
+    from gear.runs import measurement
 
-    started, where = time.monotonic(), library.named_device(device)
+    started, where = time.monotonic(), measurement.named_device(device)
     if found.step is None:
-        models = library.models_of_stage(found.folder, load(checkout / paths.PARAMS))
+        models = measurement.models_of_stage(found.folder, load(checkout / paths.PARAMS))
         run = _run_of(store, found.stage, models.rows) or found.run
     else:
-        models, run = library.models_of_state(found.stage, found.root, draft), found.run
-    metrics = library.measure(models, found.root, samples=samples, images=images, device=where)
+        models, run = measurement.models_of_state(found.stage, found.root, draft), found.run
+    metrics = measurement.measure(models, found.root, samples=samples, images=images, device=where)
     under = _under(models.config, metrics, models.window)
-    shut = found.step is not None and found.step < models.config.health.after_step  # the gate opens when training's own does
+    shut = (
+        found.step is not None and found.step < models.config.health.after_step
+    )  # the gate opens when training's own does
     broken = None if shut else under
     good, asked = store / f"{found.stage}-{run}-good", False
-    message = f"{found.label}: " + ", ".join(f"{name} {metric.value:.5g}" for name, metric in metrics.items())
+    message = f"{found.label}: " + ", ".join(
+        f"{name} {metric.value:.5g}" for name, metric in metrics.items()
+    )
     if broken:
-        message = f"{found.label}: codebook {broken}" + (f"; the last good models are in {good}" if good.is_dir() else "")
+        message = f"{found.label}: codebook {broken}" + (
+            f"; the last good models are in {good}" if good.is_dir() else ""
+        )
         asked = stop and found.step is not None and _ask_to_stop(found, message)
         message += "; training is asked to stop" if asked else ""
     elif found.step is None:
         shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
     elif under is None:
-        replace_folder(good, lambda folder: library.keep(models, folder, found.root))
+        replace_folder(good, lambda folder: measurement.keep(models, folder, found.root))
     record = {
         "stage": found.stage,
         "run": run,
@@ -123,17 +147,23 @@ def _measure(
         "asked_to_stop": asked,
     }
     history = store / f"{found.stage}-{run}.jsonl"
-    replace_file(history, "".join(json.dumps(line) + "\n" for line in [*_lines(history), record]).encode())
+    replace_file(
+        history, "".join(json.dumps(line) + "\n" for line in [*_lines(history), record]).encode()
+    )
     return {"new": True, "message": message, "broken": broken, "history": str(history)}
 
 
 def _under(config: Config, metrics: dict[str, Metric], window: dict[str, float]) -> str | None:
     """The health threshold that is broken, in words; by the averaged weights, or by the live ones, behind which averages lag."""
-    from gear.training.health import verdict
+    from gear.training.codebook_health import verdict
 
     averaged = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
     found = verdict(config.health, averaged, config.tokenizer.codes)
-    if found is None and window and (live := verdict(config.health, window, config.tokenizer.codes)):
+    if (
+        found is None
+        and window
+        and (live := verdict(config.health, window, config.tokenizer.codes))
+    ):
         found = f"{live} in training's last window"
     return found
 
@@ -150,13 +180,22 @@ def _ask_to_stop(found: Checkpoint, reason: str) -> bool:
 
 
 def _lines(history: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    return (
+        [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    )
 
 
 def _seen(store: Path, found: Checkpoint) -> bool:
     if found.step is None:
-        return any(line["weights"] == found.run for file in store.glob(f"{found.stage}-*.jsonl") for line in _lines(file))
-    return any((line["step"], line["saved"]) == (found.step, found.saved) for line in _lines(store / f"{found.stage}-{found.run}.jsonl"))
+        return any(
+            line["weights"] == found.run
+            for file in store.glob(f"{found.stage}-*.jsonl")
+            for line in _lines(file)
+        )
+    return any(
+        (line["step"], line["saved"]) == (found.step, found.saved)
+        for line in _lines(store / f"{found.stage}-{found.run}.jsonl")
+    )
 
 
 def _run_of(store: Path, stage: str, rows: list[dict[str, float]]) -> str | None:

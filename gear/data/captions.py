@@ -28,6 +28,6 @@ def is_text(caption: str) -> bool:
     return any(c.isalnum() or unicodedata.category(c) == "So" for c in caption)
 
 
-def tidy(caption: str) -> str:
+def normalize_caption(caption: str) -> str:
     """White space folded, composed Unicode."""
     return " ".join(unicodedata.normalize("NFC", caption).split())

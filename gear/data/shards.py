@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gear.config import BadInput
+from gear.core.errors import InputError
 
 SCHEMA = pa.schema(
     [
@@ -33,7 +33,9 @@ SCHEMA = pa.schema(
     ]
 )
 GROUP = 64
-DECODERS = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")  # Pillow decodes outside the interpreter's lock
+DECODERS = ThreadPoolExecutor(
+    min(8, os.cpu_count() or 1), thread_name_prefix="decode"
+)  # Pillow decodes outside the interpreter's lock
 Row = dict[str, Any]
 
 
@@ -43,7 +45,13 @@ def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) ->
     iterator, written = iter(rows), 0
     for number, chunk in enumerate(_chunks(iterator, rows_per_file)):
         table = pa.Table.from_pylist(chunk, schema=SCHEMA)
-        pq.write_table(table, folder / f"{number:05d}.parquet", compression="none", row_group_size=GROUP, use_dictionary=False)
+        pq.write_table(
+            table,
+            folder / f"{number:05d}.parquet",
+            compression="none",
+            row_group_size=GROUP,
+            use_dictionary=False,
+        )
         written += len(chunk)
     return written
 
@@ -58,7 +66,9 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path, self._waiting = path, list[bytes]()
-        self._writer = pq.ParquetWriter(path, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False)
+        self._writer = pq.ParquetWriter(
+            path, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False
+        )
 
     def __enter__(self) -> Spool:
         return self
@@ -102,11 +112,11 @@ def decode(image: bytes) -> np.ndarray:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shards folder. Raises `BadInput` where there is none."""
+    """The manifest of a shards folder. Raises `InputError` where there is none."""
     try:
         return json.loads((folder / "manifest.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise BadInput(f"{folder}/manifest.json: {error}: run `dvc repro ingest`") from None
+        raise InputError(f"{folder}/manifest.json: {error}: run `dvc repro ingest`") from None
 
 
 class Split:
@@ -115,13 +125,15 @@ class Split:
     def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
         self.files = [open_shard(path) for path in sorted(folder.glob("*.parquet"))]
         if not self.files:
-            raise BadInput(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
+            raise InputError(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
         columns = ["key", "label", "caption"]
         table = pa.concat_tables([file.read(columns=columns) for file in self.files])
         self.keys: list[str] = table["key"].to_pylist()
         self.captions: list[str] = table["caption"].to_pylist()
         self.labels = table["label"].to_numpy().astype(np.int64)
-        self._groups = [(file, group) for file in self.files for group in range(file.num_row_groups)]
+        self._groups = [
+            (file, group) for file in self.files for group in range(file.num_row_groups)
+        ]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()  # by row
@@ -140,7 +152,9 @@ class Split:
             for row, pixels in decoded.items():
                 self._room -= 0 if row in self._cache else pixels.nbytes
                 self._cache[row] = pixels
-            chosen = np.stack([decoded[int(i)] if int(i) in decoded else self._cache[int(i)] for i in indices])
+            chosen = np.stack(
+                [decoded[int(i)] if int(i) in decoded else self._cache[int(i)] for i in indices]
+            )
             while self._room < 0 and self._cache:
                 self._room += self._cache.popitem(last=False)[1].nbytes
         return chosen
@@ -149,9 +163,9 @@ class Split:
         """Pixels of a run of rows, like the slice of an array: what whole-split work reads batch by batch."""
         return self.images(np.arange(*part.indices(len(self))))
 
-    def part(self, indices: np.ndarray) -> Part:
+    def part(self, indices: np.ndarray) -> Subset:
         """Some rows of this split, read as lazily."""
-        return Part(self, indices)
+        return Subset(self, indices)
 
     def _encoded(self, rows: list[int]) -> list[bytes]:
         """Encoded images of rising rows: each row group is read once, and of it only what is asked for is decoded."""
@@ -168,18 +182,22 @@ class Split:
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
-    """A shard, memory-mapped. Raises `BadInput` on a file that is not Parquet or lacks a column of the schema."""
+    """A shard, memory-mapped. Raises `InputError` on a file that is not Parquet or lacks a column of the schema."""
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"{path}: not a readable Parquet file ({error}): delete it and run `dvc repro ingest`") from None
+        raise InputError(
+            f"{path}: not a readable Parquet file ({error}): delete it and run `dvc repro ingest`"
+        ) from None
     if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
-        raise BadInput(f"{path}: no column {min(missing)!r}: a shard has {', '.join(SCHEMA.names)}")
+        raise InputError(
+            f"{path}: no column {min(missing)!r}: a shard has {', '.join(SCHEMA.names)}"
+        )
     return file
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Rows `indices` of a split."""
 
     split: Split
@@ -193,5 +211,5 @@ class Part:
 
 
 def read_split(folder: Path) -> Split:
-    """The split in a folder of shards. Raises `BadInput` on an empty folder."""
+    """The split in a folder of shards. Raises `InputError` on an empty folder."""
     return Split(folder)

@@ -37,7 +37,9 @@ Condition = torch.Tensor | Captions  # (B,) int64 labels, or captions
 def pack(states: list[np.ndarray]) -> Captions:
     """Captions of states (t, C) each, padded to the longest and one start position. Raises ValueError on an empty state."""
     if not all(len(one) for one in states):
-        raise ValueError("a caption without tokens: an encoder gives the empty caption at least one")
+        raise ValueError(
+            "a caption without tokens: an encoder gives the empty caption at least one"
+        )
     longest = max(len(one) for one in states)
     padded = np.zeros((len(states), longest + 1, states[0].shape[1]), np.float32)
     for row, one in enumerate(states):
@@ -49,7 +51,10 @@ def pack(states: list[np.ndarray]) -> Captions:
 def concatenate(first: Condition, second: Condition) -> Condition:
     """Both conditions' rows, one after the other; captions padded to the same length."""
     if isinstance(first, Captions) and isinstance(second, Captions):
-        return Captions(torch.cat([first.states_BTC, second.states_BTC]), torch.cat([first.real_BT, second.real_BT]))
+        return Captions(
+            torch.cat([first.states_BTC, second.states_BTC]),
+            torch.cat([first.real_BT, second.real_BT]),
+        )
     assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
     return torch.cat([first, second])
 
@@ -81,16 +86,26 @@ class CaptionEmbedding(nn.Module):
     def __init__(self, empty_TC: torch.Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("empty", empty_TC.float().clone())
-        self.cap_proj = nn.Sequential(nn.Linear(empty_TC.shape[1], width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
+        self.cap_proj = nn.Sequential(
+            nn.Linear(empty_TC.shape[1], width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
+        )
 
     def drop(self, captions: Captions, dropped_B: torch.Tensor) -> Captions:
         """Captions with the empty one where `dropped_B`, padded as long as needed."""
         length = max(captions.states_BTC.shape[1], len(self.empty) + 1)
         room = length - captions.states_BTC.shape[1]
-        states, real = F.pad(captions.states_BTC, (0, 0, 0, room)), F.pad(captions.real_BT, (0, room))
+        states, real = (
+            F.pad(captions.states_BTC, (0, 0, 0, room)),
+            F.pad(captions.real_BT, (0, room)),
+        )
         empty = F.pad(self.empty, (0, 0, 0, length - len(self.empty))).to(states.dtype)
         gone = torch.arange(length, device=real.device) < len(self.empty)
-        return Captions(torch.where(dropped_B[:, None, None], empty, states), torch.where(dropped_B[:, None], gone, real))
+        return Captions(
+            torch.where(dropped_B[:, None, None], empty, states),
+            torch.where(dropped_B[:, None], gone, real),
+        )
 
     def forward(self, captions: Captions) -> torch.Tensor:
         return self.cap_proj(captions.states_BTC)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def rotary_table(grid: int, head_width: int, prefix: int, mode: str, base: float = 10_000.0) -> torch.Tensor:
+def rotary_table(
+    grid: int, head_width: int, prefix: int, mode: str, base: float = 10_000.0
+) -> torch.Tensor:
     """(cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
 
     Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public weights were trained).

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gear.config import SampleConfig
 from gear.generator.conditioning import Condition, concatenate
+from gear.generator.config import SampleConfig
 from gear.generator.transformer import Generator
 
 SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_STRIDE + i
@@ -16,7 +16,11 @@ SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_
 
 def uniforms(seeds: np.ndarray, tokens: int) -> torch.Tensor:
     """One row of `tokens` uniforms in [0, 1) a seed, (N, tokens) float64: a sample's draws depend on its seed alone."""
-    return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(int(seed))).random(tokens) for seed in seeds]))
+    return torch.from_numpy(
+        np.stack(
+            [np.random.Generator(np.random.Philox(int(seed))).random(tokens) for seed in seeds]
+        )
+    )
 
 
 def truncate(logits_BK: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
@@ -37,7 +41,9 @@ def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
     """Inverse-CDF draw from softmax(logits), (B,) int64."""
     cumulative = logits_BK.softmax(-1).cumsum(-1)
     target = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits_BK.shape[-1] - 1)
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(
+        max=logits_BK.shape[-1] - 1
+    )
 
 
 @torch.no_grad()
@@ -58,10 +64,17 @@ def sample(
     condition = condition.to(device)
     if guided:
         null = generator.null(condition)
-        condition = concatenate(generator.cls_embedding.drop(condition, torch.zeros(count, dtype=torch.bool, device=device)), null)
+        condition = concatenate(
+            generator.cls_embedding.drop(
+                condition, torch.zeros(count, dtype=torch.bool, device=device)
+            ),
+            null,
+        )
     draws = uniforms(seeds, generator.tokens).to(device)
     half = device.type == "cuda"  # where it is faster; logits are compared in fp64 either way
-    caches = generator.new_cache(condition, torch.bfloat16 if half else generator.output.weight.dtype)
+    caches = generator.new_cache(
+        condition, torch.bfloat16 if half else generator.output.weight.dtype
+    )
     tokens = torch.empty(count, generator.tokens, dtype=torch.int64, device=device)
     last = None
     for position in range(generator.tokens):
@@ -77,7 +90,12 @@ def sample(
     return tokens
 
 
-def draw(generator: Generator, given: Callable[[np.ndarray], Condition], seeds: np.ndarray, settings: SampleConfig) -> np.ndarray:
+def draw(
+    generator: Generator,
+    given: Callable[[np.ndarray], Condition],
+    seeds: np.ndarray,
+    settings: SampleConfig,
+) -> np.ndarray:
     """Token grids (N, L) int64, a batch at a time, with progress; `given`: positions 0..N-1 to their conditions."""
     parts = []
     for start in range(0, len(seeds), settings.batch):

@@ -16,11 +16,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gear.attention import attend
-from gear.config import GeneratorConfig
-from gear.generator.conditioning import CaptionEmbedding, Captions, ClassEmbedding, Condition, visible
-from gear.generator.dropout import Dropout
+from gear.generator.conditioning import (
+    CaptionEmbedding,
+    Captions,
+    ClassEmbedding,
+    Condition,
+    visible,
+)
+from gear.generator.config import GeneratorConfig
 from gear.generator.rope import rotary_table, rotate
+from gear.nn.attention import attend
+from gear.nn.dropout import Dropout
 
 Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,14 +79,27 @@ class Attention(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, x_BSD: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int
+        self,
+        x_BSD: torch.Tensor,
+        table: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValues | None,
+        text: int,
     ) -> torch.Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x_BSD, text).chunk(3, dim=-1))
-        q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x_BSD, text).chunk(3, dim=-1)
+        )
+        q, k, v = (
+            rotate(q, table).transpose(1, 2),
+            rotate(k, table).transpose(1, 2),
+            v.transpose(1, 2),
+        )
         first = cache is None or cache.filled == 0
         if cache is not None:
             k, v = cache.append(k, v)
-        mixed = attend(q, k, v, causal=mask is None and first and q.shape[2] > 1, mask=mask).type_as(x_BSD)
+        mixed = attend(
+            q, k, v, causal=mask is None and first and q.shape[2] > 1, mask=mask
+        ).type_as(x_BSD)
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2), text))
 
     def qkv(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
@@ -108,7 +127,10 @@ class DualAttention(Attention):
 
 
 def by_stream(
-    x_BSD: torch.Tensor, text: int, of_text: Callable[[torch.Tensor], torch.Tensor], of_image: Callable[[torch.Tensor], torch.Tensor]
+    x_BSD: torch.Tensor,
+    text: int,
+    of_text: Callable[[torch.Tensor], torch.Tensor],
+    of_image: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """The first `text` positions through one function, the others through another."""
     if text == 0:
@@ -145,7 +167,14 @@ class Block(nn.Module):
         """This block's kind of attention."""
         return Attention(config)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        table: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValues | None,
+        text: int,
+    ) -> torch.Tensor:
         x = x + self.attention(self.attention_norm(x), table, mask, cache, text)
         return x + self.feed_forward(self.ffn_norm(x))
 
@@ -161,8 +190,21 @@ class DualBlock(Block):
     def build_attention(self, config: GeneratorConfig) -> Attention:
         return DualAttention(config)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor, mask: torch.Tensor | None, cache: KeyValues | None, text: int) -> torch.Tensor:
-        x = x + self.attention(by_stream(x, text, self.attention_norm_text, self.attention_norm), table, mask, cache, text)
+    def forward(
+        self,
+        x: torch.Tensor,
+        table: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValues | None,
+        text: int,
+    ) -> torch.Tensor:
+        x = x + self.attention(
+            by_stream(x, text, self.attention_norm_text, self.attention_norm),
+            table,
+            mask,
+            cache,
+            text,
+        )
         return x + self.feed_forward(by_stream(x, text, self.ffn_norm_text, self.ffn_norm))
 
 
@@ -171,7 +213,11 @@ class TokenEmbedding(nn.Embedding):
 
     def forward(self, assignment: Assigned) -> torch.Tensor:
         """Rows of indices (B, L), or what a function makes of the table (K, D): (B, L, D)."""
-        return super().forward(assignment) if isinstance(assignment, torch.Tensor) else assignment(self.weight)
+        return (
+            super().forward(assignment)
+            if isinstance(assignment, torch.Tensor)
+            else assignment(self.weight)
+        )
 
 
 class Generator(nn.Module):
@@ -184,20 +230,32 @@ class Generator(nn.Module):
     table: torch.Tensor
 
     def __init__(
-        self, config: GeneratorConfig, *, codes: int, grid: int, classes: int = 0, empty_caption: torch.Tensor | None = None
+        self,
+        config: GeneratorConfig,
+        *,
+        codes: int,
+        grid: int,
+        classes: int = 0,
+        empty_caption: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
         self.tok_embeddings = TokenEmbedding(codes, config.width)
         self.cls_embedding: Any = (
-            ClassEmbedding(classes, config.width) if empty_caption is None else CaptionEmbedding(empty_caption, config.width)
+            ClassEmbedding(classes, config.width)
+            if empty_caption is None
+            else CaptionEmbedding(empty_caption, config.width)
         )
         self.tok_dropout = Dropout(config.dropout)
         dual = 0 if empty_caption is None else config.layers // 3
-        self.layers = nn.ModuleList(DualBlock(config) if number < dual else Block(config) for number in range(config.layers))
+        self.layers = nn.ModuleList(
+            DualBlock(config) if number < dual else Block(config) for number in range(config.layers)
+        )
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, codes, bias=False)
-        table = rotary_table(grid, config.width // config.heads, 1, config.prefix_rope)  # one row serves every prefix position
+        table = rotary_table(
+            grid, config.width // config.heads, 1, config.prefix_rope
+        )  # one row serves every prefix position
         self.register_buffer("table", table, persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -206,13 +264,17 @@ class Generator(nn.Module):
                 nn.init.normal_(module.bias, std=0.02)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, assignment: Assigned, condition: Condition, *, tap_only: bool = False) -> GeneratorOutput:
+    def forward(
+        self, assignment: Assigned, condition: Condition, *, tap_only: bool = False
+    ) -> GeneratorOutput:
         """Predict every token of `assignment`: indices (B, L) int64, or what mixes the embedding table (K, D) to (B, L, D).
 
         In train mode a condition becomes the null one with probability `class_dropout`. `tap_only` stops after the tap layer.
         """
         if self.training and self.config.class_dropout:
-            dropped = torch.rand(len(condition), device=self.table.device) < self.config.class_dropout
+            dropped = (
+                torch.rand(len(condition), device=self.table.device) < self.config.class_dropout
+            )
             condition = self.cls_embedding.drop(condition, dropped)
         tokens = self.tok_embeddings(assignment)[:, :-1]
         prefix = self.cls_embedding(condition)
@@ -220,43 +282,76 @@ class Generator(nn.Module):
         x = self.tok_dropout(torch.cat([prefix, tokens.to(prefix.dtype)], dim=1))
         table, mask = self._rows(0, x.shape[1], text), causal_mask(condition, x.shape[1])
         tap = x
-        for number, layer in enumerate(self.layers[: self.config.tap if tap_only else None], start=1):
-            run = partial(checkpoint, layer, use_reentrant=False) if self.config.checkpointing and torch.is_grad_enabled() else layer
+        for number, layer in enumerate(
+            self.layers[: self.config.tap if tap_only else None], start=1
+        ):
+            run = (
+                partial(checkpoint, layer, use_reentrant=False)
+                if self.config.checkpointing and torch.is_grad_enabled()
+                else layer
+            )
             x = run(x, table, mask, None, text)
             if number == self.config.tap:
                 tap = x
         seen = slice(text - 1, None)
-        return GeneratorOutput(tap[:, seen], None if tap_only else self.output(self.norm(x[:, seen])))
+        return GeneratorOutput(
+            tap[:, seen], None if tap_only else self.output(self.norm(x[:, seen]))
+        )
 
     def _rows(self, first: int, last: int, text: int) -> torch.Tensor:
         """Rotary rows of positions first..last-1 of a sequence with `text` prefix positions."""
         if text == 1:
             return self.table[first:last]
-        return self.table[(torch.arange(first, last, device=self.table.device) - (text - 1)).clamp(min=0)]
+        return self.table[
+            (torch.arange(first, last, device=self.table.device) - (text - 1)).clamp(min=0)
+        ]
 
     def null(self, condition: Condition) -> Condition:
         """What guidance compares with: as many null conditions."""
-        return self.cls_embedding.drop(condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device))
+        return self.cls_embedding.drop(
+            condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device)
+        )
 
     def new_cache(self, condition: Condition, dtype: torch.dtype) -> list[KeyValues]:
         """An empty cache for sequences of full length under this condition."""
         prefix = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
-        shape = (len(condition), self.config.heads, prefix + self.tokens - 1, self.config.width // self.config.heads)
+        shape = (
+            len(condition),
+            self.config.heads,
+            prefix + self.tokens - 1,
+            self.config.width // self.config.heads,
+        )
         device = self.output.weight.device
         return [
-            KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)) for _ in self.layers
+            KeyValues(
+                torch.zeros(shape, dtype=dtype, device=device),
+                torch.zeros(shape, dtype=dtype, device=device),
+            )
+            for _ in self.layers
         ]
 
-    def decode(self, tokens_B: torch.Tensor | None, condition: Condition, caches: list[KeyValues], position: int) -> torch.Tensor:
+    def decode(
+        self,
+        tokens_B: torch.Tensor | None,
+        condition: Condition,
+        caches: list[KeyValues],
+        position: int,
+    ) -> torch.Tensor:
         """Logits (B, K) of token `position`, given the token before it (None at position 0: the prefix goes in)."""
-        x = self.cls_embedding(condition) if tokens_B is None else self.tok_embeddings(tokens_B)[:, None]
+        x = (
+            self.cls_embedding(condition)
+            if tokens_B is None
+            else self.tok_embeddings(tokens_B)[:, None]
+        )
         text = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
         first, last = (0, text) if tokens_B is None else (text + position - 1, text + position)
         mask = causal_mask(condition, last)
         if mask is not None:
             mask = mask[:, :, first:]
         for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, self._rows(first, last, text), mask, cache, text if tokens_B is None else 0)
+            x = layer(
+                x, self._rows(first, last, text), mask, cache, text if tokens_B is None else 0
+            )
         return self.output(self.norm(x[:, -1:]))[:, 0]
 
 

@@ -38,12 +38,17 @@ def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
     return -fake.float().mean()
 
 
-def adaptive_weight(reconstruction: torch.Tensor, verdict: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
+def adaptive_weight(
+    reconstruction: torch.Tensor, verdict: torch.Tensor, last_layer: torch.Tensor
+) -> torch.Tensor:
     """|grad of reconstruction loss| / |grad of verdict| at the decoder's last weights, in [0, 1e4] (VQGAN, Esser et al. 2021).
 
     Both gradients are averaged over ranks first, so that n ranks agree with one.
     """
-    gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in (reconstruction, verdict)]
+    gradients = [
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float()
+        for loss in (reconstruction, verdict)
+    ]
     if dist.is_initialized() and dist.get_world_size() > 1:
         for gradient in gradients:
             dist.all_reduce(gradient)
@@ -69,4 +74,7 @@ class Lecam:
             dist.all_reduce(means)
             means /= dist.get_world_size()
         self.anchors.lerp_(means, 1 - self.DECAY)
-        return F.relu(real.float() - self.anchors[1]).square().mean() + F.relu(self.anchors[0] - fake.float()).square().mean()
+        return (
+            F.relu(real.float() - self.anchors[1]).square().mean()
+            + F.relu(self.anchors[0] - fake.float()).square().mean()
+        )

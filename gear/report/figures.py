@@ -13,22 +13,37 @@ ROWS = 40  # of a grid of classes, at most
 LINES = 5  # of a row's name
 
 
-def grid_rows(labels: np.ndarray, classes: list[str], columns: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def grid_rows(
+    labels: np.ndarray, classes: list[str], columns: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """What a grid of some images a class shows: which images, their rows, the rows' names; of many classes, evenly spaced ones."""
     chosen = np.linspace(0, len(classes) - 1, min(len(classes), ROWS)).round().astype(np.int64)
     parts = [np.flatnonzero(labels == label)[:columns] for label in chosen]
-    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts]), [classes[label] for label in chosen]
+    return (
+        np.concatenate(parts),
+        np.repeat(np.arange(len(parts)), [len(p) for p in parts]),
+        [classes[label] for label in chosen],
+    )
 
 
-def class_grid(pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0) -> Image.Image:
+def class_grid(
+    pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0
+) -> Image.Image:
     """One row a class, its name on the left; images (N, H, W, 3) uint8 enlarged by whole pixels."""
     size = pixels.shape[1]
     side = size * (scale or max(1, 64 // size))
-    sheet = Image.new("RGB", (MARGIN + columns * (side + GAP), len(classes) * (side + GAP)), "white")
+    sheet = Image.new(
+        "RGB", (MARGIN + columns * (side + GAP), len(classes) * (side + GAP)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(classes):
         lines = textwrap.wrap(name, 20)[:LINES] or [""]
-        draw.multiline_text((6, row * (side + GAP) + side // 2 - 7 * len(lines)), "\n".join(lines), fill="black", spacing=2)
+        draw.multiline_text(
+            (6, row * (side + GAP) + side // 2 - 7 * len(lines)),
+            "\n".join(lines),
+            fill="black",
+            spacing=2,
+        )
         for column, index in enumerate(np.flatnonzero(labels == row)[:columns]):
             tile = Image.fromarray(pixels[index]).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + column * (side + GAP), row * (side + GAP)))
@@ -48,7 +63,9 @@ def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.
     return sheet
 
 
-def line_chart(title: str, series: dict[str, list[tuple[float, float]]], *, from_zero: bool = False) -> str:
+def line_chart(
+    title: str, series: dict[str, list[tuple[float, float]]], *, from_zero: bool = False
+) -> str:
     """An SVG line chart; each series a list of (x, y). `from_zero` starts the y axis at 0."""
     width, height = 360, 200
     points = [p for line in series.values() for p in line]
@@ -77,7 +94,10 @@ def line_chart(title: str, series: dict[str, list[tuple[float, float]]], *, from
         (left, bottom + 14, "start", f"{x0:g}"),
         (right, bottom + 14, "end", f"{x1:g}"),
     ]
-    ticks = "".join(f'<text class="l" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>' for x, y, anchor, text in labels)
+    ticks = "".join(
+        f'<text class="l" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
+        for x, y, anchor, text in labels
+    )
     name = escape(title)
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><text class="t" x="{left}" y="16">{name}</text>'
     return f'{head}<path class="a" d="M{left},{top}V{bottom}H{right}"/>{ticks}{"".join(lines)}{"".join(keys)}</svg>'

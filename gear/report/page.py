@@ -51,7 +51,9 @@ def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": title,
             "note": note,
-            "value": f"{records[name]['value']:.1%}" if name in SHARES else f"{records[name]['value']:.4g}",
+            "value": f"{records[name]['value']:.1%}"
+            if name in SHARES
+            else f"{records[name]['value']:.4g}",
             "protocol": sorted(records[name]["protocol"].items()),
         }
         for name, (title, note) in TITLES.items()
@@ -64,11 +66,32 @@ def agreement_rows(records: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     for name, hit in (("retrieval_category", "category"), ("retrieval_own_10%", "own image")):
         if name in records:
-            value, low, high, floor = (records[name + part]["value"] for part in ("", "_low", "_high", "_floor"))
-            row = {"name": hit, "rule": records[name]["protocol"]["hit"], "value": f"{value:.1%}", "interval": f"{low:.1%} to {high:.1%}"}
-            rows.append({**row, "floor": f"{floor:.1%}", "verdict": "above the floor" if low > floor else "not told from the floor"})
+            value, low, high, floor = (
+                records[name + part]["value"] for part in ("", "_low", "_high", "_floor")
+            )
+            row = {
+                "name": hit,
+                "rule": records[name]["protocol"]["hit"],
+                "value": f"{value:.1%}",
+                "interval": f"{low:.1%} to {high:.1%}",
+            }
+            rows.append(
+                {
+                    **row,
+                    "floor": f"{floor:.1%}",
+                    "verdict": "above the floor" if low > floor else "not told from the floor",
+                }
+            )
     if "clip_score" in records:
-        rows.append({"name": "CLIPScore", "rule": "100 cos", "value": f"{records['clip_score']['value']:.2f}", "interval": "", "floor": ""})
+        rows.append(
+            {
+                "name": "CLIPScore",
+                "rule": "100 cos",
+                "value": f"{records['clip_score']['value']:.2f}",
+                "interval": "",
+                "floor": "",
+            }
+        )
         rows[-1]["verdict"] = ""
     return rows
 
@@ -83,23 +106,51 @@ def guidance_charts(records: dict[str, Any]) -> list[Markup]:
         "retrieval_own_10%": "own image in the nearest 10 %, over guidance scale",
     }
     for metric, title in titles.items():
-        points = {float(name.split("@")[1]): r["value"] for name, r in records.items() if name.startswith(f"{metric}@")}
-        floor = {float(name.split("@")[1]): r["value"] for name, r in records.items() if name.startswith(f"{metric}_floor@")}
+        points = {
+            float(name.split("@")[1]): r["value"]
+            for name, r in records.items()
+            if name.startswith(f"{metric}@")
+        }
+        floor = {
+            float(name.split("@")[1]): r["value"]
+            for name, r in records.items()
+            if name.startswith(f"{metric}_floor@")
+        }
         if points:
-            series = {"samples": sorted(points.items())} | ({"shuffled captions": sorted(floor.items())} if floor else {})
+            series = {"samples": sorted(points.items())} | (
+                {"shuffled captions": sorted(floor.items())} if floor else {}
+            )
             charts.append(Markup(line_chart(title, series, from_zero=True)))
     return charts
 
 
-CURVES: list[tuple[str, dict[str, str], bool]] = [  # title, logged name of each line, whether the axis starts at zero
+CURVES: list[
+    tuple[str, dict[str, str], bool]
+] = [  # title, logged name of each line, whether the axis starts at zero
     ("FD of fresh samples", {"fd": "fd"}, True),
-    ("next-token loss, nats a token", {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"}, False),
-    ("alignment loss", {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"}, False),
+    (
+        "next-token loss, nats a token",
+        {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"},
+        False,
+    ),
+    (
+        "alignment loss",
+        {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"},
+        False,
+    ),
     ("L1", {"L1": "loss/l1"}, True),
     ("perceptual loss", {"perceptual": "loss/perceptual"}, True),
-    ("codebook and commitment loss", {"codebook": "loss/codebook", "commitment": "loss/commitment"}, False),
+    (
+        "codebook and commitment loss",
+        {"codebook": "loss/codebook", "commitment": "loss/commitment"},
+        False,
+    ),
     ("entropy term", {"entropy": "loss/entropy"}, False),
-    ("adversarial losses", {"tokenizer": "loss/adversarial", "discriminator": "loss/discriminator"}, False),
+    (
+        "adversarial losses",
+        {"tokenizer": "loss/adversarial", "discriminator": "loss/discriminator"},
+        False,
+    ),
     ("codebook usage", {"usage": "codebook/usage"}, True),
     ("codebook perplexity", {"perplexity": "codebook/perplexity"}, True),
 ]
@@ -111,7 +162,10 @@ def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
     others = sorted({key for row in rows for key in row} - placed - {"step"})
     charts = []
     for title, lines, from_zero in [*CURVES, *((name, {name: name}, False) for name in others)]:
-        series = {label: [(row["step"], row[name]) for row in rows if name in row] for label, name in lines.items()}
+        series = {
+            label: [(row["step"], row[name]) for row in rows if name in row]
+            for label, name in lines.items()
+        }
         series = {label: line for label, line in series.items() if line}
         if series:
             charts.append(Markup(line_chart(title, series, from_zero=from_zero)))
@@ -125,7 +179,9 @@ def histogram_chart(details: dict[str, Any]) -> Markup:
         counts = details[name]["histogram"]
         total = max(1, sum(counts))
         every = max(1, len(counts) // 128)
-        series[name] = [(float(rank), count / total) for rank, count in enumerate(counts) if rank % every == 0]
+        series[name] = [
+            (float(rank), count / total) for rank, count in enumerate(counts) if rank % every == 0
+        ]
     return Markup(line_chart("share of tokens by code rank", series))
 
 
@@ -138,12 +194,18 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
             f"{details[name]['perplexity']:.1f}",
             details[name]["dead"],
             f"{details[name]['top_mass'].get('10', 1.0):.1%}",
-            f"{details['support'][name]['effective_support']:.1f}" if name in details["support"] else "",
+            f"{details['support'][name]['effective_support']:.1f}"
+            if name in details["support"]
+            else "",
         ]
         for name in ("warm", "joint", "samples")
     ]
     alike = [
-        [row["features"], row["teacher"], *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe"))]
+        [
+            row["features"],
+            row["teacher"],
+            *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe")),
+        ]
         for row in details.get("representation", [])
     ]
     return {
@@ -163,5 +225,7 @@ def render(**values: Any) -> str:
 def render_template(name: str, **values: Any) -> str:
     """A page of `templates/`, what is not `Markup` escaped. Raises jinja2.UndefinedError when a value is missing."""
     folder = Path(__file__).parent / "templates"
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined
+    )
     return environment.get_template(name).render(**values)

@@ -7,32 +7,51 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 from gear import paths
-from gear.alignment.efficientnet import build_encoder
-from gear.config import Config
-from gear.data.pixels import batches, evenly
+from gear.core.device import pick_device
+from gear.core.files import write_json
+from gear.data.rows import batches, evenly_spaced
 from gear.data.shards import Split, read_split
-from gear.device import pick_device
-from gear.evaluation import frechet, manifold
-from gear.evaluation.clip import clip_score
-from gear.evaluation.inception import build_inception, load_training, read_reference
+from gear.encoders.efficientnet import build_encoder, pooled_features
+from gear.encoders.inception import build_inception
+from gear.evaluation import coverage, frechet, memorisation
+from gear.evaluation.caption_retrieval import Gallery, sample_agreement
+from gear.evaluation.clip_score import clip_score
+from gear.evaluation.coverage import MANIFOLD_ROWS
 from gear.evaluation.inception_metrics import of_reconstructions, of_samples
-from gear.evaluation.models import bits_an_image, decoded_features, images_of, next_token_nats, pooled_features, tokens_of
-from gear.evaluation.protocol import Metric
+from gear.evaluation.inception_statistics import load_training, read_reference
+from gear.evaluation.likelihood import bits_per_image, next_token_nats
+from gear.evaluation.metric import Metric
+from gear.evaluation.sample_quality import decoded_features, guidance_sweep
+from gear.generator.conditions import conditions_for
+from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
-from gear.stages.agreement import Gallery, guidance_sweep, sample_agreement
-from gear.stages.conditions import conditions_of
-from gear.stages.files import write_json
+from gear.params import Config
+from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
 from gear.tokenizer.model import Tokenizer
-from gear.training.checkpoints import load_generator, load_tokenizer
 
 # with usage and perplexity, the eight columns of `dvc exp show`
-HEADLINE = ("fd", "coverage", "memorised", "rfd", "psnr", "ntp_bits", "fid", "inception_score")  # the last two with Inception's weights
-MANIFOLD_ROWS = 10_000  # of the reference, at most, in coverage and recall: their cost is its square
+HEADLINE = (
+    "fd",
+    "coverage",
+    "memorised",
+    "rfd",
+    "psnr",
+    "ntp_bits",
+    "fid",
+    "inception_score",
+)  # the last two with Inception's weights
+
 ENOUGH = 5000  # validation images from which rFD is theirs
-REBUILT = 50_000  # images of a split, at most, that are reconstructed or compared with the training set
+
+REBUILT = (
+    50_000  # images of a split, at most, that are reconstructed or compared with the training set
+)
 
 
 def run(config: Config) -> None:
@@ -42,32 +61,53 @@ def run(config: Config) -> None:
     base = json.loads((paths.FEATURES / "protocol.json").read_text())
     drawn = json.loads((paths.SAMPLES / "protocol.json").read_text())
     reference = np.load(paths.FEATURES / "reference.npz")
-    train, val, samples = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val"), read_split(paths.SAMPLES)
+    train, val, samples = (
+        read_split(paths.SHARDS / "train"),
+        read_split(paths.SHARDS / "val"),
+        read_split(paths.SAMPLES),
+    )
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     seed, k = config.run.seed, config.evaluate.neighbours
     fake, real = pooled_features(encoder, samples, size), reference["features"]
-    real = real[evenly(len(real), MANIFOLD_ROWS)]
+    real = real[evenly_spaced(len(real), MANIFOLD_ROWS)]
     wide = {**base, **drawn}
     neighbours = {**wide, "k": k, "reference_rows": len(real)}
     metrics = {
-        "fd": Metric(frechet.frechet_distance(*frechet.statistics(fake), reference["mean"], reference["cov"]), wide),
-        "fd_floor": Metric(float(reference["floor"]), {**base, "n": len(train) // 2, "against": "the other half"}),
-        "fd_untrained": Metric(_untrained(config, tokenizer, encoder, reference), {**wide, "seeds": seed, "weights": "uniform codes"}),
-        "coverage": Metric(manifold.coverage(real, fake, k), neighbours),
-        "recall": Metric(manifold.recall(real, fake, k), neighbours),
+        "fd": Metric(
+            frechet.frechet_distance(
+                *frechet.statistics(fake), reference["mean"], reference["cov"]
+            ),
+            wide,
+        ),
+        "fd_floor": Metric(
+            float(reference["floor"]), {**base, "n": len(train) // 2, "against": "the other half"}
+        ),
+        "fd_untrained": Metric(
+            _untrained(config, tokenizer, encoder, reference),
+            {**wide, "seeds": seed, "weights": "uniform codes"},
+        ),
+        "coverage": Metric(coverage.coverage(real, fake, k), neighbours),
+        "recall": Metric(coverage.recall(real, fake, k), neighbours),
     }
     metrics |= _copies(config, train, val, samples, drawn)
-    metrics |= _rfd(config, tokenizer, encoder, train, val, reference, base) | _fidelity(tokenizer, val)
+    metrics |= _rfd(config, tokenizer, encoder, train, val, reference, base) | _fidelity(
+        tokenizer, val
+    )
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     metrics |= _likelihood(config, tokenizer, generator, val)
     gallery = Gallery(config, encoder, reference) if config.data.condition == "caption" else None
     if gallery:
-        metrics |= sample_agreement(config, gallery, fake, wide) | clip_score(config.evaluate.clip, samples, device, drawn)
+        metrics |= sample_agreement(config, gallery, fake, wide) | clip_score(
+            config.evaluate.clip, samples, device, drawn
+        )
     metrics |= guidance_sweep(config, tokenizer, generator, encoder, reference, gallery, wide)
     if config.evaluate.inception.path:
         metrics |= _inception(config, tokenizer, val, samples, drawn)
     write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
-    write_json(paths.REPORTS / "protocols.json", {name: metric.record() for name, metric in metrics.items()})
+    write_json(
+        paths.REPORTS / "protocols.json",
+        {name: metric.record() for name, metric in metrics.items()},
+    )
     for name, metric in metrics.items():
         print(f"{name:18s} {metric.value:.5g}")
 
@@ -77,60 +117,114 @@ def _untrained(config: Config, tokenizer: Tokenizer, encoder: Any, reference: An
     random = np.random.default_rng(config.run.seed)
     tokens = random.integers(0, config.tokenizer.codes, (config.sample.n, config.grid**2))
     features = decoded_features(encoder, tokenizer, tokens, config.evaluate.input_size)
-    return frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
+    return frechet.frechet_distance(
+        *frechet.statistics(features), reference["mean"], reference["cov"]
+    )
 
 
-def _copies(config: Config, train: Split, val: Split, samples: Split, drawn: dict[str, Any]) -> dict[str, Metric]:
-    held_out = manifold.thumbnails(val.part(evenly(len(val), REBUILT)))
-    drawn_ones = manifold.thumbnails(samples.part(evenly(len(samples), REBUILT)))
-    distances = manifold.nearest_known(np.concatenate([held_out, drawn_ones]), train, mirrored=config.data.flip)
+def _copies(
+    config: Config, train: Split, val: Split, samples: Split, drawn: dict[str, Any]
+) -> dict[str, Metric]:
+    held_out = memorisation.thumbnails(val.part(evenly_spaced(len(val), REBUILT)))
+    drawn_ones = memorisation.thumbnails(samples.part(evenly_spaced(len(samples), REBUILT)))
+    distances = memorisation.nearest_training_distance(
+        np.concatenate([held_out, drawn_ones]), train, mirrored=config.data.flip
+    )
     unseen, near = distances[: len(held_out)], distances[len(held_out) :]
-    threshold = manifold.copy_threshold(unseen)
+    threshold = memorisation.copy_threshold(unseen)
     share = float((near < threshold).mean())
     rule = {
         "rule": "pixel RMSE to the nearest training image, mirrored ones too, under the closest 1 % of validation",
         "side": held_out.shape[1],
         "threshold": threshold,
     }
-    return {"memorised": Metric(share, {**drawn, **rule}), "memorised_by_rule_val": Metric(float((unseen < threshold).mean()), rule)}
+    return {
+        "memorised": Metric(share, {**drawn, **rule}),
+        "memorised_by_rule_val": Metric(float((unseen < threshold).mean()), rule),
+    }
 
 
 def _rfd(
-    config: Config, tokenizer: Tokenizer, encoder: Any, train: Split, val: Split, reference: Any, base: dict[str, Any]
+    config: Config,
+    tokenizer: Tokenizer,
+    encoder: Any,
+    train: Split,
+    val: Split,
+    reference: Any,
+    base: dict[str, Any],
 ) -> dict[str, Metric]:
     """FD of validation reconstructions; of training ones where the validation split is too small for a covariance."""
     name, split = ("val", val) if len(val) >= ENOUGH else ("train", train)
-    chosen = split.part(evenly(len(split), REBUILT))
-    parts = (images_of(tokenizer, tokens_of(tokenizer, chosen[p])) for p in batches(len(chosen)))
-    features = np.concatenate([pooled_features(encoder, part, config.evaluate.input_size) for part in parts])
-    value = frechet.frechet_distance(*frechet.statistics(features), reference["mean"], reference["cov"])
-    return {"rfd": Metric(value, {**base, "n": len(features), "split": name, "weights": "EMA", "rounding": "nearest uint8"})}
+    chosen = split.part(evenly_spaced(len(split), REBUILT))
+    parts = (
+        decode_tokens(tokenizer, encode_images(tokenizer, chosen[p])) for p in batches(len(chosen))
+    )
+    features = np.concatenate(
+        [pooled_features(encoder, part, config.evaluate.input_size) for part in parts]
+    )
+    value = frechet.frechet_distance(
+        *frechet.statistics(features), reference["mean"], reference["cov"]
+    )
+    return {
+        "rfd": Metric(
+            value,
+            {
+                **base,
+                "n": len(features),
+                "split": name,
+                "weights": "EMA",
+                "rounding": "nearest uint8",
+            },
+        )
+    }
 
 
 def _fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
     """PSNR and SSIM of validation reconstructions, means over images."""
-    chosen = val.part(evenly(len(val), REBUILT))
+    chosen = val.part(evenly_spaced(len(val), REBUILT))
     noise: list[torch.Tensor] = []
     likeness: list[torch.Tensor] = []
     for part in batches(len(chosen)):
         original = chosen[part]
         a, b = (
-            torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (images_of(tokenizer, tokens_of(tokenizer, original)), original)
+            torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255
+            for x in (decode_tokens(tokenizer, encode_images(tokenizer, original)), original)
         )
-        noise.append(peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=100))
+        noise.append(
+            peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(
+                max=100
+            )
+        )
         likeness.append(_ssim(a, b))
-    protocol = {"split": "val", "n": len(chosen), "crop": "centre", "rounding": "nearest uint8", "weights": "EMA"}
+    protocol = {
+        "split": "val",
+        "n": len(chosen),
+        "crop": "centre",
+        "rounding": "nearest uint8",
+        "weights": "EMA",
+    }
     return {
         "psnr": Metric(float(torch.cat(noise).mean()), {**protocol, "mean": "over images, dB"}),
-        "ssim": Metric(float(torch.cat(likeness).mean()), {**protocol, "window": "gaussian 11, sigma 1.5"}),
+        "ssim": Metric(
+            float(torch.cat(likeness).mean()), {**protocol, "window": "gaussian 11, sigma 1.5"}
+        ),
     }
 
 
-def _inception(config: Config, tokenizer: Tokenizer, val: Split, samples: Split, drawn: dict[str, Any]) -> dict[str, Metric]:
+def _inception(
+    config: Config, tokenizer: Tokenizer, val: Split, samples: Split, drawn: dict[str, Any]
+) -> dict[str, Metric]:
     extractor = build_inception(config.evaluate.inception).to(next(tokenizer.parameters()).device)
     training = load_training(paths.FEATURES)
-    reference = read_reference(config.evaluate.reference) if config.evaluate.reference.path else training.reference
-    chosen, named = val.part(evenly(len(val), REBUILT)), {"split": "val", "crop": "centre", "weights": "EMA"}
+    reference = (
+        read_reference(config.evaluate.reference)
+        if config.evaluate.reference.path
+        else training.reference
+    )
+    chosen, named = (
+        val.part(evenly_spaced(len(val), REBUILT)),
+        {"split": "val", "crop": "centre", "weights": "EMA"},
+    )
     return {
         **of_samples(extractor, samples, reference, training, drawn, config.run.seed),
         **of_reconstructions(extractor, tokenizer, chosen, named),
@@ -143,11 +237,21 @@ def _ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _likelihood(config: Config, tokenizer: Tokenizer, generator: Generator, val: Split) -> dict[str, Metric]:
-    nats = next_token_nats(generator, tokens_of(tokenizer, val), conditions_of(config, val))
-    protocol = {"split": "val", "n": len(val), "codes": generator.codes, "tokens": generator.tokens, "weights": "EMA"}
+def _likelihood(
+    config: Config, tokenizer: Tokenizer, generator: Generator, val: Split
+) -> dict[str, Metric]:
+    nats = next_token_nats(generator, encode_images(tokenizer, val), conditions_for(config, val))
+    protocol = {
+        "split": "val",
+        "n": len(val),
+        "codes": generator.codes,
+        "tokens": generator.tokens,
+        "weights": "EMA",
+    }
     protocol |= {"given": config.data.condition}
     return {
         "ntp_nats": Metric(nats, protocol),
-        "ntp_bits": Metric(bits_an_image(nats, generator.tokens), {**protocol, "unit": "bits an image"}),
+        "ntp_bits": Metric(
+            bits_per_image(nats, generator.tokens), {**protocol, "unit": "bits an image"}
+        ),
     }

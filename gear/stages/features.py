@@ -9,17 +9,19 @@ import torch
 from torch import nn
 
 from gear import paths
-from gear.alignment.efficientnet import EXTRACTOR, build_encoder
-from gear.alignment.teachers import build_teacher, on_grid, spatial_normalise
-from gear.config import Config
-from gear.data.pixels import ENCODER_BATCH, batches, to_tensor
+from gear.core.device import pick_device
+from gear.core.files import replace_folder, write_json
+from gear.data.images import ENCODER_BATCH, to_tensor
+from gear.data.rows import batches
 from gear.data.shards import Split, read_split
-from gear.device import pick_device
+from gear.data.text_states import write_states
+from gear.encoders.efficientnet import EXTRACTOR, build_encoder
+from gear.encoders.inception import build_inception
+from gear.encoders.text import TextEncoder
+from gear.encoders.vision import build_teacher, on_grid, spatial_normalise
 from gear.evaluation.frechet import half_floor, statistics
-from gear.evaluation.inception import build_inception, save_training
-from gear.stages.files import replace_folder, write_json
-from gear.text.encoders import TextEncoder
-from gear.text.states import write_states
+from gear.evaluation.inception_statistics import save_training
+from gear.params import Config
 
 
 def run(config: Config) -> None:
@@ -33,16 +35,29 @@ def run(config: Config) -> None:
     device, train = pick_device(config), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
     extractor = build_encoder().to(device)
-    inception = build_inception(config.evaluate.inception).to(device) if config.evaluate.inception.path else None
+    inception = (
+        build_inception(config.evaluate.inception).to(device)
+        if config.evaluate.inception.path
+        else None
+    )
 
     def fill(draft: Path) -> None:
         widths = _teach(config, teachers, train, draft / "train.npy")
         named = zip(config.teacher.encoders, teachers, strict=True)
-        encoders = [one.model_dump(exclude={"path"}) | {"sha256": teacher.weights_sha256} for one, teacher in named]
+        encoders = [
+            one.model_dump(exclude={"path"}) | {"sha256": teacher.weights_sha256}
+            for one, teacher in named
+        ]
         write_json(draft / "teachers.json", {"widths": widths, "encoders": encoders})
         pooled = _pool(extractor, train, config.evaluate.input_size)
         mean, covariance = statistics(pooled)
-        np.savez(draft / "reference.npz", mean=mean, cov=covariance, features=pooled, floor=half_floor(pooled, config.run.seed))
+        np.savez(
+            draft / "reference.npz",
+            mean=mean,
+            cov=covariance,
+            features=pooled,
+            floor=half_floor(pooled, config.run.seed),
+        )
         protocol = {
             "extractor": EXTRACTOR,
             "weights_sha256": extractor.weights_sha256,
@@ -53,7 +68,12 @@ def run(config: Config) -> None:
         }
         write_json(draft / "protocol.json", protocol)
         if config.data.condition == "caption":
-            _write_text(config, [*train.captions, *read_split(paths.SHARDS / "val").captions], draft / "text", device)
+            _write_text(
+                config,
+                [*train.captions, *read_split(paths.SHARDS / "val").captions],
+                draft / "text",
+                device,
+            )
         if inception is not None:
             save_training(draft, inception, train)
 
@@ -64,7 +84,12 @@ def _write_text(config: Config, captions: list[str], folder: Path, device: torch
     encoder = TextEncoder(config.text, device)
     count = write_states(captions, encoder, folder)
     cut = sum(encoder.length(caption) > config.text.tokens for caption in set(captions))
-    facts = {"encoder": encoder.name, "sha256": encoder.weights_sha256, "width": encoder.width, "tokens": config.text.tokens}
+    facts = {
+        "encoder": encoder.name,
+        "sha256": encoder.weights_sha256,
+        "width": encoder.width,
+        "tokens": config.text.tokens,
+    }
     write_json(folder / "text.json", {**facts, "captions": count, "cut": cut})
     if cut:
         print(f"{cut} captions are longer than text.tokens = {config.text.tokens} and are cut")
@@ -79,7 +104,9 @@ def _teach(config: Config, teachers: nn.ModuleList, train: Split, file: Path) ->
     for number, part in enumerate(batches(len(train), ENCODER_BATCH)):
         pixels = train[part]
         for view, mirrored in enumerate(views):
-            images = to_tensor(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels, teachers)
+            images = to_tensor(
+                np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels, teachers
+            )
             seen = [
                 spatial_normalise(on_grid(teacher(images), config.grid), one.spatial)
                 for teacher, one in zip(teachers, config.teacher.encoders, strict=True)
@@ -98,4 +125,9 @@ def _teach(config: Config, teachers: nn.ModuleList, train: Split, file: Path) ->
 def _pool(extractor: nn.Module, train: Split, input_size: int) -> np.ndarray:
     """The extractor's features averaged over space, (N, 112) float32."""
     parts = batches(len(train), ENCODER_BATCH)
-    return np.concatenate([extractor(to_tensor(train[p], extractor), input_size).mean((2, 3)).cpu().numpy() for p in parts])
+    return np.concatenate(
+        [
+            extractor(to_tensor(train[p], extractor), input_size).mean((2, 3)).cpu().numpy()
+            for p in parts
+        ]
+    )

@@ -10,14 +10,14 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from gear import paths, provenance
-from gear.config import Config
+from gear import paths
+from gear.core.files import replace_file, write_json
+from gear.core.hardware import hardware
 from gear.data.shards import Split, load_manifest, read_split
-from gear.evaluation.models import images_of, tokens_of
-from gear.report import page
+from gear.params import Config
+from gear.report import page, provenance
 from gear.report.figures import class_grid, grid_rows, pair_grid
-from gear.stages.files import replace_file, write_json
-from gear.training.checkpoints import load_tokenizer
+from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
 
 PAIRS = 36
 
@@ -39,7 +39,11 @@ def run(config: Config) -> None:
         guidance=page.guidance_charts(records),
         condition=config.data.condition,
         samples=page.data_uri(_sample_grid(config, samples, manifest["classes"])),
-        pairs=page.data_uri(pair_grid(originals, images_of(tokenizer, tokens_of(tokenizer, originals)), columns=12)),
+        pairs=page.data_uri(
+            pair_grid(
+                originals, decode_tokens(tokenizer, encode_images(tokenizer, originals)), columns=12
+            )
+        ),
         charts=_charts(),
         codebook=page.codebook_section(details),
         drift=sorted(details["drift"].items()),
@@ -73,25 +77,32 @@ def _rows(folder: Any) -> list[dict[str, float]]:
 
 def _charts() -> list[dict[str, Any]]:
     stages = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
-    return [{"name": name, "charts": page.curve_charts(rows)} for name, folder in stages.items() if (rows := _rows(folder))]
+    return [
+        {"name": name, "charts": page.curve_charts(rows)}
+        for name, folder in stages.items()
+        if (rows := _rows(folder))
+    ]
 
 
 def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Rows of a logged curve as `dvc plots` takes them, all with the same names: those with FD and losses, else all."""
-    chosen = [row for row in rows if "fd" in row and "loss/ntp" in row] or [row for row in rows if "loss/ntp" in row]
+    chosen = [row for row in rows if "fd" in row and "loss/ntp" in row] or [
+        row for row in rows if "loss/ntp" in row
+    ]
     common = set.intersection(*(set(row) for row in chosen)) if chosen else set()
     return [{name: row[name] for name in sorted(common)} for row in chosen]
 
 
 def _provenance(config: Config) -> list[tuple[str, str]]:
     hashes = {
-        f"sha256 of {folder}": provenance.folder_hash(folder) for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)
+        f"sha256 of {folder}": provenance.folder_hash(folder)
+        for folder in (paths.SHARDS, paths.TOKENIZER, paths.JOINT, paths.GENERATOR)
     }
     settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     hashes = {"sha256 of all settings": hashlib.sha256(settings.encode()).hexdigest(), **hashes}
     facts = {
         "git commit of code and settings": provenance.commit(),
-        "hardware": provenance.hardware(),
+        "hardware": hardware(),
         "seed": str(config.run.seed),
         **hashes,
     }

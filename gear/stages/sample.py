@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 from gear import paths
-from gear.config import Config
-from gear.data.captions import tidy
-from gear.data.pixels import batches, evenly
+from gear.core.device import pick_device
+from gear.core.files import replace_file, replace_folder, write_json
+from gear.data.captions import normalize_caption
+from gear.data.rows import batches, evenly_spaced
 from gear.data.shards import encode_png, load_manifest, read_split, write_shards
-from gear.device import pick_device
-from gear.evaluation.models import images_of
+from gear.encoders.text import TextEncoder
 from gear.generator.conditioning import pack
+from gear.generator.conditions import drawn, sampling_set
+from gear.generator.inference import load_generator
 from gear.generator.sampling import SEED_STRIDE, draw
 from gear.generator.transformer import Generator
+from gear.params import Config
 from gear.report.figures import class_grid, grid_rows
-from gear.stages.conditions import drawn, request
-from gear.stages.files import replace_file, replace_folder, write_json
-from gear.text.encoders import TextEncoder
-from gear.training.checkpoints import load_generator, load_tokenizer
+from gear.tokenizer.inference import decode_tokens, load_tokenizer
 
 PROMPT_IMAGES, HELD_OUT = 8, 8  # samples of a prompt; validation captions among the prompts
 
@@ -37,34 +37,55 @@ def run(config: Config) -> None:
     device = pick_device(config)
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
-    chosen, wanted = config.sample, request(config, config.sample.n)
-    tokens = draw(generator, wanted.given, config.run.seed * SEED_STRIDE + np.arange(chosen.n), chosen)
+    chosen, wanted = config.sample, sampling_set(config, config.sample.n)
+    tokens = draw(
+        generator, wanted.given, config.run.seed * SEED_STRIDE + np.arange(chosen.n), chosen
+    )
     by_caption = wanted.rows is not None
     prompts = Prompts(config, generator) if by_caption else None
-    prompted = images_of(tokenizer, prompts.tokens) if prompts else np.empty(0)
+    prompted = decode_tokens(tokenizer, prompts.tokens) if prompts else np.empty(0)
 
     def decoded() -> Iterator[np.ndarray]:
         for part in batches(len(tokens)):  # never all of them in memory
-            yield from images_of(tokenizer, tokens[part])
+            yield from decode_tokens(tokenizer, tokens[part])
 
     def fill(draft: Path) -> None:
-        write_shards((_row(i, image, int(wanted.labels[i]), wanted.captions[i]) for i, image in enumerate(decoded())), draft)
+        write_shards(
+            (
+                _row(i, image, int(wanted.labels[i]), wanted.captions[i])
+                for i, image in enumerate(decoded())
+            ),
+            draft,
+        )
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
         np.save(draft / "labels.npy", wanted.labels)
         if prompts:
             each = np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES)
             captions = list(prompts.kinds)
-            write_shards((_row(i, prompted[i], 0, captions[each[i]]) for i in range(len(prompted))), draft / "prompts")
-            write_json(draft / "prompts.json", [{"caption": c, "kind": k} for c, k in prompts.kinds.items()])
+            write_shards(
+                (_row(i, prompted[i], 0, captions[each[i]]) for i in range(len(prompted))),
+                draft / "prompts",
+            )
+            write_json(
+                draft / "prompts.json",
+                [{"caption": c, "kind": k} for c, k in prompts.kinds.items()],
+            )
         write_json(draft / "protocol.json", drawn(config, chosen.n))
 
     replace_folder(paths.SAMPLES, fill)
     buffer = io.BytesIO()
     if prompts:
-        sheet = class_grid(prompted, np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES), prompts.names, columns=PROMPT_IMAGES)
+        sheet = class_grid(
+            prompted,
+            np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES),
+            prompts.names,
+            columns=PROMPT_IMAGES,
+        )
     else:
-        shown, rows, names = grid_rows(wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12)
-        sheet = class_grid(images_of(tokenizer, tokens[shown]), rows, names, columns=12)
+        shown, rows, names = grid_rows(
+            wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12
+        )
+        sheet = class_grid(decode_tokens(tokenizer, tokens[shown]), rows, names, columns=12)
     sheet.save(buffer, format="PNG")
     replace_file(paths.SAMPLE_GRID, buffer.getvalue())
 
@@ -74,14 +95,22 @@ class Prompts:
 
     def __init__(self, config: Config, generator: Generator) -> None:
         train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
-        shown = [*config.sample.prompts, *(val.captions[row] for row in evenly(len(val), HELD_OUT))]
+        shown = [
+            *config.sample.prompts,
+            *(val.captions[row] for row in evenly_spaced(len(val), HELD_OUT)),
+        ]
         seen, held = set(train.captions), set(val.captions)
-        captions = dict.fromkeys(tidy(caption) for caption in shown)
-        self.kinds = {c: "seen in training" if c in seen else "held out" if c in held else "new" for c in captions}
+        captions = dict.fromkeys(normalize_caption(caption) for caption in shown)
+        self.kinds = {
+            c: "seen in training" if c in seen else "held out" if c in held else "new"
+            for c in captions
+        }
         states = TextEncoder(config.text, torch.device("cpu"))(list(self.kinds))
         each = np.repeat(np.arange(len(states)), PROMPT_IMAGES)
         seeds = config.run.seed * SEED_STRIDE + np.tile(np.arange(PROMPT_IMAGES), len(states))
-        self.tokens = draw(generator, lambda rows: pack([states[i] for i in each[rows]]), seeds, config.sample)
+        self.tokens = draw(
+            generator, lambda rows: pack([states[i] for i in each[rows]]), seeds, config.sample
+        )
 
     @property
     def names(self) -> list[str]:

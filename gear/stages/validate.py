@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gear import paths
-from gear.config import BadInput, Config
+from gear.core.errors import InputError
+from gear.core.files import write_json
 from gear.data.shards import load_manifest
-from gear.data.validation import frame, validate
-from gear.stages.files import write_json
+from gear.params import Config
+from gear.validation.expectations import frame, validate
 
 
 def run(config: Config) -> None:
@@ -15,12 +16,22 @@ def run(config: Config) -> None:
     rows = frame(paths.SHARDS, manifest["size"], config.run.seed)
     results = validate(rows, manifest, config.data, paths.DATA_DOCS)
     failed = [r for r in results if not r["success"]]
-    summary = {"passed": not failed, "rows": len(rows), "expectations": len(results), "failed": len(failed), "results": results}
+    summary = {
+        "passed": not failed,
+        "rows": len(rows),
+        "expectations": len(results),
+        "failed": len(failed),
+        "results": results,
+    }
     write_json(paths.VALIDATION_METRICS, summary)
     for record in failed:
         where = ", ".join(record["rows"]) or "(whole table)"
-        print(f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {where}")
+        print(
+            f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {where}"
+        )
     if failed:
         names = ", ".join(sorted({f"{r['expectation']}({r['column']})" for r in failed}))
-        raise BadInput(f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; the rows are listed above")
+        raise InputError(
+            f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; the rows are listed above"
+        )
     print(f"{len(results)} expectations hold on {len(rows)} rows")

@@ -60,7 +60,10 @@ class Assignment:
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             affinity = -self._affinity(queries_ND) / SHARPNESS
-            p, log_p = affinity.softmax(dim=-1), affinity.log_softmax(dim=-1)  # exp(log_p) is slower where shares underflow
+            p, log_p = (
+                affinity.softmax(dim=-1),
+                affinity.log_softmax(dim=-1),
+            )  # exp(log_p) is slower where shares underflow
             return torch.cat([p.sum(0), -(p * log_p).sum()[None]])
 
         sums = torch.stack(self._each(part)).sum(0) / self.queries_BLD[..., 0].numel()
@@ -79,7 +82,10 @@ class Assignment:
     def top_mass(self, temperature: float, k: int) -> float:
         """Mean over tokens of the mass of the k likeliest codes at a temperature, in [0, 1]."""
         parts = ((-self._affinity(part) / temperature).softmax(-1) for part in self._chunks())
-        return sum(p.topk(min(k, self.codes)).values.sum().item() for p in parts) / self.queries_BLD[..., 0].numel()
+        return (
+            sum(p.topk(min(k, self.codes)).values.sum().item() for p in parts)
+            / self.queries_BLD[..., 0].numel()
+        )
 
     def _affinity(self, queries: torch.Tensor) -> torch.Tensor:
         """d without its offset, which no softmax and no argmin sees."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gear.attention import attend
+from gear.nn.attention import attend
 
 
 def groups(channels: int) -> int:
@@ -97,13 +97,17 @@ class Level(nn.Module):
 
 def middle(channels: int) -> nn.ModuleList:
     """Residual, attention, residual."""
-    return nn.ModuleList([Residual(channels, channels), SpatialAttention(channels), Residual(channels, channels)])
+    return nn.ModuleList(
+        [Residual(channels, channels), SpatialAttention(channels), Residual(channels, channels)]
+    )
 
 
 class Encoder(nn.Module):
     """Images (B, 3, H, W) to latents (B, z, H/f, W/f)."""
 
-    def __init__(self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int) -> None:
+    def __init__(
+        self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int
+    ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(3, base, 3, padding=1)
         widths = [base, *(base * m for m in multipliers)]
@@ -115,7 +119,10 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(widths[number + 1])
             self.conv_blocks.append(level)
         self.mid = middle(widths[-1])
-        self.norm_out, self.conv_out = norm(widths[-1]), nn.Conv2d(widths[-1], z_channels, 3, padding=1)
+        self.norm_out, self.conv_out = (
+            norm(widths[-1]),
+            nn.Conv2d(widths[-1], z_channels, 3, padding=1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
@@ -131,7 +138,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, z, h, w) to images (B, 3, h f, w f); one more residual block a level than the encoder."""
 
-    def __init__(self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int) -> None:
+    def __init__(
+        self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int
+    ) -> None:
         super().__init__()
         widths = [base * m for m in reversed(multipliers)]
         self.conv_in = nn.Conv2d(z_channels, widths[0], 3, padding=1)

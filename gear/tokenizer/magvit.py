@@ -22,7 +22,9 @@ class PlainResidual(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = norm(inner), nn.Conv2d(inner, outer, 3, padding=1, bias=False)
         self.norm2, self.conv2 = norm(outer), nn.Conv2d(outer, outer, 3, padding=1, bias=False)
-        self.nin_shortcut = nn.Conv2d(inner, outer, 1, bias=False) if inner != outer else nn.Identity()
+        self.nin_shortcut = (
+            nn.Conv2d(inner, outer, 1, bias=False) if inner != outer else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -62,20 +64,26 @@ class Level(nn.Module):
         super().__init__()
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
-        self.block = nn.Sequential(*(PlainResidual(inner if i == 0 else outer, outer) for i in range(blocks)))
+        self.block = nn.Sequential(
+            *(PlainResidual(inner if i == 0 else outer, outer) for i in range(blocks))
+        )
 
 
 class Encoder(nn.Module):
     """Images (B, 3, H, W) to latents (B, z, H/f, W/f)."""
 
-    def __init__(self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int) -> None:
+    def __init__(
+        self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int
+    ) -> None:
         super().__init__()
         widths = [base, *(base * m for m in multipliers)]
         self.conv_in = nn.Conv2d(3, base, 3, padding=1, bias=False)
         self.down = nn.ModuleList(Level(inner, outer, blocks) for inner, outer in pairwise(widths))
         for level, width in zip(self.down[:-1], widths[1:], strict=False):
             level.downsample = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.mid_block = nn.Sequential(*(PlainResidual(widths[-1], widths[-1]) for _ in range(blocks)))
+        self.mid_block = nn.Sequential(
+            *(PlainResidual(widths[-1], widths[-1]) for _ in range(blocks))
+        )
         self.norm_out, self.conv_out = norm(widths[-1]), nn.Conv2d(widths[-1], z_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,13 +96,19 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, z, h, w) to images (B, 3, h f, w f). Level i of `up` and `adaptive` is level i of the encoder's `down`."""
 
-    def __init__(self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int) -> None:
+    def __init__(
+        self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int
+    ) -> None:
         super().__init__()
         widths = [base * m for m in multipliers]
         entering = [*widths[1:], widths[-1]]  # channels that reach level i from the one below
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid_block = nn.Sequential(*(PlainResidual(widths[-1], widths[-1]) for _ in range(blocks)))
-        self.up = nn.ModuleList(Level(inner, outer, blocks) for inner, outer in zip(entering, widths, strict=True))
+        self.mid_block = nn.Sequential(
+            *(PlainResidual(widths[-1], widths[-1]) for _ in range(blocks))
+        )
+        self.up = nn.ModuleList(
+            Level(inner, outer, blocks) for inner, outer in zip(entering, widths, strict=True)
+        )
         for level, width in zip(self.up[1:], widths[1:], strict=True):
             level.upsample = DepthToSpace(width)
         self.adaptive = nn.ModuleList(AdaptiveNorm(z_channels, width) for width in entering)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gear.config import TokenizerConfig
 from gear.tokenizer import convnet, magvit
+from gear.tokenizer.config import TokenizerConfig
 from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 
@@ -33,8 +33,12 @@ class Tokenizer(nn.Module):
         shape = (config.base, config.multipliers, config.blocks, config.z_channels)
         self.encoder, self.decoder = backbone.Encoder(*shape), backbone.Decoder(*shape)
         plain = config.quantizer == "lfq"  # whose latent channels are its code bits
-        self.quant_conv = nn.Identity() if plain else nn.Conv2d(config.z_channels, config.code_dim, 1)
-        self.post_quant_conv = nn.Identity() if plain else nn.Conv2d(config.code_dim, config.z_channels, 1)
+        self.quant_conv = (
+            nn.Identity() if plain else nn.Conv2d(config.z_channels, config.code_dim, 1)
+        )
+        self.post_quant_conv = (
+            nn.Identity() if plain else nn.Conv2d(config.code_dim, config.z_channels, 1)
+        )
         self.quantize = QUANTIZERS[config.quantizer](config.codes, config.code_dim)
 
     def encode(self, images: torch.Tensor) -> Quantized:

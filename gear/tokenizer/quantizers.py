@@ -94,7 +94,9 @@ class LookupFreeQuantizer(Quantizer):
 
     @staticmethod
     def _signs(indices: torch.Tensor, width: int) -> torch.Tensor:
-        return ((indices[..., None] >> torch.arange(width, device=indices.device)) & 1).float() * 2 - 1
+        return (
+            (indices[..., None] >> torch.arange(width, device=indices.device)) & 1
+        ).float() * 2 - 1
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices_BL, self.bits_KD)
@@ -121,14 +123,19 @@ class LookupFreeQuantizer(Quantizer):
         logits_ND = 4.0 * z_BLD.flatten(0, 1) / SHARPNESS
         token = (F.softplus(logits_ND) - logits_ND * torch.sigmoid(logits_ND)).sum(-1).mean()
         half = logits_ND.shape[-1] // 2
-        low, high = (_joint(F.logsigmoid(-part), F.logsigmoid(part)) for part in (logits_ND[:, :half], logits_ND[:, half:]))
+        low, high = (
+            _joint(F.logsigmoid(-part), F.logsigmoid(part))
+            for part in (logits_ND[:, :half], logits_ND[:, half:])
+        )
         return token, (high.T @ low).flatten() / len(logits_ND)
 
 
 def _joint(log_off_ND: torch.Tensor, log_on_ND: torch.Tensor) -> torch.Tensor:
     """Probabilities of all 2^D settings of independent bits, (N, 2^D), little-endian."""
     log_p = log_on_ND.new_zeros(len(log_on_ND), 1)
-    for off, on in zip(log_off_ND.T, log_on_ND.T, strict=True):  # each bit doubles the settings, the newest one the highest
+    for off, on in zip(
+        log_off_ND.T, log_on_ND.T, strict=True
+    ):  # each bit doubles the settings, the newest one the highest
         log_p = torch.cat([log_p + off[:, None], log_p + on[:, None]], dim=1)
     return log_p.exp()
 

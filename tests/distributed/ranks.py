@@ -13,19 +13,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from gear.alignment.projector import Projector
-from gear.config import Config, load
 from gear.generator.transformer import Generator
+from gear.joint.alignment import Projector
+from gear.joint.model import GuidedGenerator
+from gear.joint.recipes import RECIPES
+from gear.joint.step import JointStep
 from gear.losses.adversarial import PatchDiscriminator
+from gear.params import Config, load
 from gear.tokenizer.model import Tokenizer
-from gear.training.engines import World, build_engine, join_world
-from gear.training.recipes import RECIPES
-from gear.training.step import Batch, GuidedGenerator, JointStep
+from gear.training.batches import Batch
+from gear.training.distributed import DistributedContext, join_process_group
+from gear.training.engine import build_engine
 
 STEPS, IMAGES, CLASSES, WIDTH = 3, 4, 3, 10
 EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
 ZERO_CASES = [("vq", "gear"), ("ibq", "ste")]
-CASES = [(q, r) for q in ("vq", "lfq", "ibq") for r in ("gear", "ste", "continued", "llamagen_repa")]
+CASES = [
+    (q, r) for q in ("vq", "lfq", "ibq") for r in ("gear", "ste", "continued", "llamagen_repa")
+]
 
 
 def settings(quantizer: str, zero_stage: int | None = None) -> Config:
@@ -33,17 +38,21 @@ def settings(quantizer: str, zero_stage: int | None = None) -> Config:
     own = {"code_dim": 6, "z_channels": 6} if quantizer == "lfq" else {}
     return base.model_copy(
         update={
-            "train": base.train.model_copy(update={"bf16": False, "zero_stage": 1 if zero_stage is None else zero_stage}),
+            "train": base.train.model_copy(
+                update={"bf16": False, "zero_stage": 1 if zero_stage is None else zero_stage}
+            ),
             "generator": base.generator.model_copy(update={"dropout": 0.0, "class_dropout": 0.0}),
             "tokenizer": base.tokenizer.model_copy(update={"quantizer": quantizer, **own}),
             # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
-            "loss": base.loss.model_copy(update={"adaptive": quantizer == "vq" and zero_stage is None}),
+            "loss": base.loss.model_copy(
+                update={"adaptive": quantizer == "vq" and zero_stage is None}
+            ),
             "gan": base.gan.model_copy(update={"lecam": 0.1}),
         }
     )
 
 
-def batch(config: Config, seed: int, world: World) -> Batch:
+def batch(config: Config, seed: int, world: DistributedContext) -> Batch:
     random = torch.Generator().manual_seed(seed)
     mine = slice(world.rank, None, world.size)
     images = torch.rand(IMAGES, 3, config.data.size, config.data.size, generator=random) * 2 - 1
@@ -52,20 +61,32 @@ def batch(config: Config, seed: int, world: World) -> Batch:
     return Batch(images[mine], labels[mine], teacher[mine], ["x"] * len(images[mine]))
 
 
-def run(quantizer: str, recipe: str, world: World, zero_stage: int | None = None) -> dict[str, torch.Tensor]:
+def run(
+    quantizer: str, recipe: str, world: DistributedContext, zero_stage: int | None = None
+) -> dict[str, torch.Tensor]:
     config = settings(quantizer, zero_stage)
     torch.manual_seed(1)
-    generator = Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES)
+    generator = Generator(
+        config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES
+    )
     torch.nn.init.normal_(generator.output.weight, std=0.02)
-    guided = GuidedGenerator(generator, Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,)))
+    guided = GuidedGenerator(
+        generator, Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,))
+    )
     tokenizer, discriminator = Tokenizer(config.tokenizer), PatchDiscriminator(8, 2)
     trains = RECIPES[recipe].tokenizer_trains
     engines = {
-        "tokenizer_engine": build_engine(tokenizer, config, world, lr=1e-3, batch=IMAGES) if trains else None,
+        "tokenizer_engine": build_engine(tokenizer, config, world, lr=1e-3, batch=IMAGES)
+        if trains
+        else None,
         "generator_engine": build_engine(guided, config, world, lr=1e-3, batch=IMAGES),
-        "discriminator_engine": build_engine(discriminator, config, world, lr=1e-3, batch=IMAGES) if trains else None,
+        "discriminator_engine": build_engine(discriminator, config, world, lr=1e-3, batch=IMAGES)
+        if trains
+        else None,
     }
-    step = JointStep(config, RECIPES[recipe], tokenizer=tokenizer, perceptual=None, temperature=0.1, **engines)
+    step = JointStep(
+        config, RECIPES[recipe], tokenizer=tokenizer, perceptual=None, temperature=0.1, **engines
+    )
     for engine in step.engines.values():
         engine.optimizer.param_groups[0]["eps"] = EPS
     found: dict[str, torch.Tensor] = {}
@@ -77,17 +98,25 @@ def run(quantizer: str, recipe: str, world: World, zero_stage: int | None = None
                 dist.all_reduce(mean)
                 mean /= world.size
             found[f"{number}/{name}"] = mean
-    for part, module in (("tokenizer", tokenizer), ("guided", guided), ("discriminator", discriminator)) if zero_stage is None else ():
-        found |= {f"{part}/{name}": value.detach().clone() for name, value in module.state_dict().items()}
+    for part, module in (
+        (("tokenizer", tokenizer), ("guided", guided), ("discriminator", discriminator))
+        if zero_stage is None
+        else ()
+    ):
+        found |= {
+            f"{part}/{name}": value.detach().clone() for name, value in module.state_dict().items()
+        }
     return found
 
 
 if __name__ == "__main__":
-    world = join_world(settings("vq"))
+    world = join_process_group(settings("vq"))
     torch.use_deterministic_algorithms(True)
     if sys.argv[2:] == ["zero"]:
-        results = {f"{q}-{r}-{stage}": run(q, r, world, stage) for q, r in ZERO_CASES for stage in range(4)}
+        results = {
+            f"{q}-{r}-{stage}": run(q, r, world, stage) for q, r in ZERO_CASES for stage in range(4)
+        }
     else:
         results = {f"{q}-{r}": run(q, r, world) for q, r in CASES}
-    if world.lead:
+    if world.is_rank_zero:
         torch.save(results, sys.argv[1])

@@ -24,7 +24,13 @@ Results = dict[str, dict[str, torch.Tensor]]
 
 def launch(ranks: int, folder: Path, *more: str) -> Results:
     out = folder / f"{ranks}.pt"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={ranks}",
+    ]
     command = [*torchrun, str(HERE / "ranks.py"), str(out), *more]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -40,7 +46,10 @@ def processor() -> str:
 
 
 def losses_of(results: Results) -> dict[str, dict[str, str]]:
-    return {case: {name: value.item().hex() for name, value in found.items() if name[0].isdigit()} for case, found in results.items()}
+    return {
+        case: {name: value.item().hex() for name, value in found.items() if name[0].isdigit()}
+        for case, found in results.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,9 @@ def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_pa
     for case, found in one.items():
         for name, value in found.items():
             gap = (value - two[case][name]).abs().max().item() / max(1.0, value.abs().max().item())
-            allowed = 2e-3 if name.endswith("adaptive_weight") else 2e-5  # a ratio of norms, one of them small
+            allowed = (
+                2e-3 if name.endswith("adaptive_weight") else 2e-5
+            )  # a ratio of norms, one of them small
             assert gap < allowed, f"{case} {name}: {gap}"
 
 
@@ -64,7 +75,9 @@ def test_every_zero_stage_takes_the_same_steps(tmp_path: Path) -> None:
     for case, losses in found.items():
         for name, value in losses.items():
             wanted = found[f"{case[:-1]}1"][name]
-            assert abs(value - wanted) < 2e-5 * max(1.0, abs(wanted)), f"{case} {name}: {value} against {wanted}"
+            assert abs(value - wanted) < 2e-5 * max(1.0, abs(wanted)), (
+                f"{case} {name}: {value} against {wanted}"
+            )
 
 
 def test_losses_are_the_golden_ones(one: Results) -> None:
@@ -76,12 +89,18 @@ def test_losses_are_the_golden_ones(one: Results) -> None:
         assert found[case].keys() == expected.keys(), case
         for name, value in expected.items():
             ours, theirs = float.fromhex(found[case][name]), float.fromhex(value)
-            assert ours == theirs if exact else ours == pytest.approx(theirs, rel=1e-4, abs=1e-4), f"{case} {name}: {ours}, golden {theirs}"
+            assert ours == theirs if exact else ours == pytest.approx(theirs, rel=1e-4, abs=1e-4), (
+                f"{case} {name}: {ours}, golden {theirs}"
+            )
 
 
 if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        content = {"processor": processor(), "torch": torch.__version__, "losses": losses_of(launch(1, Path(scratch)))}
+        content = {
+            "processor": processor(),
+            "torch": torch.__version__,
+            "losses": losses_of(launch(1, Path(scratch))),
+        }
     GOLDEN.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -22,7 +22,14 @@ ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 def gear(cwd: Path, *stages: str) -> None:
     for stage in stages:
-        done = subprocess.run([sys.executable, "-m", "gear", stage], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "gear", stage],
+            cwd=cwd,
+            env=ENV,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
@@ -42,7 +49,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run."""
     cwd = tmp_path_factory.mktemp("run")
     shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
-    edit(cwd, train={"bf16": False, "log_every": 2, "checkpoint_every": 2}, joint={"steps": 8, "batch": 8})
+    edit(
+        cwd,
+        train={"bf16": False, "log_every": 2, "checkpoint_every": 2},
+        joint={"steps": 8, "batch": 8},
+    )
     edit(cwd, generator={"dropout": 0.0, "class_dropout": 0.0})
     gear(cwd, "ingest", "features", "tokenizer", "joint")
     return cwd
@@ -59,7 +70,12 @@ def twin(prepared: Path, tmp_path: Path) -> Path:
 def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
     cwd = twin(prepared, tmp_path)
     child = subprocess.Popen(
-        [sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "gear", "joint"],
+        cwd=cwd,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert child.stdout is not None
     for line in child.stdout:
@@ -73,13 +89,24 @@ def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, numb
     gear(cwd, "joint")
     for model in ("tokenizer", "generator", "projector"):
         assert weights(cwd, model) == weights(prepared, model), model
-    assert (cwd / "data/models/joint/curves.jsonl").read_text() == (prepared / "data/models/joint/curves.jsonl").read_text()
+    assert (cwd / "data/models/joint/curves.jsonl").read_text() == (
+        prepared / "data/models/joint/curves.jsonl"
+    ).read_text()
     assert not list(cwd.glob(".gear/joint/*/latest"))
 
 
 def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
     cwd = twin(prepared, tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gear", "joint"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "gear",
+        "joint",
+    ]
     done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     for model in ("tokenizer", "generator"):
@@ -95,13 +122,17 @@ def test_a_second_trainer_of_the_same_run_is_refused(prepared: Path, tmp_path: P
     cwd = twin(prepared, tmp_path)
     edit(cwd, joint={"steps": 400})
     command = [sys.executable, "-m", "gear", "joint"]
-    first = subprocess.Popen(command, cwd=cwd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command, cwd=cwd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(cwd.glob(".gear/joint/*/latest")):
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.2)
-        second = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(
+            command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120
+        )
         assert second.returncode == 2
         assert "another process is training" in second.stderr
     finally:
@@ -109,20 +140,38 @@ def test_a_second_trainer_of_the_same_run_is_refused(prepared: Path, tmp_path: P
         first.wait()
 
 
-def test_a_collapsed_codebook_stops_training_with_its_reason(prepared: Path, tmp_path: Path) -> None:
+def test_a_collapsed_codebook_stops_training_with_its_reason(
+    prepared: Path, tmp_path: Path
+) -> None:
     cwd = twin(prepared, tmp_path)
     edit(cwd, health={"min_usage": 1.0, "min_perplexity": 1.0, "window": 2, "after_step": 2})
-    done = subprocess.run([sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "gear", "joint"],
+        cwd=cwd,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert "codebook collapsed" in done.stderr and "health.min_" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (cwd / "data/models/joint").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_names_its_images(prepared: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_training_and_names_its_images(
+    prepared: Path, tmp_path: Path
+) -> None:
     cwd = twin(prepared, tmp_path)
     edit(cwd, loss={"l1": 1e39})
-    done = subprocess.run([sys.executable, "-m", "gear", "joint"], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "gear", "joint"],
+        cwd=cwd,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "joint step 0: the tokenizer loss is inf; its weights were not moved" in done.stderr
     (file,) = cwd.glob(".gear/joint/*/nonfinite-step-0-rank-0.json")

@@ -18,7 +18,9 @@ from flows.wait import wait
 
 
 @contextmanager
-def serving(home: Path, env: dict[str, str] | None = None) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+def serving(
+    home: Path, env: dict[str, str] | None = None
+) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
     """A server with its database in `home`, and the environment of its clients; `env`: where an earlier one was."""
     if env is None:
         with socket.socket() as probe:
@@ -35,7 +37,17 @@ def serving(home: Path, env: dict[str, str] | None = None) -> Iterator[tuple[dic
             "PYTHONPATH": str(REPO),
         }
     port = urlsplit(env["PREFECT_API_URL"]).port
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (home / "server.log").open("a") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -21,9 +21,18 @@ from toys import free_port
 @contextmanager
 def cluster() -> Iterator[str]:
     """Yields its address for Prefect. Fails where PostgreSQL is not installed: CI must not skip what it promises."""
-    found = [Path(p) for p in [shutil.which("initdb") or "", *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))] if p]
+    found = [
+        Path(p)
+        for p in [
+            shutil.which("initdb") or "",
+            *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+        ]
+        if p
+    ]
     if not found:
-        pytest.fail("no initdb here: tests marked `postgres` need PostgreSQL: apt-get install -y postgresql")
+        pytest.fail(
+            "no initdb here: tests marked `postgres` need PostgreSQL: apt-get install -y postgresql"
+        )
     binaries, port = found[-1].parent, free_port()
     user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
     folder = Path(tempfile.mkdtemp(prefix="gear-postgres-"))
@@ -31,7 +40,19 @@ def cluster() -> Iterator[str]:
         shutil.chown(folder, user)
     data, address = folder / "data", f"gear@127.0.0.1:{port}/postgres"
     make = [binaries / "initdb", "-D", data, "-U", "gear", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    serve = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
+    serve = [
+        binaries / "postgres",
+        "-D",
+        data,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-k",
+        folder,
+        "-c",
+        "fsync=off",
+    ]
     try:
         subprocess.run(make, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         process = subprocess.Popen(serve, user=user, cwd=folder, stderr=subprocess.DEVNULL)

@@ -20,7 +20,12 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        options = {"endpointurl": f"http://{host}:{port}", "access_key_id": "test", "secret_access_key": "secret", "region": "eu-central-1"}
+        options = {
+            "endpointurl": f"http://{host}:{port}",
+            "access_key_id": "test",
+            "secret_access_key": "secret",
+            "region": "eu-central-1",
+        }
         client = boto3.client(
             "s3",
             endpoint_url=options["endpointurl"],
@@ -28,7 +33,9 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
             aws_secret_access_key="secret",
             region_name=options["region"],
         )
-        client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": options["region"]})
+        client.create_bucket(
+            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": options["region"]}
+        )
         yield options
     finally:
         server.stop()
@@ -49,7 +56,9 @@ def ssh_server(folder: Path) -> Iterator[dict[str, str]]:
 
     async def answer(process: Any) -> None:
         """A command of the client (DVC copies and moves by them) in a real shell."""
-        child = await asyncio.create_subprocess_shell(process.command or "true", stdout=-1, stderr=-1)
+        child = await asyncio.create_subprocess_shell(
+            process.command or "true", stdout=-1, stderr=-1
+        )
         out, err = await child.communicate()
         process.stdout.write(out.decode())
         process.stderr.write(err.decode())

@@ -62,9 +62,9 @@ def evaluate():
 
 globals()[sys.argv[1]]()
 if os.environ.get("PYTHONPATH"):  # else in the clone of `gear verify`, which takes it away
-    from gear import ledger
+    from gear.runs import costs
 
-    ledger.keep(sys.argv[1], {"llamagen_repa": 10, "gear": 30}[params["joint"]["recipe"]], finished=True)
+    costs.keep(sys.argv[1], {"llamagen_repa": 10, "gear": 30}[params["joint"]["recipe"]], finished=True)
 """
 
 
@@ -81,17 +81,29 @@ def git(folder: Path, *arguments: str) -> str:
 def gear(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A gear command in a checkout."""
     return subprocess.run(
-        [sys.executable, "-m", "gear", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "gear", *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
 def environment() -> dict[str, str]:
     """Of commands in a toy: this repository's gear, the interpreter of the tests as `python`."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPO), "DVC_NO_ANALYTICS": "1"}
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPO),
+        "DVC_NO_ANALYTICS": "1",
+    }
 
 
 def run(folder: Path, *command: str, ok: bool = True) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+    )
     assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

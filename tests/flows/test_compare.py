@@ -61,9 +61,14 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     assert done.returncode == 0, done.stderr
     # by hand: baseline 250 - 0.26 s ends at 172 after 300 steps, the other, 250 - 0.51 s, is there after 152.9
     speeds = rows_of(done.stdout, "joint steps to the baseline's last fd")
-    assert speeds["recipe gear"][:2] == ["153", "1.96"] and re.fullmatch(r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2])
+    assert speeds["recipe gear"][:2] == ["153", "1.96"] and re.fullmatch(
+        r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2]
+    )
     assert speeds["recipe llamagen_repa"][:2] == ["300", "1"]
-    assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == ["15", "10"]  # of 30 s and 10 s for 300 steps
+    assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == [
+        "15",
+        "10",
+    ]  # of 30 s and 10 s for 300 steps
     assert rows_of(done.stdout, "Metrics")["fd"] == ["172 ± 3", "97 ± 3", "-75"]
     assert rows_of(done.stdout, "Cost, seconds")["joint"] == ["10.0", "30.0"]
     page = swept / done.stdout.rsplit("page: ", 1)[1].strip()
@@ -81,7 +86,11 @@ def test_one_seed_has_no_interval_and_unknown_cost_is_a_dash(swept: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "none: needs two seeds in both arms" in done.stdout and "not in 300" in done.stdout
     costs = rows_of(done.stdout, "Cost, seconds")
-    assert costs["joint"] == ["30.0", "10.0"] and costs["shards"] == ["-", "-"] and costs["together"] == ["-", "-"]
+    assert (
+        costs["joint"] == ["30.0", "10.0"]
+        and costs["shards"] == ["-", "-"]
+        and costs["together"] == ["-", "-"]
+    )
 
 
 def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None:
@@ -90,18 +99,30 @@ def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None
     dvc(swept, "exp", "run", "--temp", "-q", "-n", "small", "-S", "evaluate.size=32")
     dvc(swept, "exp", "run", "--temp", "-q", "-n", "fewer", "-S", "data.n=2")
     for arguments, words in (
-        ([gear_0, "small"], f"fd of {gear_0} and small: measured under different protocols, not comparable: size: 64 against 32"),
-        ([gear_0, "fewer"], f"conditions of {gear_0} and fewer: measured under different protocols, not comparable: data:"),
+        (
+            [gear_0, "small"],
+            f"fd of {gear_0} and small: measured under different protocols, not comparable: size: 64 against 32",
+        ),
+        (
+            [gear_0, "fewer"],
+            f"conditions of {gear_0} and fewer: measured under different protocols, not comparable: data:",
+        ),
         ([gear_0, "HEAD", "workspace"], "are one run: the same settings, code and seed"),
         ([gear_0], "name at least two"),
         ([gear_0, "no-such"], "no experiment or revision 'no-such'"),
     ):
         done = gear(swept, "compare", *arguments)
-        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (
+            done.stderr
+        )
     fresh = tmp_path / "fresh"
     git(tmp_path, "clone", "-q", str(swept), str(fresh))
     done = gear(fresh, "compare", "HEAD", "workspace")
-    assert done.returncode == 2 and "of HEAD is not in this checkout's DVC cache" in done.stderr and "dvc fetch" in done.stderr
+    assert (
+        done.returncode == 2
+        and "of HEAD is not in this checkout's DVC cache" in done.stderr
+        and "dvc fetch" in done.stderr
+    )
     git(fresh, "fetch", "-q", "origin", "refs/exps/*:refs/exps/*")
     done = gear(fresh, "compare", repa_0, gear_0)
     assert done.returncode == 2 and f"`dvc exp pull origin {repa_0}`" in done.stderr
@@ -112,4 +133,7 @@ def test_a_commit_without_metrics_is_refused(swept: Path, tmp_path: Path) -> Non
     (folder / "reports/protocols.json").unlink()
     commit(folder, "no metrics")
     done = gear(folder, "compare", "HEAD", "HEAD~1")
-    assert done.returncode == 2 and "HEAD has no reports/protocols.json: run `dvc repro`" in done.stderr
+    assert (
+        done.returncode == 2
+        and "HEAD has no reports/protocols.json: run `dvc repro`" in done.stderr
+    )

@@ -13,7 +13,9 @@ from typing import Any
 from test_pipeline import post
 from toys import toy
 
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 COMPARE = "import json, sys; from flows.comparison import compare_recipes; compare_recipes(**json.loads(sys.argv[1]))"
 PUBLISH = """
 import sys, pathlib
@@ -33,7 +35,14 @@ once("try-1")
 
 
 def run(server: dict[str, str], folder: Path, code: str, *words: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=server, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        env=server,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -48,13 +57,21 @@ def latest(server: dict[str, str], flow: str, count: int) -> list[dict[str, Any]
     """Artifacts by key of the last runs of a flow, the newest first."""
     wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": count}
     runs = post(server, "flow_runs/filter", wanted)
-    found = [post(server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [r["id"]]}}}) for r in runs]
+    found = [
+        post(server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [r["id"]]}}})
+        for r in runs
+    ]
     return [{a["key"]: a["data"] for a in one} for one in found]
 
 
-def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not_done_again(server: dict[str, str], tmp_path: Path) -> None:
+def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not_done_again(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     marks = tmp_path / "marks"
-    folder = toy(tmp_path / "c", train=f"grep recipe params.yaml >> {marks}; grep -q ste params.yaml && exit 1; cat params.yaml")
+    folder = toy(
+        tmp_path / "c",
+        train=f"grep recipe params.yaml >> {marks}; grep -q ste params.yaml && exit 1; cat params.yaml",
+    )
     (folder / "params.yaml").write_text("run: {seed: 5}\njoint: {recipe: none}\n")
     text = (folder / "dvc.yaml").read_text()
     (folder / "dvc.yaml").write_text(text + "    params: [run.seed, joint.recipe]\n")
@@ -62,7 +79,9 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
     wanted = json.dumps({"recipes": ["ste", "gear"], "seeds": [3], "label": "toy"})
     code, output = run(server, folder, COMPARE, wanted)
     assert code != 0 and "1 of 2 experiments finished; failed: toy-ste-3" in output, output
-    kept = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    kept = subprocess.run(
+        ["git", "for-each-ref", "refs/exps"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
     assert "toy-gear-3" in kept and "toy-ste-3" not in kept
     assert "toy-ste-3: failed: " in latest(server, "compare-recipes", 1)[0]["recipes"]
     assert "none" in (folder / "params.yaml").read_text(), "the checkout stays as it is"
@@ -73,30 +92,58 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
     assert code != 0 and "label '../up': letters" in output
 
 
-def test_metrics_stand_beside_the_run_before_and_samples_are_inside_their_artifact(server: dict[str, str], tmp_path: Path) -> None:
+def test_metrics_stand_beside_the_run_before_and_samples_are_inside_their_artifact(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     folder = toy(tmp_path / "c", one="true")
     (folder / "reports").mkdir()
     (folder / "reports/metrics.json").write_text('{"fd": 16.0}')
     (folder / "reports/validation.json").write_text(
-        json.dumps({"rows": 1, "failed": 1, "results": [{"expectation": "e", "column": "[x](y)`<b>", "success": False, "unexpected": 1}]})
+        json.dumps(
+            {
+                "rows": 1,
+                "failed": 1,
+                "results": [
+                    {"expectation": "e", "column": "[x](y)`<b>", "success": False, "unexpected": 1}
+                ],
+            }
+        )
     )
     commit(folder)
     (folder / "reports/metrics.json").write_text('{"fd": 10.0}')
     (folder / "reports/samples.png").write_bytes(PIXEL)
     (folder / "reports/index.html").write_text("page")
-    ref = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-    subprocess.run(["git", "update-ref", f"refs/exps/ab/{'c' * 38}/try-1", ref], cwd=folder, check=True)
+    ref = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    subprocess.run(
+        ["git", "update-ref", f"refs/exps/ab/{'c' * 38}/try-1", ref], cwd=folder, check=True
+    )
     code, output = run(server, folder, PUBLISH)
     assert code == 0, output
     experiment, third, second, first = latest(server, "publishes", 4)
     (row,) = json.loads(first["metrics"])
     assert row["value"] == "10" and row["at HEAD"] == "16"
     (row,) = json.loads(second["metrics"])
-    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "10", "-20.0%", "16")
+    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == (
+        "8",
+        "10",
+        "-20.0%",
+        "16",
+    )
     (row,) = json.loads(third["metrics"])
-    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == ("8", "other protocol", "", "other protocol")
+    assert (row["value"], row["run before"], row["change"], row["at HEAD"]) == (
+        "8",
+        "other protocol",
+        "",
+        "other protocol",
+    )
     assert base64.b64encode(PIXEL).decode() in second["samples"]
     assert "/index.html" in second["report"] and "/index.html" in second["summary"]
     assert json.loads(second["validation"])[0]["column"] == "`[x](y)'<b>`"
     (row,) = json.loads(experiment["metrics"])
-    assert row["value"] == "16" and "dvc exp apply try-1" in experiment["summary"] and "samples" not in experiment
+    assert (
+        row["value"] == "16"
+        and "dvc exp apply try-1" in experiment["summary"]
+        and "samples" not in experiment
+    )

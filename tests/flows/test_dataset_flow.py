@@ -22,34 +22,59 @@ def images(folder: Path, seed: int, light: float) -> str:
         (folder / category).mkdir(parents=True)
         for number in range(30):
             pixels = light * random.normal(128, 30, (20, 20, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / category / f"{number}.png")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                folder / category / f"{number}.png"
+            )
     return str(folder)
 
 
 def finish(server: dict[str, str], folder: Path, root: str) -> tuple[int, str, dict[str, Any]]:
     """Exit code and output of a run, and the artifacts of the last one by key."""
-    done = subprocess.run([sys.executable, "-c", RUN, root], cwd=folder, env=server, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, root],
+        cwd=folder,
+        env=server,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     run = post(server, "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
     kept = post(server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-    return done.returncode, done.stdout + done.stderr, {a["key"]: a["data"] for a in kept if a["key"]}  # no key: a failed run's result
+    return (
+        done.returncode,
+        done.stdout + done.stderr,
+        {a["key"]: a["data"] for a in kept if a["key"]},
+    )  # no key: a failed run's result
 
 
-def test_verdicts_are_published_and_nothing_of_the_pipeline_is_touched(server: dict[str, str], tmp_path: Path) -> None:
+def test_verdicts_are_published_and_nothing_of_the_pipeline_is_touched(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     checkout = tmp_path / "c"
     (checkout / "data/shards").mkdir(parents=True)
     (checkout / "data/shards/manifest.json").write_text("the pipeline's")
-    text = (REPO / "presets/tiny.yaml").read_text().replace("size: 32", "size: 16").replace("workers: 2", "workers: 1")
+    text = (
+        (REPO / "presets/tiny.yaml")
+        .read_text()
+        .replace("size: 32", "size: 16")
+        .replace("workers: 2", "workers: 1")
+    )
     (checkout / "params.yaml").write_text(text)
 
     code, output, shown = finish(server, checkout, images(tmp_path / "one", 1, 1.0))
-    assert code == 0 and "accepted" in output and "nothing to compare with" in shown["dataset-verdict"], output
+    assert (
+        code == 0 and "accepted" in output and "nothing to compare with" in shown["dataset-verdict"]
+    ), output
     assert "dataset-drift" not in shown
 
     code, output, shown = finish(server, checkout, images(tmp_path / "dark", 2, 0.5))
     assert code != 0 and "StageStopped" in output, output
     rows = {row["column"]: row for row in json.loads(shown["dataset-drift"])}
     assert rows["brightness"]["drifted"] == "yes" and rows["class"]["drifted"] == ""
-    assert "quarantined" in shown["dataset-verdict"] and "brightness drifted" in shown["dataset-verdict"]
+    assert (
+        "quarantined" in shown["dataset-verdict"]
+        and "brightness drifted" in shown["dataset-verdict"]
+    )
     assert "do<b>gs" in rows["class"]["change"] or "cats" in rows["class"]["change"]
     assert all(row["change"].startswith("`") for row in rows.values() if "<" in row["change"])
     assert "drift/dataset-" in shown["dataset-drift-page"]
@@ -61,4 +86,8 @@ def test_verdicts_are_published_and_nothing_of_the_pipeline_is_touched(server: d
     assert code != 0 and "is not a folder" in output and not shown, "a verdict of another run"
 
     assert (checkout / "data/shards/manifest.json").read_text() == "the pipeline's"
-    assert sorted(p.name for p in (checkout / "data").iterdir()) == ["quarantine", "shards", "versions"]
+    assert sorted(p.name for p in (checkout / "data").iterdir()) == [
+        "quarantine",
+        "shards",
+        "versions",
+    ]

@@ -19,7 +19,9 @@ Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mi
 
 
 @pytest.fixture(scope="module")
-def pool(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def pool(
+    server: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     """The living worker of a pool; another one where it was killed."""
     log = tmp_path_factory.mktemp("worker") / "log"
     started: list[subprocess.Popen[bytes]] = []
@@ -34,7 +36,9 @@ def pool(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def case(server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path) -> Case:
+def case(
+    server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
+) -> Case:
     """A deployment with a run in mid-training."""
     folder = tmp_path / "c"
     notes = training(folder)
@@ -50,7 +54,9 @@ def the_next_run_finishes(server: dict[str, str], case: Case) -> None:
     assert wait_until(lambda: not runs_in(folder), 15), runs_in(folder)
     (notes / "finish").touch()
     assert ended(server, trigger(server, deployment)) == "COMPLETED"
-    assert (folder / "slow.txt").read_text() == "slow\n" and wait_until(lambda: not runs_in(folder), 30)
+    assert (folder / "slow.txt").read_text() == "slow\n" and wait_until(
+        lambda: not runs_in(folder), 30
+    )
     assert (notes / "starts").read_text() == "start\nstart\n" and not (notes / "second").exists()
 
 
@@ -71,7 +77,9 @@ def test_a_killed_dvc_takes_its_stage_along(server: dict[str, str], case: Case) 
     the_next_run_finishes(server, case)
 
 
-def test_a_killed_trainer_is_not_started_again_by_itself(server: dict[str, str], case: Case) -> None:
+def test_a_killed_trainer_is_not_started_again_by_itself(
+    server: dict[str, str], case: Case
+) -> None:
     _, notes, _, run = case
     for trainer in processes("trainer.py", str(notes)):
         os.kill(trainer, signal.SIGKILL)
@@ -80,7 +88,9 @@ def test_a_killed_trainer_is_not_started_again_by_itself(server: dict[str, str],
     the_next_run_finishes(server, case)
 
 
-def test_a_killed_worker_takes_its_runs_along(server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], case: Case) -> None:
+def test_a_killed_worker_takes_its_runs_along(
+    server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], case: Case
+) -> None:
     _, notes, _, run = case
     killed = pool()
     killed.kill()
@@ -102,7 +112,9 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
             assert wait_until((notes / "ready").exists, 120), run_state(server, run)
             first.kill()
             first.wait(10)
-        (notes / "finish").touch()  # a training does not need the server: it ends well, and its run says so when the server is back
+        (
+            notes / "finish"
+        ).touch()  # a training does not need the server: it ends well, and its run says so when the server is back
         assert wait_until((folder / "slow.txt").exists, 60)
         with serving(tmp_path, server):
             assert ended(server, run) == "COMPLETED"

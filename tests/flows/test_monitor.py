@@ -19,23 +19,33 @@ import yaml
 from test_pipeline import post, wait_until
 from toys import REPO
 
-from gear.commands.measure import models_of_state, named_device
-from gear.config import BadInput
-from gear.training.checkpoints import load_generator, load_tokenizer
+from gear.core.errors import InputError
+from gear.generator.inference import load_generator
+from gear.runs.measurement import models_of_state, named_device
+from gear.tokenizer.inference import load_tokenizer
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 FLOW = "from flows.monitor import monitor; print('ended as', monitor(sys.argv[1], return_state=True).name)"
 
 
 def gear(cwd: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "gear", *words], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "gear", *words],
+        cwd=cwd,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
 def train(cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "gear", "joint"]
-    return subprocess.Popen(command, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
@@ -52,7 +62,10 @@ def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
 
 def run_flow(server: dict[str, str], cwd: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {FLOW}", str(cwd)], env={**server, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        [sys.executable, "-c", f"import sys; {FLOW}", str(cwd)],
+        env={**server, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
     )
     found = re.search(r"ended as (\w+)", done.stdout)
     assert found, done.stdout[-2000:] + done.stderr[-4000:]
@@ -60,7 +73,9 @@ def run_flow(server: dict[str, str], cwd: Path) -> str:
 
 
 def artifact(server: dict[str, str], key: str) -> str:
-    return json.dumps(next(a["data"] for a in post(server, "artifacts/latest/filter", {}) if a["key"] == key))
+    return json.dumps(
+        next(a["data"] for a in post(server, "artifacts/latest/filter", {}) if a["key"] == key)
+    )
 
 
 def edit(cwd: Path, **sections: dict[str, Any]) -> None:
@@ -85,7 +100,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout-like folder with shards, features and a warm tokenizer; nothing trained jointly yet."""
     cwd = tmp_path_factory.mktemp("monitored")
     shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
-    edit(cwd, train={"bf16": False, "warmup": 0, "log_every": 1, "checkpoint_every": 4}, generator={"steps": 0}, sample={"n": 32})
+    edit(
+        cwd,
+        train={"bf16": False, "warmup": 0, "log_every": 1, "checkpoint_every": 4},
+        generator={"steps": 0},
+        sample={"n": 32},
+    )
     gear(cwd, "ingest")
     gear(cwd, "features")
     gear(cwd, "tokenizer")
@@ -97,7 +117,9 @@ def copy_of(prepared: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_run_is_followed_from_its_first_state_to_its_finished_models(prepared: Path, tmp_path: Path) -> None:
+def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
+    prepared: Path, tmp_path: Path
+) -> None:
     cwd = copy_of(prepared, tmp_path / "c")
     assert "no training has saved anything" in gear(cwd, "monitor")
     edit(cwd, joint={"steps": 8, "fd_every": 0})
@@ -113,8 +135,12 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(prepared:
     gear(cwd, "generator")
     assert "finished" in gear(cwd, "monitor", "--samples", "32")
     first, last = history(cwd)
-    assert (first["step"], last["step"]) == (step, None) and first["run"] == last["run"] == work.name
-    assert set(first["metrics"]) == set(last["metrics"]) == {"usage", "perplexity", "fd", "coverage"}
+    assert (first["step"], last["step"]) == (step, None) and first["run"] == last[
+        "run"
+    ] == work.name
+    assert (
+        set(first["metrics"]) == set(last["metrics"]) == {"usage", "perplexity", "fd", "coverage"}
+    )
     gear(cwd, "sample")
     gear(cwd, "evaluate")
     gear(cwd, "codebook")
@@ -123,13 +149,28 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(prepared:
         assert last["metrics"][name]["protocol"] == records[name]["protocol"]
         assert last["metrics"][name]["value"] == pytest.approx(records[name]["value"], rel=1e-4)
     counted = json.loads((cwd / "reports/codebook.json").read_text())
-    assert {name: last["metrics"][name]["value"] for name in counted} == pytest.approx(counted, rel=1e-4)
+    assert {name: last["metrics"][name]["value"] for name in counted} == pytest.approx(
+        counted, rel=1e-4
+    )
 
 
-def test_a_collapse_raises_an_alert_and_stops_the_training(server: dict[str, str], prepared: Path, tmp_path: Path) -> None:
+def test_a_collapse_raises_an_alert_and_stops_the_training(
+    server: dict[str, str], prepared: Path, tmp_path: Path
+) -> None:
     cwd = copy_of(prepared, tmp_path / "c")
-    edit(cwd, joint={"recipe": "ste", "steps": 20000, "lr_tokenizer": 0.002, "lr_generator": 0.005, "fd_every": 0})
-    edit(cwd, health={"min_usage": 0.25, "min_perplexity": 0.05, "window": 10**6, "after_step": 0})  # training's own gate never looks
+    edit(
+        cwd,
+        joint={
+            "recipe": "ste",
+            "steps": 20000,
+            "lr_tokenizer": 0.002,
+            "lr_generator": 0.005,
+            "fd_every": 0,
+        },
+    )
+    edit(
+        cwd, health={"min_usage": 0.25, "min_perplexity": 0.05, "window": 10**6, "after_step": 0}
+    )  # training's own gate never looks
     train_until(cwd, lambda line: line.startswith("joint 1/"))
     assert run_flow(server, cwd) == "Completed"
     assert run_flow(server, cwd) == "Skipped"
@@ -147,14 +188,23 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(server: dict[str, str
         training.kill()
     assert training.returncode == 1 and "Traceback" not in output
     stopped = re.search(
-        r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: codebook usage (.*); state saved in (\S+);", output, re.M
+        r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: codebook usage (.*); state saved in (\S+);",
+        output,
+        re.M,
     )
     assert stopped, output[-3000:]
-    assert "under health.min_usage = 0.25" in stopped[2] and "may well end here again: change them" in output
+    assert (
+        "under health.min_usage = 0.25" in stopped[2]
+        and "may well end here again: change them" in output
+    )
     saved = cwd / stopped[3]
-    assert saved.name == f"stopped-step-{stopped[1]}" and torch.load(saved / "state.pt", weights_only=True)["step"] == int(stopped[1])
+    assert saved.name == f"stopped-step-{stopped[1]}" and torch.load(
+        saved / "state.pt", weights_only=True
+    )["step"] == int(stopped[1])
     assert "under health.min_usage = 0.25" in artifact(server, "monitor-alert")
-    latest = saved.parent / (saved.parent / "latest").read_text()  # what a next run resumes from loads too
+    latest = (
+        saved.parent / (saved.parent / "latest").read_text()
+    )  # what a next run resumes from loads too
     assert torch.load(latest / "state.pt", weights_only=True)["step"] < int(stopped[1])
     (good,) = cwd.glob(".gear/monitor/joint-*-good")
     tokenizer, generator = load_tokenizer(good / "tokenizer"), load_generator(good / "generator")
@@ -164,7 +214,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(server: dict[str, str
 
 
 def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: Path) -> None:
-    from gear.commands.runs import Checkpoint, newest, snapshot
+    from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
 
     work = tmp_path / ".gear/joint/run"
     (work / "step-4").mkdir(parents=True)
@@ -182,19 +232,31 @@ def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: P
     (apart / "step-8/state.pt").write_bytes(b"eight")
     (apart / "latest").write_text("step-8")
     assert [(c.run, c.step, c.root) for c in newest(tmp_path)] == [("other", 8, apart.parents[2])]
-    (apart / "settings.json").write_text(json.dumps({"root": str(work)}))  # an experiment whose states lie elsewhere than it runs
+    (apart / "settings.json").write_text(
+        json.dumps({"root": str(work)})
+    )  # an experiment whose states lie elsewhere than it runs
     assert [c.root for c in newest(tmp_path)] == [work]
 
 
 def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "gear", "monitor"], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "gear", "monitor"],
+        cwd=tmp_path,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2 and done.stderr.startswith("gear monitor: .: no params.yaml here")
-    torch.save({"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []}, tmp_path / "state.pt")
-    with pytest.raises(BadInput, match=r"joint: its work folder has no settings\.json"):
+    torch.save(
+        {"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []},
+        tmp_path / "state.pt",
+    )
+    with pytest.raises(InputError, match=r"joint: its work folder has no settings\.json"):
         models_of_state("joint", prepared, tmp_path)
     params = yaml.safe_load((prepared / "params.yaml").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({"root": str(prepared), "config": params}))
-    with pytest.raises(BadInput, match="the saved weights do not fit this version's model"):
+    with pytest.raises(InputError, match="the saved weights do not fit this version's model"):
         models_of_state("joint", prepared, tmp_path)
-    with pytest.raises(BadInput, match="--device cuda:99"):
+    with pytest.raises(InputError, match="--device cuda:99"):
         named_device("cuda:99")

@@ -20,13 +20,19 @@ from toys import REPO, toy
 
 from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
 
-IDENTITY = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+IDENTITY = {
+    f"GIT_{who}_{what}": "toy@example.org"
+    for who in ("AUTHOR", "COMMITTER")
+    for what in ("NAME", "EMAIL")
+}
 RUN = "from flows.pipeline import pipeline; pipeline(**__import__('json').loads(__import__('sys').argv[1]))"
 
 
 def start(server: dict[str, str], folder: Path, **parameters: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", RUN, json.dumps(parameters)]
-    return subprocess.Popen(command, cwd=folder, env=server, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=server, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(server: dict[str, str], folder: Path, **parameters: Any) -> tuple[int, str]:
@@ -37,7 +43,11 @@ def finish(server: dict[str, str], folder: Path, **parameters: Any) -> tuple[int
 
 def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
     data = json.dumps(body).encode()
-    return answer(urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"}))
+    return answer(
+        urllib.request.Request(
+            f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"}
+        )
+    )
 
 
 def answer(request: urllib.request.Request) -> Any:
@@ -76,7 +86,9 @@ def wait_until(true: Any, seconds: float) -> bool:
     return bool(true())
 
 
-def test_stages_run_in_the_order_of_the_graph_and_results_are_published(server: dict[str, str], tmp_path: Path) -> None:
+def test_stages_run_in_the_order_of_the_graph_and_results_are_published(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     folder = toy(tmp_path / "c", zebra="true", apple="true", mango="true")
     (folder / "reports").mkdir()
     (folder / "reports/metrics.json").write_text('{"fd": 12.5}')
@@ -88,12 +100,23 @@ def test_stages_run_in_the_order_of_the_graph_and_results_are_published(server: 
     assert code == 0 and "Running stage" not in output and "mango" not in output
     kept = post(server, "artifacts/latest/filter", {})
     tables = {a["key"]: json.dumps(a["data"]) for a in kept}
-    assert "12.5" in tables["metrics"] and "12.5" in tables["summary"] and float(tables["pipeline-progress"]) == 100
+    assert (
+        "12.5" in tables["metrics"]
+        and "12.5" in tables["summary"]
+        and float(tables["pipeline-progress"]) == 100
+    )
 
 
-@pytest.mark.parametrize(("code", "tries", "word"), [(2, 1, "StageBadInput"), (1, 1, "StageStopped"), (143, 1, "StageKilled")])
-def test_what_cannot_get_better_is_not_tried_again(server: dict[str, str], tmp_path: Path, code: int, tries: int, word: str) -> None:
-    folder = toy(tmp_path / "c", bad=f"echo try >> tries; echo 'gear bad it is wrong' 1>&2; exit {code}")
+@pytest.mark.parametrize(
+    ("code", "tries", "word"),
+    [(2, 1, "StageBadInput"), (1, 1, "StageStopped"), (143, 1, "StageKilled")],
+)
+def test_what_cannot_get_better_is_not_tried_again(
+    server: dict[str, str], tmp_path: Path, code: int, tries: int, word: str
+) -> None:
+    folder = toy(
+        tmp_path / "c", bad=f"echo try >> tries; echo 'gear bad it is wrong' 1>&2; exit {code}"
+    )
     status, output = finish(server, folder)
     assert status != 0 and word in output and "gear bad it is wrong" in output
     assert (folder / "tries").read_text().count("try") == tries
@@ -106,9 +129,13 @@ def test_a_crash_is_tried_once_more(server: dict[str, str], tmp_path: Path) -> N
     assert (folder / "tries").read_text().count("try") == 2
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one stays between DVC and the stage, one becomes the stage
+@pytest.mark.parametrize(
+    "shell", ["/bin/sh", "/bin/bash"]
+)  # one stays between DVC and the stage, one becomes the stage
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_flow_that_ends_leaves_no_stage_behind(server: dict[str, str], tmp_path: Path, number: int, shell: str) -> None:
+def test_a_flow_that_ends_leaves_no_stage_behind(
+    server: dict[str, str], tmp_path: Path, number: int, shell: str
+) -> None:
     marker = f"marker-{os.getpid()}-{number}"
     folder = toy(tmp_path / "c", slow=f"exec {sys.executable} sleeper.py {marker}")
     ready = folder / "ready"
@@ -121,7 +148,9 @@ def test_a_flow_that_ends_leaves_no_stage_behind(server: dict[str, str], tmp_pat
     process.communicate(timeout=30)
 
 
-def test_a_second_run_in_the_same_checkout_is_refused(server: dict[str, str], tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_checkout_is_refused(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     folder = toy(tmp_path / "c", slow="touch started; sleep 60")
     first = start(server, folder)
     try:
@@ -135,36 +164,52 @@ def test_a_second_run_in_the_same_checkout_is_refused(server: dict[str, str], tm
 
 def test_a_run_beside_dvc_by_hand_is_refused(server: dict[str, str], tmp_path: Path) -> None:
     folder = toy(tmp_path / "c", slow="touch started; until test -e finish; do sleep 0.1; done")
-    by_hand = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=server, stdout=subprocess.DEVNULL)
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=server, stdout=subprocess.DEVNULL
+    )
     try:
         assert wait_until((folder / "started").exists, 60)
         code, output = finish(server, folder)
-        assert code != 0 and f"slow.txt is in use by another DVC process (PID {by_hand.pid})" in output and "wait for it" in output
+        assert (
+            code != 0
+            and f"slow.txt is in use by another DVC process (PID {by_hand.pid})" in output
+            and "wait for it" in output
+        )
     finally:
         (folder / "finish").touch()
         assert by_hand.wait(60) == 0
 
 
-def test_an_experiment_survives_the_clone_that_made_it(server: dict[str, str], tmp_path: Path) -> None:
+def test_an_experiment_survives_the_clone_that_made_it(
+    server: dict[str, str], tmp_path: Path
+) -> None:
     states, data, hub = tmp_path / "states", tmp_path / "data", tmp_path / "hub.git"
     folder = toy(tmp_path / "c", one=f"exec cp params.yaml one.txt && echo $GEAR_STATES > {states}")
     (folder / "params.yaml").write_text("joint: {recipe: gear}\n")
 
     def run(*command: str, cwd: Path = folder) -> str:
         words = [sys.executable, "-m", *command] if command[0] == "dvc" else command
-        return subprocess.run(words, cwd=cwd, env=server | IDENTITY, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            words, cwd=cwd, env=server | IDENTITY, check=True, capture_output=True, text=True
+        ).stdout
 
     run("dvc", "remote", "add", "-q", "-d", "store", str(data))
     run("git", "add", "-A")
     run("git", "commit", "-q", "-m", "toy")
-    code, output = finish(server | IDENTITY, folder, name="try-1", overrides=["joint.recipe=continued"])
+    code, output = finish(
+        server | IDENTITY, folder, name="try-1", overrides=["joint.recipe=continued"]
+    )
     assert code == 0 and "no git remote: experiment try-1 stays in this checkout" in output, output
-    assert states.read_text().strip() == str(folder / ".gear")  # not in a folder that is gone when the run is tried again
+    assert states.read_text().strip() == str(
+        folder / ".gear"
+    )  # not in a folder that is gone when the run is tried again
     assert not (folder / "one.txt").exists() and "gear" in (folder / "params.yaml").read_text()
     run("git", "init", "-q", "--bare", str(hub))
     run("git", "remote", "add", "origin", str(hub))
     run("git", "push", "-q", "origin", "HEAD")
-    code, output = finish(server | IDENTITY, folder, name="at-{start}", overrides=["joint.recipe=ste"])
+    code, output = finish(
+        server | IDENTITY, folder, name="at-{start}", overrides=["joint.recipe=ste"]
+    )
     assert code == 0, output
     (name,) = re.findall(r"Pushed experiment (at-\d{8}-\d{4}) to Git remote 'origin'", output)
     shutil.rmtree(folder)
@@ -182,7 +227,9 @@ def test_an_experiment_survives_the_clone_that_made_it(server: dict[str, str], t
         ({"name": "../up"}, "name '../up': letters"),
     ],
 )
-def test_bad_parameters_give_a_reason(server: dict[str, str], tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
+def test_bad_parameters_give_a_reason(
+    server: dict[str, str], tmp_path: Path, parameters: dict[str, Any], words: str
+) -> None:
     code, output = finish(server, toy(tmp_path / "c", one="true"), **parameters)
     assert code != 0 and words in output
 
@@ -207,8 +254,15 @@ def test_a_schedule_creates_runs(server: dict[str, str]) -> None:
     """What silently stops with another sqlalchemy (see constraints.txt)."""
     flow = post(server, "flows/", {"name": "scheduled"})
     schedule = {"schedule": {"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}, "active": True}
-    made = post(server, "deployments/", {"name": "every-five", "flow_id": flow["id"], "schedules": [schedule]})
-    wanted = {"deployments": {"id": {"any_": [made["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    made = post(
+        server,
+        "deployments/",
+        {"name": "every-five", "flow_id": flow["id"], "schedules": [schedule]},
+    )
+    wanted = {
+        "deployments": {"id": {"any_": [made["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     assert wait_until(lambda: len(post(server, "flow_runs/filter", wanted)) >= 2, 60)
 
 

@@ -21,11 +21,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["local", "s3", "ssh"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The DVC settings of a remote with nothing in it: what the commands of docs/reproducing.md write to .dvc/config.local."""
-    server = {"local": nullcontext({}), "s3": s3_server("gear"), "ssh": ssh_server(tmp_path / "sshd")}[request.param]
+    server = {
+        "local": nullcontext({}),
+        "s3": s3_server("gear"),
+        "ssh": ssh_server(tmp_path / "sshd"),
+    }[request.param]
     with server as options:
         store = tmp_path / "store"
-        url = {"local": str(store), "s3": "s3://gear/store", "ssh": f"ssh://127.0.0.1{store}"}[request.param]
-        lines = ["[core]", "remote = store", "['remote \"store\"']", f"url = {url}", *(f"{k} = {v}" for k, v in options.items())]
+        url = {"local": str(store), "s3": "s3://gear/store", "ssh": f"ssh://127.0.0.1{store}"}[
+            request.param
+        ]
+        lines = [
+            "[core]",
+            "remote = store",
+            "['remote \"store\"']",
+            f"url = {url}",
+            *(f"{k} = {v}" for k, v in options.items()),
+        ]
         yield "\n".join(lines) + "\n"
 
 
@@ -40,14 +52,18 @@ def ran(folder: Path, said: str) -> bool:
     return "Running stage" in said or (folder / "ran").exists()
 
 
-def test_a_fresh_clone_has_a_finished_run_and_runs_nothing_again(finished: Path, tmp_path: Path, remote: str) -> None:
+def test_a_fresh_clone_has_a_finished_run_and_runs_nothing_again(
+    finished: Path, tmp_path: Path, remote: str
+) -> None:
     (finished / ".dvc/config.local").write_text(remote)
     dvc(finished, "push", "-q")
 
     pulled = clone(finished, tmp_path / "pulled", remote)
     dvc(pulled, "pull", "-q")
     assert not ran(pulled, dvc(pulled, "repro"))
-    assert [(pulled / out).read_bytes() for out in OUTS] == [(finished / out).read_bytes() for out in OUTS]
+    assert [(pulled / out).read_bytes() for out in OUTS] == [
+        (finished / out).read_bytes() for out in OUTS
+    ]
 
     wanted = clone(finished, tmp_path / "wanted", remote)
     assert not ran(wanted, dvc(wanted, "repro", "--pull")) and (wanted / OUTS[0]).is_file()
@@ -55,7 +71,9 @@ def test_a_fresh_clone_has_a_finished_run_and_runs_nothing_again(finished: Path,
 
 
 @pytest.mark.parametrize("remote", ["local"], indirect=True)
-def test_a_fresh_clone_verifies_and_compares_what_it_pulled(finished: Path, tmp_path: Path, remote: str) -> None:
+def test_a_fresh_clone_verifies_and_compares_what_it_pulled(
+    finished: Path, tmp_path: Path, remote: str
+) -> None:
     home = clone(finished, tmp_path / "home", remote)
     git(tmp_path, "clone", "-q", "--bare", str(finished), "hub.git")
     git(home, "remote", "set-url", "origin", str(tmp_path / "hub.git"))

@@ -36,27 +36,52 @@ class Stack:
     def services(self, what: str, **env: str) -> tuple[int, str]:
         """Exit code and output of `python -m flows.services WHAT`."""
         command = [sys.executable, "-m", "flows.services", what]
-        done = subprocess.run(command, cwd=self.folder, env=self.env | env, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env | env,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
         return done.returncode, done.stdout + done.stderr
 
     def prefect(self, *words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "prefect", *words], cwd=self.folder, env=self.env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *words],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def ask(self, path: str, body: dict[str, Any] | None = None, secret: str = SECRET) -> Any:
-        headers = {"Content-Type": "application/json", "Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}",
+        }
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.env['PREFECT_API_URL']}/{path}", data, headers if secret else {})
+        request = urllib.request.Request(
+            f"{self.env['PREFECT_API_URL']}/{path}", data, headers if secret else {}
+        )
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"null")
 
     def processes(self) -> dict[str, int]:
-        return {file.stem: int(file.read_text().split()[0]) for file in (self.folder / ".gear/services").glob("*.pid")}
+        return {
+            file.stem: int(file.read_text().split()[0])
+            for file in (self.folder / ".gear/services").glob("*.pid")
+        }
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     folder = toy(tmp_path_factory.mktemp("stack") / "c", one="sleep 2")
     (folder / "flows").symlink_to(REPO / "flows")
     (folder / "prefect.yaml").symlink_to(REPO / "prefect.yaml")
@@ -73,9 +98,18 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "PYTHONPATH": str(REPO),
     }
     with postgres.cluster() if request.param == "postgres" else nullcontext("") as database:
-        made = Stack(folder, env | ({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}), database)
+        made = Stack(
+            folder,
+            env | ({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
+            database,
+        )
         code, output = made.services("worker")
-        assert code == 2 and output.startswith("no Prefect server at") and "make server" in output and output.count("\n") == 1
+        assert (
+            code == 2
+            and output.startswith("no Prefect server at")
+            and "make server" in output
+            and output.count("\n") == 1
+        )
         code, output = made.services("server")
         assert code == 0, output
         try:
@@ -98,26 +132,50 @@ def test_a_server_asks_for_its_secret_and_is_started_once(stack: Stack) -> None:
 def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stack: Stack) -> None:
     first, second = stack.services("worker"), stack.services("worker")
     assert first[0] == 0 and "worker of pool cpu: process" in first[1]
-    assert second[0] == 0 and second[1].count("runs already") == 2 and first[1].split("process ")[1].split(",")[0] in second[1]
-    assert {p["name"]: p["concurrency_limit"] for p in stack.ask("work_pools/filter", {})} == {"cpu": None, "gpu": 1}
+    assert (
+        second[0] == 0
+        and second[1].count("runs already") == 2
+        and first[1].split("process ")[1].split(",")[0] in second[1]
+    )
+    assert {p["name"]: p["concurrency_limit"] for p in stack.ask("work_pools/filter", {})} == {
+        "cpu": None,
+        "gpu": 1,
+    }
 
     code, output = stack.services("deploy")
-    assert code == 0 and "deployed nightly to pool gpu; schedule 0 2 * * * UTC off" in output, output
+    assert code == 0 and "deployed nightly to pool gpu; schedule 0 2 * * * UTC off" in output, (
+        output
+    )
     assert stack.ask("flow_runs/count", {}) == 0, "no schedule is on"
     nightly = stack.ask("deployments/name/pipeline/nightly")
-    stack.prefect("deployment", "schedule", "resume", "pipeline/nightly", nightly["schedules"][0]["id"])
+    stack.prefect(
+        "deployment", "schedule", "resume", "pipeline/nightly", nightly["schedules"][0]["id"]
+    )
     code, output = stack.services("deploy")
     assert code == 0 and "0 2 * * * UTC on" in output and output.count(" on") == 1, output
     assert stack.ask("deployments/count", {}) == 5
-    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
+    planned = {
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "deployment_id": {"any_": [nightly["id"]]},
+        }
+    }
     assert wait_until(lambda: stack.ask("flow_runs/filter", planned), 60)
     stack.prefect("deployment", "schedule", "pause", "pipeline/nightly", _only_schedule(stack))
 
-    for name in ("pipeline/pipeline", "pipeline/nightly"):  # two deployments that want the same checkout
-        stack.prefect("deployment", "run", name, "-p", 'name=""')  # in place, where a name would make an experiment of its own
+    for name in (
+        "pipeline/pipeline",
+        "pipeline/nightly",
+    ):  # two deployments that want the same checkout
+        stack.prefect(
+            "deployment", "run", name, "-p", 'name=""'
+        )  # in place, where a name would make an experiment of its own
 
     def done() -> list[dict[str, Any]]:
-        runs = stack.ask("flow_runs/filter", {"flow_runs": {"start_time": {"is_null_": False}}, "sort": "START_TIME_ASC"})
+        runs = stack.ask(
+            "flow_runs/filter",
+            {"flow_runs": {"start_time": {"is_null_": False}}, "sort": "START_TIME_ASC"},
+        )
         return [run for run in runs if run["end_time"]]
 
     assert wait_until(lambda: len(done()) == 2, 120)
@@ -126,7 +184,10 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert first_run["end_time"] <= second_run["start_time"], "one at a time"
     assert (stack.folder / "one.txt").exists()
     if stack.database:
-        assert postgres.count(stack.database, "flow_run") >= 2 and postgres.count(stack.database, "deployment") == 5
+        assert (
+            postgres.count(stack.database, "flow_run") >= 2
+            and postgres.count(stack.database, "deployment") == 5
+        )
 
 
 def _only_schedule(stack: Stack) -> str:
@@ -154,11 +215,28 @@ def _alive(number: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("what", "setting"), [("server", "PREFECT_API_URL"), ("reports", "GEAR_REPORTS_URL")])
-def test_a_port_in_use_and_another_host_give_one_line(tmp_path: Path, what: str, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "setting"), [("server", "PREFECT_API_URL"), ("reports", "GEAR_REPORTS_URL")]
+)
+def test_a_port_in_use_and_another_host_give_one_line(
+    tmp_path: Path, what: str, setting: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        busy = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(what, **{setting: f"http://127.0.0.1:{port}"})
-    assert busy[0] == 2 and f"port {port} for " in busy[1] and "in use" in busy[1] and busy[1].count("\n") == 1
-    other = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(what, **{setting: "http://elsewhere.example:4200/api"})
-    assert other[0] == 2 and f"{setting} is http://elsewhere.example" in other[1] and other[1].count("\n") == 1
+        busy = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(
+            what, **{setting: f"http://127.0.0.1:{port}"}
+        )
+    assert (
+        busy[0] == 2
+        and f"port {port} for " in busy[1]
+        and "in use" in busy[1]
+        and busy[1].count("\n") == 1
+    )
+    other = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(
+        what, **{setting: "http://elsewhere.example:4200/api"}
+    )
+    assert (
+        other[0] == 2
+        and f"{setting} is http://elsewhere.example" in other[1]
+        and other[1].count("\n") == 1
+    )

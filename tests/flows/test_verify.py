@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from runs import commit, dvc, environment, gear, git, toy_run
 
-from gear import ledger
-from gear.recorded import Cache, content_md5, find_revision
+from gear.runs import costs
+from gear.runs.revision import Cache, content_md5, find_revision
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,11 @@ def rewrite(file: Path, old: str, new: str) -> None:
 
 def state(folder: Path) -> dict[str, bytes]:
     """Everything in a checkout but git's and DVC's own notes."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not {".git", "tmp"} & set(p.relative_to(folder).parts))
+    files = (
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not {".git", "tmp"} & set(p.relative_to(folder).parts)
+    )
     return {str(p): p.read_bytes() for p in files}
 
 
@@ -61,9 +65,19 @@ def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
     done = gear(checkout, "verify", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "is reproduced" in done.stdout and "ran again: shards, joint, evaluate" in done.stdout
-    assert [line for line in done.stdout.splitlines() if "made again" in line and line.endswith("same")]
-    assert state(checkout) == before and not git(checkout, "status", "--porcelain") and not scratches(tmp_path / "t")
-    assert (checkout / "ran").read_text().split() == ["shards", "joint", "evaluate"]  # of the first run
+    assert [
+        line for line in done.stdout.splitlines() if "made again" in line and line.endswith("same")
+    ]
+    assert (
+        state(checkout) == before
+        and not git(checkout, "status", "--porcelain")
+        and not scratches(tmp_path / "t")
+    )
+    assert (checkout / "ran").read_text().split() == [
+        "shards",
+        "joint",
+        "evaluate",
+    ]  # of the first run
 
 
 def test_trainings_run_again_only_when_named(checkout: Path) -> None:
@@ -84,7 +98,11 @@ def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout:
 
 def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
     """PYTHONPATH, which here names another gear, is not theirs: what was made of it cannot be made again."""
-    rewrite(checkout / "make.py", 'write_bytes(b"weights")', 'write_text(os.environ.get("PYTHONPATH", ""))')
+    rewrite(
+        checkout / "make.py",
+        'write_bytes(b"weights")',
+        'write_text(os.environ.get("PYTHONPATH", ""))',
+    )
     dvc(checkout, "repro", "-q")
     commit(checkout, "of the caller")
     assert (checkout / "data/models/joint/weights").read_text()
@@ -92,23 +110,52 @@ def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
     assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
 
 
-@pytest.mark.parametrize(("factor", "code", "word"), [("1.0001", 0, "within tolerance"), ("1.3", 1, "reports/metrics.json made again: fd")])
-def test_other_hardware_is_judged_by_metrics(checkout: Path, factor: str, code: int, word: str) -> None:
+@pytest.mark.parametrize(
+    ("factor", "code", "word"),
+    [("1.0001", 0, "within tolerance"), ("1.3", 1, "reports/metrics.json made again: fd")],
+)
+def test_other_hardware_is_judged_by_metrics(
+    checkout: Path, factor: str, code: int, word: str
+) -> None:
     """Weights and then metrics differ on a machine of another class: the environment stands for its rounding."""
-    rewrite(checkout / "make.py", 'write_bytes(b"weights")', 'write_bytes(os.environ.get("ROUNDING", "1").encode())')
-    rewrite(checkout / "make.py", '(models / "weights").stat().st_size / 7', 'float((models / "weights").read_text())')
+    rewrite(
+        checkout / "make.py",
+        'write_bytes(b"weights")',
+        'write_bytes(os.environ.get("ROUNDING", "1").encode())',
+    )
+    rewrite(
+        checkout / "make.py",
+        '(models / "weights").stat().st_size / 7',
+        'float((models / "weights").read_text())',
+    )
     dvc(checkout, "repro", "-q")
     commit(checkout, "rounding")
     for name, stage in find_revision("HEAD", checkout).lock().items():
-        file = checkout / ".gear/costs" / f"{name}-{ledger.key(stage.outs)}.json"
+        file = checkout / ".gear/costs" / f"{name}-{costs.key(stage.outs)}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"seconds": 1, "hardware": "another processor, 4 cores"}))
     command = [sys.executable, "-m", "gear", "verify", "--all"]
-    done = subprocess.run(command, cwd=checkout, env={**environment(), "ROUNDING": factor}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=checkout,
+        env={**environment(), "ROUNDING": factor},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == code and word in done.stdout, done.stdout + done.stderr
-    assert ("metrics decide" in done.stdout) and ("data/models/joint made again on other hardware" in done.stdout)
+    assert ("metrics decide" in done.stdout) and (
+        "data/models/joint made again on other hardware" in done.stdout
+    )
     command = [*command[:-1], "--stages", "joint"]
-    done = subprocess.run(command, cwd=checkout, env={**environment(), "ROUNDING": factor}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=checkout,
+        env={**environment(), "ROUNDING": factor},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1 and "no metric was measured again" in done.stderr
 
 
@@ -117,9 +164,13 @@ def test_a_commit_that_is_not_what_ran_is_told_apart(checkout: Path) -> None:
     rewrite(checkout / "params.yaml", "n: 3", "n: 4")
     commit(checkout, "changed and not run")
     done = gear(checkout, "verify", "--stages")
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines() if line.endswith("DIFFERS")]
+    lines = [
+        " ".join(line.split()) for line in done.stdout.splitlines() if line.endswith("DIFFERS")
+    ]
     assert done.returncode == 1
-    assert "shards setting data.n 3 4 DIFFERS" in lines and any(line.startswith("joint code make.py") for line in lines)
+    assert "shards setting data.n 3 4 DIFFERS" in lines and any(
+        line.startswith("joint code make.py") for line in lines
+    )
     assert gear(checkout, "verify", "HEAD~1", "--stages").returncode == 0
 
 
@@ -144,7 +195,10 @@ def test_damaged_cache_is_found(checkout: Path) -> None:
     ("arguments", "words"),
     [
         (["no-such"], "no experiment or revision 'no-such'"),
-        (["--stages", "nothing"], "no stage 'nothing' in dvc.lock: there are shards, joint, evaluate"),
+        (
+            ["--stages", "nothing"],
+            "no stage 'nothing' in dvc.lock: there are shards, joint, evaluate",
+        ),
         (["workspace"], "the workspace is no revision"),
         (["HEAD~1"], "no experiment or revision 'HEAD~1'"),
     ],
@@ -157,11 +211,17 @@ def test_bad_input_is_exit_2(finished: Path, arguments: list[str], words: str) -
 def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> None:
     rewrite(checkout / "make.py", "import yaml", "import yaml  # changed")
     done = gear(checkout, "verify")
-    assert done.returncode == 2 and "changed and not committed: make.py: commit first" in done.stderr
+    assert (
+        done.returncode == 2 and "changed and not committed: make.py: commit first" in done.stderr
+    )
     git(checkout, "checkout", "-q", "make.py")
     shutil.rmtree(checkout / ".dvc/cache")
     done = gear(checkout, "verify")
-    assert done.returncode == 2 and "stage evaluate reads data/models/joint" in done.stderr and "`dvc pull`" in done.stderr
+    assert (
+        done.returncode == 2
+        and "stage evaluate reads data/models/joint" in done.stderr
+        and "`dvc pull`" in done.stderr
+    )
     done = gear(checkout, "verify", "--stages", "shards")  # reads code only
     assert done.returncode == 0 and "not in this cache" in done.stdout
     (checkout / "dvc.lock").unlink()
@@ -170,7 +230,9 @@ def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_verification_leaves_nothing_behind(checkout: Path, tmp_path: Path, number: int) -> None:
+def test_an_interrupted_verification_leaves_nothing_behind(
+    checkout: Path, tmp_path: Path, number: int
+) -> None:
     marker = f"marker-{os.getpid()}-{number}"
     rewrite(checkout / "make.py", "def shards():", f"def shards():\n    WAIT = '{marker}'")
     dvc(checkout, "repro", "-q")

@@ -16,8 +16,14 @@ def toy(folder: Path, **commands: str) -> Path:
     folder.mkdir()
     lines, before = ["stages:"], ""
     for name, command in commands.items():
-        last = "" if command.startswith("exec ") else f" && echo {name} > {name}.txt"  # exec: the command alone, as a gear stage is
-        lines += [f"  {name}:", f"    cmd: {command.removeprefix('exec ')}{last}", f"    outs: [{name}.txt]"]
+        last = (
+            "" if command.startswith("exec ") else f" && echo {name} > {name}.txt"
+        )  # exec: the command alone, as a gear stage is
+        lines += [
+            f"  {name}:",
+            f"    cmd: {command.removeprefix('exec ')}{last}",
+            f"    outs: [{name}.txt]",
+        ]
         lines += [f"    deps: [{before}.txt]"] if before else []
         before = name
     (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")

@@ -55,9 +55,23 @@ def training(folder: Path) -> Path:
 
 def worker(server: dict[str, str], pool: str, log: Path) -> subprocess.Popen[bytes]:
     """A worker of a process pool that looks for work every second."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--type",
+        "process",
+        "--limit",
+        "2",
+    ]
     with log.open("ab") as out:
-        return subprocess.Popen(command, env={**server, "PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=out, stderr=out)
+        return subprocess.Popen(
+            command, env={**server, "PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=out, stderr=out
+        )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -81,7 +95,9 @@ def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
         "flow_id": flow["id"],
         "entrypoint": "flows/pipeline.py:pipeline",
         "work_pool_name": pool,
-        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
+        "pull_steps": [
+            {"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}
+        ],
         "concurrency_limit": 1,
         "concurrency_options": {"collision_strategy": "ENQUEUE"},
         "enforce_parameter_schema": False,
@@ -90,17 +106,25 @@ def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
 
 
 def trigger(server: dict[str, str], deployment: str) -> str:
-    return str(post(server, f"deployments/{deployment}/create_flow_run", {"parameters": {"push": False}})["id"])
+    return str(
+        post(server, f"deployments/{deployment}/create_flow_run", {"parameters": {"push": False}})[
+            "id"
+        ]
+    )
 
 
 def run_state(server: dict[str, str], run: str) -> dict[str, Any]:
-    state: dict[str, Any] = answer(urllib.request.Request(f"{server['PREFECT_API_URL']}/flow_runs/{run}"))["state"]
+    state: dict[str, Any] = answer(
+        urllib.request.Request(f"{server['PREFECT_API_URL']}/flow_runs/{run}")
+    )["state"]
     return state
 
 
 def ended(server: dict[str, str], run: str, seconds: float = 120) -> str:
     """The final state's type."""
-    assert wait_until(lambda: run_state(server, run)["type"] in FINAL, seconds), run_state(server, run)
+    assert wait_until(lambda: run_state(server, run)["type"] in FINAL, seconds), run_state(
+        server, run
+    )
     return str(run_state(server, run)["type"])
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 from test_data import settings
 
 from gear import paths
-from gear.config import BadInput
+from gear.core.errors import InputError
 from gear.data.shards import load_manifest, read_split
-from gear.stages import ingest, validate
+from gear.ingest import split as ingest
+from gear.stages import validate
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,9 @@ def good(count: int = 24) -> list[tuple[str, bytes]]:
     members = []
     for number in range(count):
         kind = ("PNG", "JPEG", "WEBP")[number % 3]
-        members.append((f"{number:04d}.{kind.lower().replace('jpeg', 'jpg')}", picture(number, kind)))
+        members.append(
+            (f"{number:04d}.{kind.lower().replace('jpeg', 'jpg')}", picture(number, kind))
+        )
         facts = {"caption": f"picture number {number}", "class": ("cat", "dog")[number % 2]}
         members.append((f"{number:04d}.json", json.dumps(facts).encode()))
     return members
@@ -80,7 +83,11 @@ def test_a_webdataset_with_bad_members_keeps_the_good_and_names_the_bad(tmp_path
     ]
     write_tar(root / "01.tar", bad)
     with tarfile.open(root / "02.tar", "w") as archive:
-        for kind, name in ((tarfile.SYMTYPE, "link.png"), (tarfile.LNKTYPE, "hard.png"), (tarfile.CHRTYPE, "device.png")):
+        for kind, name in (
+            (tarfile.SYMTYPE, "link.png"),
+            (tarfile.LNKTYPE, "hard.png"),
+            (tarfile.CHRTYPE, "device.png"),
+        ):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
@@ -92,16 +99,49 @@ def test_a_webdataset_with_bad_members_keeps_the_good_and_names_the_bad(tmp_path
     third = whole.index(b"0002.webp")
     (root / "03.tar").write_bytes(whole[: third + 700])  # cut in the third picture
     ingest.run(captioned(root, max_reject_share=0.9))
-    rejects = {r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())}
-    assert set(rejects) == {
-        *("01.tar/../outside.png", "01.tar//etc/outside.png", "01/nocaption", "01/noimage", "01/notjson", "01/deep", "01/latin"),
-        *("01/bomb", "01/text", "02.tar/link.png", "02.tar/hard.png", "02.tar/device.png", "02.tar/large.png", "03.tar"),
+    rejects = {
+        r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())
     }
-    assert "leads out" in rejects["01.tar/../outside.png"] and "megapixels" in rejects["01/bomb"] and "UTF-8" in rejects["01/latin"]
-    assert rejects["02.tar/link.png"] == "a link" and "64 MiB" in rejects["02.tar/large.png"] and "broken" in rejects["03.tar"]
+    assert set(rejects) == {
+        *(
+            "01.tar/../outside.png",
+            "01.tar//etc/outside.png",
+            "01/nocaption",
+            "01/noimage",
+            "01/notjson",
+            "01/deep",
+            "01/latin",
+        ),
+        *(
+            "01/bomb",
+            "01/text",
+            "02.tar/link.png",
+            "02.tar/hard.png",
+            "02.tar/device.png",
+            "02.tar/large.png",
+            "03.tar",
+        ),
+    }
+    assert (
+        "leads out" in rejects["01.tar/../outside.png"]
+        and "megapixels" in rejects["01/bomb"]
+        and "UTF-8" in rejects["01/latin"]
+    )
+    assert (
+        rejects["02.tar/link.png"] == "a link"
+        and "64 MiB" in rejects["02.tar/large.png"]
+        and "broken" in rejects["03.tar"]
+    )
     train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
-    captions = {**dict(zip(train.keys, train.captions, strict=True)), **dict(zip(val.keys, val.captions, strict=True))}
-    assert len(captions) == 24 + 1 + 2 and captions["01/fine"] == "a caption in a text file" and captions["00/0003"] == "picture number 3"
+    captions = {
+        **dict(zip(train.keys, train.captions, strict=True)),
+        **dict(zip(val.keys, val.captions, strict=True)),
+    }
+    assert (
+        len(captions) == 24 + 1 + 2
+        and captions["01/fine"] == "a caption in a text file"
+        and captions["00/0003"] == "picture number 3"
+    )
     assert load_manifest(paths.SHARDS)["classes"] == ["cat", "dog"]
     assert not list(tmp_path.rglob("outside.png")) and not Path("/etc/outside.png").exists()
     validate.run(captioned(root))
@@ -110,29 +150,39 @@ def test_a_webdataset_with_bad_members_keeps_the_good_and_names_the_bad(tmp_path
 def test_the_same_key_twice_in_an_archive_is_kept_once(tmp_path: Path) -> None:
     write_tar(tmp_path / "root" / "00.tar", good(8) + good(8))
     ingest.run(captioned(tmp_path / "root", max_reject_share=0.6))
-    assert {r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())} == {"its key came before"}
+    assert {r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())} == {
+        "its key came before"
+    }
 
 
 def test_a_hugging_face_dataset_on_disk(tmp_path: Path) -> None:
     rows = {
-        "image": [{"bytes": picture(n), "path": None} for n in range(12)] + [{"bytes": b"no", "path": None}],
+        "image": [{"bytes": picture(n), "path": None} for n in range(12)]
+        + [{"bytes": b"no", "path": None}],
         "text": [f"caption {n}" for n in range(12)] + ["broken"],
         "label": [n % 2 for n in range(13)],
     }
     label = datasets.ClassLabel(names=["a", "b"])
-    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string"), "label": label})
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "label": label}
+    )
     table = datasets.Dataset.from_dict(rows, features=features)
     table.save_to_disk(str(tmp_path / "one"))
-    with pytest.raises(BadInput, match=r"no column 'caption', it has image, text, label: see data\.caption_key"):
+    with pytest.raises(
+        InputError, match=r"no column 'caption', it has image, text, label: see data\.caption_key"
+    ):
         ingest.run(captioned(tmp_path / "one", "huggingface"))
     ingest.run(captioned(tmp_path / "one", "huggingface", caption_key="text", max_reject_share=0.2))
     assert load_manifest(paths.SHARDS)["classes"] == ["a", "b"]
     train = read_split(paths.SHARDS / "train")
-    assert all(caption == f"caption {int(key[-2:])}" for key, caption in zip(train.keys, train.captions, strict=True))
+    assert all(
+        caption == f"caption {int(key[-2:])}"
+        for key, caption in zip(train.keys, train.captions, strict=True)
+    )
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "two"))
-    with pytest.raises(BadInput, match="holds the splits train, test"):
+    with pytest.raises(InputError, match="holds the splits train, test"):
         ingest.run(captioned(tmp_path / "two", "huggingface", caption_key="text"))
-    with pytest.raises(BadInput, match=r"data\.root: .* no dataset"):
+    with pytest.raises(InputError, match=r"data\.root: .* no dataset"):
         ingest.run(captioned(tmp_path / "nothing", "huggingface"))
 
 
@@ -142,31 +192,52 @@ def test_captions_beside_a_folder(tmp_path: Path) -> None:
         (root / name).mkdir(parents=True)
         for number in range(4):
             (root / name / f"{number}.png").write_bytes(picture(number))
-    lines = [json.dumps({"file_name": f"{name}/{n}.png", "text": f"{name} {n}"}) for name in ("cats", "dogs") for n in range(4)]
+    lines = [
+        json.dumps({"file_name": f"{name}/{n}.png", "text": f"{name} {n}"})
+        for name in ("cats", "dogs")
+        for n in range(4)
+    ]
     (root / "metadata.jsonl").write_text("\n".join(lines))
     ingest.run(captioned(root, "folder"))
     train = read_split(paths.SHARDS / "train")
-    assert all(caption == key.replace("/", " ").removesuffix(".png") for key, caption in zip(train.keys, train.captions, strict=True))
+    assert all(
+        caption == key.replace("/", " ").removesuffix(".png")
+        for key, caption in zip(train.keys, train.captions, strict=True)
+    )
     (root / "metadata.jsonl").write_text('{"file": "x"}')
-    with pytest.raises(BadInput, match=r"metadata\.jsonl line 1"):
+    with pytest.raises(InputError, match=r"metadata\.jsonl line 1"):
         ingest.run(captioned(root, "folder"))
 
 
 @pytest.mark.parametrize(
     ("caption", "column"),
-    [("", "no caption"), ("x" * 3000, "caption_length"), ("bad \ufffd bytes", "caption_is_text"), ("always the same", "caption")],
+    [
+        ("", "no caption"),
+        ("x" * 3000, "caption_length"),
+        ("bad \ufffd bytes", "caption_is_text"),
+        ("always the same", "caption"),
+    ],
 )
-def test_the_gate_refuses_bad_captions(tmp_path: Path, caption: str, column: str, capsys: pytest.CaptureFixture[str]) -> None:
-    members = [(f"{n:02d}.png", picture(n)) for n in range(8)] + [(f"{n:02d}.txt", f"caption {n}".encode()) for n in range(8)]
+def test_the_gate_refuses_bad_captions(
+    tmp_path: Path, caption: str, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [(f"{n:02d}.png", picture(n)) for n in range(8)] + [
+        (f"{n:02d}.txt", f"caption {n}".encode()) for n in range(8)
+    ]
     members = sorted(members)
     changed = range(6) if column == "caption" else [2]
-    members = [(name, caption.encode() if name.endswith(".txt") and int(name[:2]) in changed else content) for name, content in members]
+    members = [
+        (name, caption.encode() if name.endswith(".txt") and int(name[:2]) in changed else content)
+        for name, content in members
+    ]
     write_tar(tmp_path / "root" / "00.tar", members)
     ingest.run(captioned(tmp_path / "root", max_reject_share=0.2))
     if column == "no caption":
-        assert json.loads((paths.SHARDS / "rejects.json").read_text())[0]["reason"].startswith("no caption")
+        assert json.loads((paths.SHARDS / "rejects.json").read_text())[0]["reason"].startswith(
+            "no caption"
+        )
         return
-    with pytest.raises(BadInput, match=rf"\({column}\)"):
+    with pytest.raises(InputError, match=rf"\({column}\)"):
         validate.run(captioned(tmp_path / "root"))
 
 

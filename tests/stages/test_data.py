@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gear import config, paths
-from gear.data.sampling_plan import Plan
+from gear import params as config
+from gear import paths
 from gear.data.shards import GROUP, Spool, read_split
-from gear.data.sources import SPLIT_OUT, read_square
-from gear.stages import ingest, validate
+from gear.ingest import split as ingest
+from gear.ingest.decode import read_square
+from gear.ingest.openmoji import SPLIT_OUT
+from gear.stages import validate
+from gear.training.batches import ClassBalancedSampler
 
 REPO = Path(__file__).parents[2]
 
@@ -69,10 +72,14 @@ def test_a_folder_with_bad_files_lists_them(tmp_path: Path) -> None:
     (root / "dogs" / "half.png").write_bytes(whole[: len(whole) // 2])
     Image.new("1", (9000, 9000)).save(root / "dogs" / "huge.png")
     ingest.run(settings(source="folder", root=str(root), max_reject_share=0.5, val_share=0.3))
-    rejects = {r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())}
+    rejects = {
+        r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())
+    }
     assert set(rejects) == {"cats/empty.png", "cats/text.png", "dogs/half.png", "dogs/huge.png"}
     assert rejects["cats/empty.png"] == "empty file" and "megapixels" in rejects["dogs/huge.png"]
-    with pytest.raises(config.BadInput, match=r"4 of 16 files rejected, over data\.max_reject_share = 0\.1"):
+    with pytest.raises(
+        config.InputError, match=r"4 of 16 files rejected, over data\.max_reject_share = 0\.1"
+    ):
         ingest.run(settings(source="folder", root=str(root), max_reject_share=0.1, val_share=0.3))
     assert (paths.SHARDS / "manifest.json").exists(), "a failed ingest must leave the old shards"
 
@@ -85,19 +92,26 @@ def test_a_root_without_images_is_one_clear_line(tmp_path: Path, make: str) -> N
     if make == "empty class":
         folder(tmp_path)
         (root / "birds").mkdir()
-    with pytest.raises(config.BadInput, match=r"data\.root") as caught:
+    with pytest.raises(config.InputError, match=r"data\.root") as caught:
         ingest.run(settings(source="folder", root=str(root)))
     assert "\n" not in str(caught.value)
 
 
-def test_a_changed_byte_stops_at_the_gate_and_names_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_byte_stops_at_the_gate_and_names_the_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ingest.run(settings(limit=64))
     file = next((paths.SHARDS / "train").glob("*.parquet"))
     rows = pq.ParquetFile(file).read().to_pylist()
     rows[5]["sha256"] = "0" * 64
     table = pq.ParquetFile(file).read()
-    pq.write_table(type(table).from_pylist(rows, schema=table.schema), file, compression="none", row_group_size=64)
-    with pytest.raises(config.BadInput, match="sha_ok"):
+    pq.write_table(
+        type(table).from_pylist(rows, schema=table.schema),
+        file,
+        compression="none",
+        row_group_size=64,
+    )
+    with pytest.raises(config.InputError, match="sha_ok"):
         validate.run(settings(limit=64))
     assert f"train/{rows[5]['key']}" in capsys.readouterr().out
     assert not json.loads(paths.VALIDATION_METRICS.read_text())["passed"]
@@ -105,10 +119,10 @@ def test_a_changed_byte_stops_at_the_gate_and_names_the_row(tmp_path: Path, caps
 
 def test_the_plan_is_balanced_and_a_function_of_the_step() -> None:
     labels = np.array([0] * 5 + [1] * 50)
-    plan = Plan(labels, 10, 3, True)
+    plan = ClassBalancedSampler(labels, 10, 3, True)
     batches = [plan.batch(step) for step in range(20)]
     assert all(np.bincount(labels[indices]).tolist() == [5, 5] for indices, _ in batches)
-    later = Plan(labels, 10, 3, True).batch(17)
+    later = ClassBalancedSampler(labels, 10, 3, True).batch(17)
     assert np.array_equal(later[0], batches[17][0]) and np.array_equal(later[1], batches[17][1])
     ones = np.concatenate([indices[labels[indices] == 1] for indices, _ in batches[:10]])
     assert sorted(ones) == list(range(5, 55)), "each image once before any comes twice"
@@ -119,10 +133,10 @@ def test_a_shard_that_is_not_parquet_or_lacks_a_column_is_named(tmp_path: Path) 
     shard = paths.SHARDS / "train" / "00000.parquet"
     table = pq.read_table(shard)
     shard.write_bytes(b"PAR1 not really")
-    with pytest.raises(config.BadInput, match=r"00000\.parquet: not a readable"):
+    with pytest.raises(config.InputError, match=r"00000\.parquet: not a readable"):
         validate.run(settings())
     pq.write_table(table.drop(["sha256"]), shard)
-    with pytest.raises(config.BadInput, match="no column 'sha256'"):
+    with pytest.raises(config.InputError, match="no column 'sha256'"):
         read_split(paths.SHARDS / "train")
 
 
@@ -137,14 +151,16 @@ def test_the_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 def test_a_batch_of_many_classes_is_no_run_of_neighbours() -> None:
     labels = np.repeat(np.arange(1000), 2)
-    plan = Plan(labels, 250, 3, False)
+    plan = ClassBalancedSampler(labels, 250, 3, False)
     turn = [labels[plan.batch(step)[0]] for step in range(4)]
     assert sorted(np.concatenate(turn)) == list(range(1000)), "every class once a turn"
     assert all(np.ptp(batch) > 900 for batch in turn)
 
 
 def test_pictures_are_read_as_they_are_meant_to_be_seen(tmp_path: Path) -> None:
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")  # red, and wholly transparent
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(
+        tmp_path / "clear.png"
+    )  # red, and wholly transparent
     assert (read_square(tmp_path / "clear.png", 8) == 255).all()
     left = Image.new("RGB", (8, 8), "white")
     left.paste("black", (0, 0, 4, 8))

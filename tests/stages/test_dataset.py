@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 from scipy.stats import wasserstein_distance
 
-from gear import config, paths
+from gear import params as config
+from gear import paths
 from gear.cli import main
 from gear.commands.dataset import ACCEPTED
-from gear.evaluation import version
+from gear.validation import dataset_drift
 
 REPO = Path(__file__).parents[2]
 HOSTILE = "a<script>alert(1)"
@@ -29,7 +30,12 @@ HOSTILE = "a<script>alert(1)"
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout with shards of its own, which no check may touch."""
     monkeypatch.chdir(tmp_path)
-    text = (REPO / "presets/tiny.yaml").read_text().replace("size: 32", "size: 16").replace("workers: 2", "workers: 1")
+    text = (
+        (REPO / "presets/tiny.yaml")
+        .read_text()
+        .replace("size: 32", "size: 16")
+        .replace("workers: 2", "workers: 1")
+    )
     Path("params.yaml").write_text(text)
     (paths.SHARDS / "train").mkdir(parents=True)
     (paths.SHARDS / "train" / "00000.parquet").write_bytes(b"the pipeline's")
@@ -42,7 +48,9 @@ def images(name: str, seed: int, counts: dict[str, int] | None = None, light: fl
         (folder := Path(name) / category).mkdir(parents=True)
         for number in range(count):
             pixels = random.normal(128, 20) + random.normal(0, 30, (20, 24, 3))
-            Image.fromarray((light * pixels).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+            Image.fromarray((light * pixels).clip(0, 255).astype(np.uint8)).save(
+                folder / f"{number}.png"
+            )
     return name
 
 
@@ -54,24 +62,35 @@ def drifted() -> set[str]:
     return {c["column"] for c in verdict()["columns"] if c["drifted"]}
 
 
-def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["dataset", "--root", images("first", 1)]) == 0
-    assert "nothing to compare with" in verdict()["reasons"][0] and "data.root: first" in capsys.readouterr().out
+    assert (
+        "nothing to compare with" in verdict()["reasons"][0]
+        and "data.root: first" in capsys.readouterr().out
+    )
     first = verdict()["version"]
     assert json.loads(ACCEPTED.read_text()) == {"versions": [first]} and not paths.INCOMING.exists()
 
     assert main(["dataset", "--root", images("again", 2)]) == 0
     second = verdict()
     assert second["verdict"] == "accepted" and second["compared_with"] == first and not drifted()
-    assert {"class", "caption_length", "width", "height", "brightness", "feature_1"} <= {c["column"] for c in second["columns"]}
+    assert {"class", "caption_length", "width", "height", "brightness", "feature_1"} <= {
+        c["column"] for c in second["columns"]
+    }
     page = Path(second["page"]).read_text()
     assert "a&lt;script&gt;" in page and HOSTILE not in page
 
     assert main(["dataset", "--root", images("dark", 3, light=0.6)]) == 1
     assert "brightness" in drifted() and "class" not in drifted()
-    assert "brightness drifted by" in capsys.readouterr().err and json.loads(ACCEPTED.read_text())["versions"] == [first, second["version"]]
+    assert "brightness drifted by" in capsys.readouterr().err and json.loads(ACCEPTED.read_text())[
+        "versions"
+    ] == [first, second["version"]]
     aside = paths.QUARANTINE / verdict()["version"]
-    assert json.loads((aside / "verdict.json").read_text()) == verdict() and list((aside / "train").glob("*.parquet"))
+    assert json.loads((aside / "verdict.json").read_text()) == verdict() and list(
+        (aside / "train").glob("*.parquet")
+    )
     dark = verdict()["version"]
 
     assert main(["dataset", "--root", images("few", 4, {HOSTILE: 12, "dogs": 84})]) == 1
@@ -79,14 +98,21 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(capsys: pytes
     assert f"'{HOSTILE}'" in verdict()["reasons"][0] or "'dogs'" in verdict()["reasons"][0]
 
     assert main(["dataset", "--accept", dark]) == 0
-    assert json.loads(ACCEPTED.read_text())["versions"][-1] == dark and not (paths.QUARANTINE / dark).exists()
+    assert (
+        json.loads(ACCEPTED.read_text())["versions"][-1] == dark
+        and not (paths.QUARANTINE / dark).exists()
+    )
     assert main(["dataset", "--root", "dark"]) == 0 and verdict()["verdict"] == "unchanged"
-    assert [p for p in paths.SHARDS.rglob("*") if p.is_file()] == [paths.SHARDS / "train" / "00000.parquet"]
+    assert [p for p in paths.SHARDS.rglob("*") if p.is_file()] == [
+        paths.SHARDS / "train" / "00000.parquet"
+    ]
     assert (paths.SHARDS / "train" / "00000.parquet").read_bytes() == b"the pipeline's"
     assert not paths.VALIDATION_METRICS.exists() and not paths.DATA_DOCS.exists()
 
 
-def test_a_broken_version_is_put_aside_and_names_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_version_is_put_aside_and_names_its_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     root = images("bad", 1, {"cats": 4, "dogs": 4})
     (Path(root) / "cats" / "1.png").write_bytes(b"not an image")
     assert main(["dataset", "--root", root]) == 2
@@ -94,7 +120,9 @@ def test_a_broken_version_is_put_aside_and_names_its_rows(capsys: pytest.Capture
     kept = json.loads((paths.QUARANTINE / verdict()["version"] / "rejects.json").read_text())
     assert [r["file"] for r in kept] == ["cats/1.png"]
 
-    assert main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2  # its caption is a blank
+    assert (
+        main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2
+    )  # its caption is a blank
     line = capsys.readouterr().err
     assert "caption_length" in line and "'train/_/0.png'" in line and line.count("\n") == 1
     aside = verdict()["version"]
@@ -112,12 +140,16 @@ def test_the_same_images_make_the_same_version_byte_by_byte() -> None:
     kept = []
     for root in ("two", images("one", 1, {"cats": 4, "dogs": 4})):
         assert main(["dataset", "--root", root]) == 0
-        kept.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths.VERSIONS.glob("*")})
+        kept.append(
+            {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths.VERSIONS.glob("*")}
+        )
         ACCEPTED.unlink()
     assert kept[0] == kept[1]
 
 
-def test_a_damaged_or_unlike_last_version_gives_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_or_unlike_last_version_gives_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     root = images("one", 1, {"cats": 4, "dogs": 4})
     assert main(["dataset", "--root", root]) == 0
     table = paths.VERSIONS / f"{verdict()['version']}.parquet"
@@ -132,10 +164,14 @@ def test_a_damaged_or_unlike_last_version_gives_one_line(capsys: pytest.CaptureF
 
 def test_two_checks_at_once_do_not_meet() -> None:
     code = "import time; from gear.commands.dataset import _alone\nwith _alone():\n print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         try:
-            with pytest.raises(config.BadInput, match="another check"):
+            with pytest.raises(config.InputError, match="another check"):
                 version_check()
         finally:
             holder.kill()
@@ -147,7 +183,9 @@ def version_check() -> None:
     check(config.load(), "nowhere")
 
 
-def test_thresholds_hold_for_what_does_not_drift_and_distances_are_evidently_s(tmp_path: Path) -> None:
+def test_thresholds_hold_for_what_does_not_drift_and_distances_are_evidently_s(
+    tmp_path: Path,
+) -> None:
     def drawn(seed: int, rows: int = 300, shift: float = 0.0) -> pd.DataFrame:
         random = np.random.default_rng(seed)
         columns: dict[str, Any] = {
@@ -163,12 +201,25 @@ def test_thresholds_hold_for_what_does_not_drift_and_distances_are_evidently_s(t
     reference = drawn(0)
     alarms = 0
     for seed in range(1, 8):
-        alarms += any(c["drifted"] for c in version.compare(reference, drawn(seed), 0, tmp_path / "page.html"))
+        alarms += any(
+            c["drifted"]
+            for c in dataset_drift.compare(reference, drawn(seed), 0, tmp_path / "page.html")
+        )
     assert alarms <= 1
     shifted = drawn(99, 200, 0.08)
-    found = {c["column"]: c for c in version.compare(reference, shifted, 0, tmp_path / "page.html")}
-    assert [name for name, c in found.items() if c["drifted"]] == ["brightness"] and "height" not in found
-    wanted = wasserstein_distance(reference["brightness"], shifted["brightness"]) / reference["brightness"].std(ddof=0)
+    found = {
+        c["column"]: c for c in dataset_drift.compare(reference, shifted, 0, tmp_path / "page.html")
+    }
+    assert [name for name, c in found.items() if c["drifted"]] == [
+        "brightness"
+    ] and "height" not in found
+    wanted = wasserstein_distance(reference["brightness"], shifted["brightness"]) / reference[
+        "brightness"
+    ].std(ddof=0)
     assert found["brightness"]["distance"] == pytest.approx(wanted, rel=1e-5)
-    longer = version.compare(reference, drawn(1).assign(caption_length=5), 0, tmp_path / "page.html")
-    assert [c["column"] for c in longer if c["drifted"]] == ["caption_length"], "a constant that changed"
+    longer = dataset_drift.compare(
+        reference, drawn(1).assign(caption_length=5), 0, tmp_path / "page.html"
+    )
+    assert [c["column"] for c in longer if c["drifted"]] == ["caption_length"], (
+        "a constant that changed"
+    )

@@ -31,6 +31,8 @@ def test_the_whole_pipeline(folder: Path, quantizer: str, recipe: str) -> None:
     metrics = json.loads((folder / "reports/metrics.json").read_text())
     assert metrics["fd"] > 0 and metrics["ntp_bits"] > 0
     details = json.loads((folder / "reports/codebook-details.json").read_text())
-    assert details["support"]["warm"]["effective_support"] == pytest.approx(8.0, rel=0.2)  # of other images than it was set on
+    assert details["support"]["warm"]["effective_support"] == pytest.approx(
+        8.0, rel=0.2
+    )  # of other images than it was set on
     assert (details["churn"] == 0) == (recipe == "llamagen_repa")
     assert f"<em>{recipe}</em>" in (folder / "reports/index.html").read_text()

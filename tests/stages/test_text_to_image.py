@@ -12,12 +12,14 @@ import torch
 from test_captions_in import good, write_tar
 from test_data import settings
 
-from gear import config, paths
+from gear import params as config
+from gear import paths
 from gear.cli import STAGES, main
-from gear.config import BadInput
+from gear.core.errors import InputError
+from gear.core.model_folder import read_config
 from gear.data.shards import read_split
-from gear.stages.conditions import conditions_of
-from gear.training.checkpoints import load_generator, read_config
+from gear.generator.conditions import conditions_for
+from gear.generator.inference import load_generator
 
 
 def changed(base: config.Config, **sections: dict) -> config.Config:
@@ -32,10 +34,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages ran."""
     folder = tmp_path_factory.mktemp("t2i")
     members = good(40)
-    members += [("bad.png", b"not a picture"), ("bad.txt", b"of nothing"), ("../evil.png", b""), ("left.png", members[0][1])]
+    members += [
+        ("bad.png", b"not a picture"),
+        ("bad.txt", b"of nothing"),
+        ("../evil.png", b""),
+        ("left.png", members[0][1]),
+    ]
     members += [("left.json", b'{"caption": "left-pointing hand", "class": "cat"}')]
     write_tar(folder / "root" / "00.tar", members)
-    base = settings(source="webdataset", root="root", condition="caption", limit=0, max_reject_share=0.2, val_share=0.2)
+    base = settings(
+        source="webdataset",
+        root="root",
+        condition="caption",
+        limit=0,
+        max_reject_share=0.2,
+        val_share=0.2,
+    )
     chosen = changed(
         base,
         tokenizer={"steps": 2},
@@ -55,12 +69,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_shows_prompts_agreement_and_guidance(done: Path) -> None:
     page = (done / "reports/index.html").read_text()
-    for words in ("Agreement with captions", "shuffled captions", "FD over guidance scale", "One row a prompt"):
+    for words in (
+        "Agreement with captions",
+        "shuffled captions",
+        "FD over guidance scale",
+        "One row a prompt",
+    ):
         assert words in page
-    prompts = {one["caption"]: one["kind"] for one in json.loads((done / "data/samples/prompts.json").read_text())}
+    prompts = {
+        one["caption"]: one["kind"]
+        for one in json.loads((done / "data/samples/prompts.json").read_text())
+    }
     val = read_split(done / "data/shards/val")
     assert prompts["red heart"] == "new"
-    assert prompts["left-pointing hand"] == ("held out" if "left-pointing hand" in val.captions else "seen in training")
+    assert prompts["left-pointing hand"] == (
+        "held out" if "left-pointing hand" in val.captions else "seen in training"
+    )
     assert sum(kind == "held out" for kind in prompts.values()) >= min(8, len(val))
     assert json.loads((done / "data/shards/rejects.json").read_text())
 
@@ -73,17 +97,24 @@ def test_samples_are_of_the_validation_captions_in_turn(done: Path) -> None:
 def test_agreement_and_the_sweep_are_recorded_with_their_protocols(done: Path) -> None:
     records = json.loads((done / "reports/protocols.json").read_text())
     for name in ("retrieval_category", "retrieval_own_10%"):
-        value, low, high, floor = (records[name + part]["value"] for part in ("", "_low", "_high", "_floor"))
+        value, low, high, floor = (
+            records[name + part]["value"] for part in ("", "_low", "_high", "_floor")
+        )
         assert 0 <= low <= value <= high <= 1 and 0 <= floor <= 1
-        assert records[name]["protocol"]["floor"] == "captions shuffled" and records[name]["protocol"]["guidance"] == 2.0
+        assert (
+            records[name]["protocol"]["floor"] == "captions shuffled"
+            and records[name]["protocol"]["guidance"] == 2.0
+        )
     assert [records[f"fd@{scale}"]["protocol"]["guidance"] for scale in ("1", "3")] == [1.0, 3.0]
     assert "clip_score" not in records and not any("fid" in name.lower() for name in records)
 
 
-def test_the_checkpoint_holds_the_empty_captions_states_and_names_its_encoder(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoint_holds_the_empty_captions_states_and_names_its_encoder(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(done)
     generator = load_generator(paths.GENERATOR / "generator")
-    given = conditions_of(config.load(), read_split(paths.SHARDS / "val"))(np.array([0, 1]))
+    given = conditions_for(config.load(), read_split(paths.SHARDS / "val"))(np.array([0, 1]))
     assert generator.cls_embedding.empty.shape[1] == given.states_BTC.shape[2] == 384
     assert read_config(paths.GENERATOR / "generator")["text"]["encoder"] == "minilm"
     with torch.inference_mode():
@@ -95,16 +126,38 @@ def test_generate_draws_prompts_and_refuses_classes(
     done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(done)
-    assert main(["generate", "--prompt", "red heart", "--prompt", "two dogs", "--each", "2", "--guidance", "4", "--out", "grid.png"]) == 0
-    assert "4 images of 2 prompts" in capsys.readouterr().out and (done / "grid.png").stat().st_size > 500
+    assert (
+        main(
+            [
+                "generate",
+                "--prompt",
+                "red heart",
+                "--prompt",
+                "two dogs",
+                "--each",
+                "2",
+                "--guidance",
+                "4",
+                "--out",
+                "grid.png",
+            ]
+        )
+        == 0
+    )
+    assert (
+        "4 images of 2 prompts" in capsys.readouterr().out
+        and (done / "grid.png").stat().st_size > 500
+    )
     assert main(["generate", "--classes", "0", "--out", "other.png"]) == 2
     assert "ask with --prompt" in capsys.readouterr().err and not (done / "other.png").exists()
 
 
-def test_training_without_text_states_says_what_to_run(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_without_text_states_says_what_to_run(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(done)
     chosen = config.load()
     val = read_split(paths.SHARDS / "val")
     monkeypatch.setattr(paths, "FEATURES", tmp_path)
-    with pytest.raises(BadInput, match=r"run `dvc repro features` with data.condition caption"):
-        conditions_of(chosen, val)
+    with pytest.raises(InputError, match=r"run `dvc repro features` with data.condition caption"):
+        conditions_for(chosen, val)

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from gear.alignment.loss import alignment_loss
-from gear.alignment.projector import Projector
+from gear.joint.alignment import Projector, alignment_loss
 
 
 @pytest.mark.parametrize("teachers", [(4,), (3, 1), (1, 2, 1)])
@@ -16,7 +15,9 @@ def test_minus_mean_cosine_over_batch_tokens_and_teachers(teachers: tuple[int, .
     for width in teachers:
         for p, q in zip(a.reshape(6, 4).tolist(), b.reshape(6, 4).tolist(), strict=True):
             p, q = p[start : start + width], q[start : start + width]
-            total += sum(x * y for x, y in zip(p, q, strict=True)) / (math.hypot(*p) * math.hypot(*q))
+            total += sum(x * y for x, y in zip(p, q, strict=True)) / (
+                math.hypot(*p) * math.hypot(*q)
+            )
             count += 1
         start += width
     assert abs(alignment_loss(a, b, teachers).item() + total / count) < 1e-5

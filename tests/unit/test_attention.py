@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gear.attention import attend
+from gear.nn.attention import attend
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -20,7 +20,9 @@ def test_attention_matches_a_loop(causal: bool) -> None:
             for i in range(5):
                 seen = range(i + 1) if causal else range(5)
                 scores = [math.exp(float(q[b, h, i] @ k[b, h, j]) / 2.0) for j in seen]
-                expected[b, h, i] = sum(s * v[b, h, j] for s, j in zip(scores, seen, strict=True)) / sum(scores)
+                expected[b, h, i] = sum(
+                    s * v[b, h, j] for s, j in zip(scores, seen, strict=True)
+                ) / sum(scores)
     torch.testing.assert_close(attend(q, k, v, causal=causal), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gear.config import GeneratorConfig, SampleConfig
-from gear.data.captions import is_text, may_mirror, tidy
-from gear.data.sampling_plan import Plan
+from gear.core.model_folder import save_model
+from gear.data.captions import is_text, may_mirror, normalize_caption
 from gear.generator.conditioning import Captions, concatenate, pack
+from gear.generator.config import GeneratorConfig, SampleConfig
+from gear.generator.inference import load_generator
 from gear.generator.sampling import sample
 from gear.generator.transformer import DualBlock, Generator, causal_mask
-from gear.training.checkpoints import load_generator, save_model
+from gear.training.batches import ClassBalancedSampler
 
 K, GRID, WIDTH = 13, 3, 6
 L = GRID * GRID
@@ -25,11 +26,22 @@ TEXTS = [RANDOM.standard_normal((length, WIDTH)).astype(np.float16) for length i
 
 def build(**changes: object) -> Generator:
     torch.manual_seed(0)
-    settings = {"layers": 3, "heads": 2, "width": 16, "tap": 2, "steps": 0, "dropout": 0.0} | changes
-    generator = Generator(GeneratorConfig.model_validate(settings), codes=K, grid=GRID, empty_caption=EMPTY)
+    settings = {
+        "layers": 3,
+        "heads": 2,
+        "width": 16,
+        "tap": 2,
+        "steps": 0,
+        "dropout": 0.0,
+    } | changes
+    generator = Generator(
+        GeneratorConfig.model_validate(settings), codes=K, grid=GRID, empty_caption=EMPTY
+    )
     for module in generator.modules():
         if isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(module.weight, std=0.4)  # large enough that what must not be seen would show
+            torch.nn.init.normal_(
+                module.weight, std=0.4
+            )  # large enough that what must not be seen would show
     return generator.eval()
 
 
@@ -49,7 +61,9 @@ def test_padding_changes_nothing(prefix_rope: str) -> None:
     first, second = generator(drawn, captions), generator(drawn, padded(captions, 5))
     torch.testing.assert_close(first.logits, second.logits)
     torch.testing.assert_close(first.tap, second.tap, rtol=1e-4, atol=1e-4)
-    alone = generator(drawn[1:2], pack(TEXTS[1:2]))  # the shortest caption, without the others' padding
+    alone = generator(
+        drawn[1:2], pack(TEXTS[1:2])
+    )  # the shortest caption, without the others' padding
     torch.testing.assert_close(first.logits[1:2], alone.logits)
 
 
@@ -112,7 +126,8 @@ def test_with_zero_prefix_rotation_text_is_averaged_whatever_it_says() -> None:
     x = x + torch.arange(6)[None, :, None]  # so that words differ in what they say and how loud
     weighted = turned.layers[0].attention(x, table, mask, None, 0)[:, 4:]
     values = turned.layers[0].attention.wo(
-        turned.layers[0].attention.wqkv(x).chunk(3, -1)[2].cumsum(1)[:, 4:] / torch.arange(5, 7)[None, :, None]
+        turned.layers[0].attention.wqkv(x).chunk(3, -1)[2].cumsum(1)[:, 4:]
+        / torch.arange(5, 7)[None, :, None]
     )
     assert not torch.allclose(weighted, values, rtol=1e-2), "identity rotation does not average"
 
@@ -120,7 +135,9 @@ def test_with_zero_prefix_rotation_text_is_averaged_whatever_it_says() -> None:
 def test_a_dropped_caption_is_the_empty_one() -> None:
     generator, captions, drawn = build(), pack(TEXTS), tokens()
     empty = pack([EMPTY.numpy()] * 3)
-    torch.testing.assert_close(generator(drawn, generator.null(captions)).logits, generator(drawn, empty).logits)
+    torch.testing.assert_close(
+        generator(drawn, generator.null(captions)).logits, generator(drawn, empty).logits
+    )
     some = generator.cls_embedding.drop(captions, torch.tensor([True, False, False]))
     logits = generator(drawn, some).logits
     torch.testing.assert_close(logits[0], generator(drawn, empty).logits[0])
@@ -135,21 +152,29 @@ def test_the_first_third_is_dual_stream_and_its_text_weights_learn() -> None:
     loss = generator.train()(tokens(), pack(TEXTS)).logits.square().sum()
     loss.backward()
     text = {n: p for n, p in generator.named_parameters() if "_text" in n or "cap_proj" in n}
-    assert len(text) == 2 * 4 + 4 and all(p.grad is not None and p.grad.abs().sum() > 0 for p in text.values())
+    assert len(text) == 2 * 4 + 4 and all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in text.values()
+    )
 
 
 def test_guidance_is_its_formula_and_a_sample_does_not_depend_on_its_neighbours() -> None:
     generator, captions = build(), pack(TEXTS)
-    settings = SampleConfig.model_validate({"n": 3, "batch": 3, "guidance": 3.0, "temperature": 1.0})
+    settings = SampleConfig.model_validate(
+        {"n": 3, "batch": 3, "guidance": 3.0, "temperature": 1.0}
+    )
     seeds = np.arange(3)
     drawn = sample(generator, captions, seeds, settings)
     for row in range(3):
         alone = sample(generator, pack(TEXTS[row : row + 1]), seeds[row : row + 1], settings)
         assert torch.equal(alone[0], drawn[row])
     with torch.inference_mode():  # the drawn tokens follow u + s (c - u) of full passes
-        c, u = (generator(drawn, one).logits.double() for one in (captions, generator.null(captions)))
+        c, u = (
+            generator(drawn, one).logits.double() for one in (captions, generator.null(captions))
+        )
     cumulative = (u + 3.0 * (c - u)).softmax(-1).cumsum(-1)
-    draws = torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(int(s))).random(L) for s in seeds]))
+    draws = torch.from_numpy(
+        np.stack([np.random.Generator(np.random.Philox(int(s))).random(L) for s in seeds])
+    )
     assert torch.equal((cumulative > draws[..., None]).int().argmax(-1), drawn)
 
 
@@ -162,28 +187,53 @@ def test_concatenated_captions_keep_their_rows() -> None:
 
 def test_a_checkpoint_brings_its_empty_caption(tmp_path: Path) -> None:
     generator = build()
-    shape = {"generator": generator.config.model_dump(mode="json"), "codes": K, "grid": GRID, "classes": 4, "condition": "caption"}
+    shape = {
+        "generator": generator.config.model_dump(mode="json"),
+        "codes": K,
+        "grid": GRID,
+        "classes": 4,
+        "condition": "caption",
+    }
     save_model(tmp_path, generator.state_dict(), shape)
     loaded = load_generator(tmp_path)
-    torch.testing.assert_close(loaded(tokens(), pack(TEXTS)).logits, generator(tokens(), pack(TEXTS)).logits)
+    torch.testing.assert_close(
+        loaded(tokens(), pack(TEXTS)).logits, generator(tokens(), pack(TEXTS)).logits
+    )
     torch.testing.assert_close(loaded.cls_embedding.empty, EMPTY)
 
 
 def test_images_whose_caption_names_a_side_are_not_mirrored() -> None:
-    captions = ["leftwards arrow", "a dog", "Right-pointing hand", "bright copyright", "turn LEFT here", "fist, left hand"]
+    captions = [
+        "leftwards arrow",
+        "a dog",
+        "Right-pointing hand",
+        "bright copyright",
+        "turn LEFT here",
+        "fist, left hand",
+    ]
     assert may_mirror(captions).tolist() == [False, True, False, True, False, False]
-    plan = Plan(np.zeros(6, np.int64), 12, 0, may_mirror(captions))
-    mirrored = np.concatenate([indices[flips] for indices, flips in (plan.batch(step) for step in range(40))])
+    plan = ClassBalancedSampler(np.zeros(6, np.int64), 12, 0, may_mirror(captions))
+    mirrored = np.concatenate(
+        [indices[flips] for indices, flips in (plan.batch(step) for step in range(40))]
+    )
     assert set(mirrored) == {1, 3}
 
 
 @pytest.mark.parametrize(
     ("caption", "good"),
-    [("red heart", True), ("写真", True), ("a\x00b", False), ("bad\ufffd", False), ("...", False), ("😀", True), ("line\nbreak", False)],
+    [
+        ("red heart", True),
+        ("写真", True),
+        ("a\x00b", False),
+        ("bad\ufffd", False),
+        ("...", False),
+        ("😀", True),
+        ("line\nbreak", False),
+    ],
 )
 def test_readable_captions(caption: str, good: bool) -> None:
     assert is_text(caption) is good
 
 
 def test_tidied_captions_are_one_line() -> None:
-    assert tidy("  a\n\tcafe\u0301 ") == "a café"
+    assert normalize_caption("  a\n\tcafe\u0301 ") == "a café"

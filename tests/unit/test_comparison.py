@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gear.evaluation.comparison import Arm, Run, check_protocols, group, speed, spread, steps_to
-from gear.report import comparison
+from gear.report import comparison_page as comparison
+from gear.runs.comparison import Arm, Run, check_protocols, group, mean_and_std, speed, steps_to
 
 EVIL = "<script>alert(1)</script>"
 STEPS = np.arange(0.0, 401.0, 100.0)
@@ -18,11 +18,18 @@ STEPS = np.arange(0.0, 401.0, 100.0)
 def make(name: str, recipe: str, seed: int, fd: list[float], **fields: object) -> Run:
     settings = {"run.seed": seed, "joint.recipe": recipe}
     records = {"fd": {"value": fd[-1], "protocol": {"n": 4, "seeds": f"{seed} * 2"}}}
-    curves = {"joint": [{"step": float(s), "fd": v, "loss/ntp": 1.0} for s, v in zip(STEPS, fd, strict=True)]}
+    curves = {
+        "joint": [
+            {"step": float(s), "fd": v, "loss/ntp": 1.0} for s, v in zip(STEPS, fd, strict=True)
+        ]
+    }
     return replace(Run(name, "c" * 40, settings, "code", records, curves=curves), **fields)
 
 
-SLOW = [make(f"slow-{i}", "llamagen_repa", i, [400, 300, 220 + 9 * i, 170, 140 + 12 * i]) for i in range(3)]
+SLOW = [
+    make(f"slow-{i}", "llamagen_repa", i, [400, 300, 220 + 9 * i, 170, 140 + 12 * i])
+    for i in range(3)
+]
 FAST = [make(f"fast-{i}", "gear", i, [400, 210 + 20 * i, 140 + 5 * i, 110, 90]) for i in range(3)]
 
 
@@ -50,10 +57,15 @@ def test_the_interval_holds_what_all_resamples_together_give() -> None:
         base, arm = slow[1][list(a)].mean(0), fast[1][list(b)].mean(0)
         exact.append(crossing(base, base[-1]) / crossing(arm, base[-1]))
     for bound, share in zip(found.interval, (0.025, 0.975), strict=True):
-        at_most, below = np.mean(np.array(exact) <= bound + 1e-3), np.mean(np.array(exact) < bound - 1e-3)
+        at_most, below = (
+            np.mean(np.array(exact) <= bound + 1e-3),
+            np.mean(np.array(exact) < bound - 1e-3),
+        )
         assert below - 0.01 <= share <= at_most + 0.01
     mean = slow[1].mean(0)
-    assert found.target == pytest.approx(152.0) and found.ratio == pytest.approx(crossing(mean, 152) / found.steps, abs=1e-3)
+    assert found.target == pytest.approx(152.0) and found.ratio == pytest.approx(
+        crossing(mean, 152) / found.steps, abs=1e-3
+    )
     assert found.interval[0] < found.ratio < found.interval[1]
 
 
@@ -69,8 +81,14 @@ def test_what_has_no_interval() -> None:
 
 def test_arms_are_runs_that_differ_in_the_seed_alone() -> None:
     arms = group([SLOW[0], FAST[0], SLOW[1], FAST[1]])
-    assert [(arm.label, len(arm.runs)) for arm in arms] == [("recipe llamagen_repa", 2), ("recipe gear", 2)]
-    assert [arm.label for arm in group([SLOW[0], replace(SLOW[1], code="other")])] == ["slow-0", "slow-1"]
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [
+        ("recipe llamagen_repa", 2),
+        ("recipe gear", 2),
+    ]
+    assert [arm.label for arm in group([SLOW[0], replace(SLOW[1], code="other")])] == [
+        "slow-0",
+        "slow-1",
+    ]
     with pytest.raises(ValueError, match="slow-0 and again are one run"):
         group([SLOW[0], replace(SLOW[0], name="again")])
 
@@ -84,19 +102,36 @@ def test_seeds_share_steps_that_all_logged() -> None:
 def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
     check_protocols([*SLOW, *FAST])
     other = replace(FAST[0], records={"fd": {"value": 1.0, "protocol": {"n": 5, "seeds": "0 * 2"}}})
-    with pytest.raises(ValueError, match="fd of slow-0 and fast-0: measured under different protocols, not comparable: n: 4 against 5"):
+    with pytest.raises(
+        ValueError,
+        match="fd of slow-0 and fast-0: measured under different protocols, not comparable: n: 4 against 5",
+    ):
         check_protocols([SLOW[0], other])
-    with pytest.raises(ValueError, match=r"conditions of slow-0 and fast-0: .*data: 'a' against 'b'"):
-        check_protocols([replace(SLOW[0], conditions={"data": "a"}), replace(FAST[0], conditions={"data": "b"})])
+    with pytest.raises(
+        ValueError, match=r"conditions of slow-0 and fast-0: .*data: 'a' against 'b'"
+    ):
+        check_protocols(
+            [replace(SLOW[0], conditions={"data": "a"}), replace(FAST[0], conditions={"data": "b"})]
+        )
 
 
 def test_spread() -> None:
-    assert (spread([]), spread([2.0]), spread([1.0, 2.0, 3.0]), spread([100.0, 300.0])) == ("-", "2", "2 ± 1", "200 ± 140")
+    assert (
+        mean_and_std([]),
+        mean_and_std([2.0]),
+        mean_and_std([1.0, 2.0, 3.0]),
+        mean_and_std([100.0, 300.0]),
+    ) == ("-", "2", "2 ± 1", "200 ± 140")
 
 
 def test_an_arm_has_one_colour_in_every_chart() -> None:
-    other = replace(FAST[0], curves={"joint": [row | {"loss/l1": 1.0} for row in FAST[0].curves["joint"]]})
-    fd, l1 = (next(c for c in comparison.charts(group([SLOW[0], other])) if title in c) for title in ("FD of fresh samples", ">L1<"))
+    other = replace(
+        FAST[0], curves={"joint": [row | {"loss/l1": 1.0} for row in FAST[0].curves["joint"]]}
+    )
+    fd, l1 = (
+        next(c for c in comparison.charts(group([SLOW[0], other])) if title in c)
+        for title in ("FD of fresh samples", ">L1<")
+    )
     for chart in (fd, l1):
         assert '<polyline class="s1"' in chart and "recipe gear" in chart
     assert 'class="s0" points=""' in l1 and "recipe llamagen_repa: none" in l1
@@ -105,9 +140,12 @@ def test_an_arm_has_one_colour_in_every_chart() -> None:
 def test_a_bound_that_is_no_number_is_a_word() -> None:
     below = [make(f"below-{i}", "gear", i, [100, 90, 80, 70, 60]) for i in range(2)]
     texts = [table.text() for table in comparison.tables(group([*SLOW, *below]), [])]
-    assert any("at once to at once" in text for text in texts) and not any("inf" in text for text in texts)
+    assert any("at once to at once" in text for text in texts) and not any(
+        "inf" in text for text in texts
+    )
     assert any(
-        "not in 400" in t and "not reached to not reached" in t for t in (x.text() for x in comparison.tables(group([*below, *SLOW]), []))
+        "not in 400" in t and "not reached to not reached" in t
+        for t in (x.text() for x in comparison.tables(group([*below, *SLOW]), []))
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gear.provenance import DETERMINES
+from gear.report.provenance import DETERMINES
 
 REPO = Path(__file__).parents[2]
 DOCKERFILE = (REPO / "Dockerfile").read_text()
@@ -28,7 +28,11 @@ def installs(text: str, pip: str) -> list[list[str]]:
     for line in re.findall(rf"(?:DS_BUILD_OPS=0 )?{re.escape(pip)} .*", text):
         words = shlex.split(line.replace(pip, "", 1).rstrip("\\"))
         skipped = {i + 1 for i, word in enumerate(words) if word in ("-c", "--extra-index-url")}
-        kept = [w for i, w in enumerate(words) if i not in skipped and w not in ("-c", "--extra-index-url")]
+        kept = [
+            w
+            for i, w in enumerate(words)
+            if i not in skipped and w not in ("-c", "--extra-index-url")
+        ]
         commands.append([w.removesuffix("[dev]") for w in kept])
     return commands
 
@@ -50,12 +54,18 @@ def test_images_run_the_python_that_the_makefile_asks_for() -> None:
 
 
 def test_images_take_what_determines_a_run_and_no_data_history_or_credentials() -> None:
-    lines = [x for x in (REPO / ".dockerignore").read_text().splitlines() if x and not x.startswith("#")]
+    lines = [
+        x for x in (REPO / ".dockerignore").read_text().splitlines() if x and not x.startswith("#")
+    ]
     assert lines[0] == "*"
     taken = {line[1:] for line in lines if line.startswith("!")}
     assert {*DETERMINES, "flows", "presets", ".dvc/config"} <= taken
     assert all((REPO / name).exists() for name in taken)
-    assert not {name for name in taken if name.split("/")[0] in ("data", ".git", ".gear") or name in (".dvc", ".dvc/config.local")}
+    assert not {
+        name
+        for name in taken
+        if name.split("/")[0] in ("data", ".git", ".gear") or name in (".dvc", ".dvc/config.local")
+    }
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from gear.config import GeneratorConfig, SampleConfig
-from gear.generator.dropout import Dropout
+from gear.generator.config import GeneratorConfig, SampleConfig
 from gear.generator.rope import rotary_table, rotate
 from gear.generator.sampling import pick, sample, truncate
 from gear.generator.transformer import Generator
+from gear.nn.dropout import Dropout
 
 K, GRID, CLASSES = 13, 3, 4
 L = GRID * GRID
@@ -20,14 +20,25 @@ L = GRID * GRID
 
 def build(**changes: object) -> Generator:
     torch.manual_seed(0)
-    settings = {"layers": 3, "heads": 2, "width": 16, "tap": 2, "steps": 0, "dropout": 0.0} | changes
-    generator = Generator(GeneratorConfig.model_validate(settings), codes=K, grid=GRID, classes=CLASSES)
+    settings = {
+        "layers": 3,
+        "heads": 2,
+        "width": 16,
+        "tap": 2,
+        "steps": 0,
+        "dropout": 0.0,
+    } | changes
+    generator = Generator(
+        GeneratorConfig.model_validate(settings), codes=K, grid=GRID, classes=CLASSES
+    )
     torch.nn.init.normal_(generator.output.weight, std=0.5)
     return generator.eval()
 
 
 def drawing(**changes: object) -> SampleConfig:
-    return SampleConfig.model_validate({"n": 1, "batch": 1, "guidance": 1.0, "temperature": 1.0} | changes)
+    return SampleConfig.model_validate(
+        {"n": 1, "batch": 1, "guidance": 1.0, "temperature": 1.0} | changes
+    )
 
 
 def tokens(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +62,9 @@ def test_one_hot_shares_equal_tokens() -> None:
     generator = build()
     drawn, labels = tokens()
     soft = torch.nn.functional.one_hot(drawn, K).float()
-    torch.testing.assert_close(generator(lambda table: soft @ table, labels).logits, generator(drawn, labels).logits)
+    torch.testing.assert_close(
+        generator(lambda table: soft @ table, labels).logits, generator(drawn, labels).logits
+    )
 
 
 def test_the_tap_alone_equals_the_tap_of_a_full_pass() -> None:
@@ -65,7 +78,12 @@ def test_the_tap_alone_equals_the_tap_of_a_full_pass() -> None:
 def test_the_last_token_gets_no_alignment_gradient() -> None:
     generator = build()
     soft = torch.rand(2, L, K).softmax(-1).requires_grad_()
-    (gradient,) = torch.autograd.grad(generator(lambda table: soft @ table, torch.tensor([0, 1]), tap_only=True).tap.square().sum(), soft)
+    (gradient,) = torch.autograd.grad(
+        generator(lambda table: soft @ table, torch.tensor([0, 1]), tap_only=True)
+        .tap.square()
+        .sum(),
+        soft,
+    )
     assert not gradient[:, -1].any() and gradient[:, :-1].abs().sum(-1).all()
 
 
@@ -78,7 +96,9 @@ def test_cached_decoding_equals_the_full_pass(prefix_rope: str) -> None:
         for position in range(L):
             steps.append(generator.decode(last, labels, caches, position))
             last = drawn[:, position]
-        torch.testing.assert_close(torch.stack(steps, 1), generator(drawn, labels).logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            torch.stack(steps, 1), generator(drawn, labels).logits, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_a_zeroed_prefix_is_seen_without_regard_to_content() -> None:
@@ -95,22 +115,32 @@ def test_rotation_is_multiplication_by_a_unit_complex_number() -> None:
         for pair in range(width // 2):
             coordinate = token // GRID if pair < width // 4 else token % GRID
             angle = coordinate * base ** (-(pair % (width // 4)) * 2 / (width // 2))
-            value = complex(*x[0, token + 1, 0, 2 * pair : 2 * pair + 2].tolist()) * cmath.exp(1j * angle)
+            value = complex(*x[0, token + 1, 0, 2 * pair : 2 * pair + 2].tolist()) * cmath.exp(
+                1j * angle
+            )
             assert ours[token + 1, 2 * pair].item() == pytest.approx(value.real, abs=1e-5)
             assert ours[token + 1, 2 * pair + 1].item() == pytest.approx(value.imag, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("layers", "heads", "width", "millions"), [(12, 12, 384, 34.2), (12, 12, 768, 110.9), (24, 16, 1024, 342.9), (36, 20, 1280, 774.7)]
+    ("layers", "heads", "width", "millions"),
+    [(12, 12, 384, 34.2), (12, 12, 768, 110.9), (24, 16, 1024, 342.9), (36, 20, 1280, 774.7)],
 )
 def test_published_sizes(layers: int, heads: int, width: int, millions: float) -> None:
     with torch.device("meta"):
-        generator = Generator(GeneratorConfig(layers=layers, heads=heads, width=width, tap=1, steps=0), codes=16384, grid=16, classes=1000)
+        generator = Generator(
+            GeneratorConfig(layers=layers, heads=heads, width=width, tap=1, steps=0),
+            codes=16384,
+            grid=16,
+            classes=1000,
+        )
     assert sum(p.numel() for p in generator.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_an_untrained_head_is_uniform() -> None:
-    generator = Generator(GeneratorConfig(layers=1, heads=1, width=8, tap=1, steps=0), codes=K, grid=GRID, classes=2)
+    generator = Generator(
+        GeneratorConfig(layers=1, heads=1, width=8, tap=1, steps=0), codes=K, grid=GRID, classes=2
+    )
     assert not generator(*tokens()).logits.any()
 
 
@@ -120,7 +150,9 @@ def test_a_sample_depends_on_its_seed_and_label_alone(guidance: float) -> None:
     labels, seeds = torch.arange(6) % CLASSES, np.arange(6) + 40
     settings = drawing(guidance=guidance)
     together = sample(generator, labels, seeds, settings)
-    apart = torch.cat([sample(generator, labels[i : i + 1], seeds[i : i + 1], settings) for i in range(6)])
+    apart = torch.cat(
+        [sample(generator, labels[i : i + 1], seeds[i : i + 1], settings) for i in range(6)]
+    )
     assert torch.equal(together, apart)
     assert not torch.equal(together, sample(generator, labels, seeds + 100, settings))
 
@@ -135,24 +167,31 @@ def test_guidance_is_u_plus_s_times_c_minus_u() -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64)).expand(8000, 4)
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64)).expand(
+        8000, 4
+    )
     uniform = (torch.arange(8000, dtype=torch.float64) + 0.5) / 8000
     share = torch.bincount(pick(logits, uniform), minlength=4) / 8000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("top_k", "top_p", "kept"), [(2, 1.0, {0, 2}), (0, 0.5, {0}), (0, 0.75, {0, 2}), (3, 0.6, {0, 2}), (0, 1.0, {0, 1, 2, 3})]
+    ("top_k", "top_p", "kept"),
+    [(2, 1.0, {0, 2}), (0, 0.5, {0}), (0, 0.75, {0, 2}), (3, 0.6, {0, 2}), (0, 1.0, {0, 1, 2, 3})],
 )
 def test_truncation_keeps_the_likeliest(top_k: int, top_p: float, kept: set[int]) -> None:
     logits = torch.log(torch.tensor([[0.5, 0.08, 0.3, 0.12]]))
-    assert set(torch.isfinite(truncate(logits, top_k, top_p)[0]).nonzero().flatten().tolist()) == kept
+    assert (
+        set(torch.isfinite(truncate(logits, top_k, top_p)[0]).nonzero().flatten().tolist()) == kept
+    )
 
 
 def test_guidance_holds_inside_its_interval_only() -> None:
     generator = build()
     labels = torch.tensor([1, 2])
-    drawn = sample(generator, labels, np.array([1, 2]), drawing(guidance=3.0, top_k=1, interval=(1 / 3, 2 / 3)))
+    drawn = sample(
+        generator, labels, np.array([1, 2]), drawing(guidance=3.0, top_k=1, interval=(1 / 3, 2 / 3))
+    )
     conditional = generator(drawn, labels).logits
     unconditional = generator(drawn, torch.full_like(labels, CLASSES)).logits
     mixed = unconditional + 3.0 * (conditional - unconditional)

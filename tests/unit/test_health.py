@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from gear.config import HealthConfig
-from gear.training.health import CodebookHealth, Collapse, summary
+from gear.training.codebook_health import CodebookHealth, Collapse, summary
+from gear.training.config import HealthConfig
 
 
 def test_summary_of_known_histograms() -> None:
@@ -17,21 +17,30 @@ def test_summary_of_known_histograms() -> None:
     assert even["codebook/perplexity"] == pytest.approx(8.0)
     skewed = summary(torch.tensor([3, 1, 0, 0]))
     assert skewed["codebook/usage"] == 0.5
-    assert skewed["codebook/perplexity"] == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
+    assert skewed["codebook/perplexity"] == pytest.approx(
+        math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    )
 
 
 def test_the_gate_opens_late_and_names_its_threshold() -> None:
     config = HealthConfig(min_usage=0.5, min_perplexity=0.0, window=1, after_step=10)
     health = CodebookHealth(config, 8, torch.device("cpu"))
     health.count(torch.zeros(4, 4, dtype=torch.int64))
-    assert health.close_window() == {"codebook/usage": 0.125, "codebook/perplexity": pytest.approx(1.0)}
+    assert health.close_window() == {
+        "codebook/usage": 0.125,
+        "codebook/perplexity": pytest.approx(1.0),
+    }
     health.check(9)
-    with pytest.raises(Collapse, match=r"usage 0\.1250 is under health\.min_usage = 0\.5 at step 10"):
+    with pytest.raises(
+        Collapse, match=r"usage 0\.1250 is under health\.min_usage = 0\.5 at step 10"
+    ):
         health.check(10)
 
 
 def test_a_closed_window_starts_the_next_empty() -> None:
-    health = CodebookHealth(HealthConfig(min_usage=0, min_perplexity=0, window=1, after_step=0), 4, torch.device("cpu"))
+    health = CodebookHealth(
+        HealthConfig(min_usage=0, min_perplexity=0, window=1, after_step=0), 4, torch.device("cpu")
+    )
     health.count(torch.tensor([[0, 1, 2, 3]]))
     health.close_window()
     health.count(torch.tensor([[0, 0]]))

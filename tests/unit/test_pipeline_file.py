@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gear.cli import STAGES
-from gear.config import Config
 
 REPO = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
@@ -47,45 +45,28 @@ def test_every_stage_is_in_the_pipeline_and_the_other_way_round() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_every_module_it_imports_and_on_no_other(stage: str) -> None:
     declared = [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("gear/")]
-    needed = {str(p.relative_to(REPO)) for p in imports(REPO / "gear" / "stages" / f"{stage}.py")} - ELSEWHERE
-    missing = {p for p in needed if not any(p == dep or p.startswith(dep + "/") for dep in declared)}
+    needed = {
+        str(p.relative_to(REPO)) for p in imports(REPO / "gear" / "stages" / f"{stage}.py")
+    } - ELSEWHERE
+    missing = {
+        p for p in needed if not any(p == dep or p.startswith(dep + "/") for dep in declared)
+    }
     assert not missing
     idle = {dep for dep in declared if not any(p == dep or p.startswith(dep + "/") for p in needed)}
     assert not idle
 
 
-@pytest.mark.parametrize("file", ["params.yaml", *sorted(p.name for p in (REPO / "presets").glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "file", ["params.yaml", *sorted(p.name for p in (REPO / "presets").glob("*.yaml"))]
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_named_in_the_pipeline_stand_in_every_preset(stage: str, file: str) -> None:
     """DVC refuses to run a stage whose parameter is not in the file, even where it has a default."""
-    params = yaml.safe_load(((REPO if file == "params.yaml" else REPO / "presets") / file).read_text())
+    params = yaml.safe_load(
+        ((REPO if file == "params.yaml" else REPO / "presets") / file).read_text()
+    )
     for name in PIPELINE[stage]["params"]:
         found = params
         for part in name.split("."):
             assert part in found, name
             found = found[part]
-
-
-UNDECLARED = {"data.workers", "sample.batch"}  # change no result
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_setting_a_stage_reads_is_declared(stage: str) -> None:
-    text = (REPO / f"gear/stages/{stage}.py").read_text()
-    for _ in range(2):  # helpers that it calls, and those that they call
-        for file in ("training", "conditions", "agreement"):
-            for node in ast.parse(shared := (REPO / f"gear/stages/{file}.py").read_text()).body:
-                segment = ast.get_source_segment(shared, node) or ""
-                if isinstance(node, ast.FunctionDef | ast.ClassDef) and re.search(rf"\b{node.name}\(", text) and segment not in text:
-                    text += segment
-    read = {f"{section}.{key}" for section, key in re.findall(r"\bconfig\.(\w+)\.(\w+)", text) if section in Config.model_fields}
-    read |= {
-        f"data.{key}"
-        for key in re.findall(r"\bdata\.(\w+)", text)
-        if stage == "ingest" and key in Config.model_fields["data"].annotation.model_fields
-    }
-    if "config.grid" in text:
-        read |= {"data.size", "tokenizer.multipliers"}
-    declared = PIPELINE[stage]["params"]
-    missing = {name for name in read - UNDECLARED if name not in declared and name.split(".")[0] not in declared}
-    assert not missing

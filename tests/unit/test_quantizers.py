@@ -23,25 +23,35 @@ def build(name: str) -> Quantizer:
 
 
 def latents(scale: float = 1.0) -> torch.Tensor:
-    return (scale * torch.randn(B, D, SIDE, SIDE, generator=torch.Generator().manual_seed(3))).requires_grad_()
+    return (
+        scale * torch.randn(B, D, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    ).requires_grad_()
 
 
 def naive(name: str, quantizer: Quantizer, z: torch.Tensor) -> dict[str, torch.Tensor]:
     """Loops over tokens and codes in float64, straight from the method's page."""
     rows = [z[b, :, y, x].double() for b in range(B) for y in range(SIDE) for x in range(SIDE)]
     if name == "lfq":
-        codes = [torch.tensor([1.0 if k >> i & 1 else -1.0 for i in range(D)]).double() for k in range(K)]
+        codes = [
+            torch.tensor([1.0 if k >> i & 1 else -1.0 for i in range(D)]).double() for k in range(K)
+        ]
     else:
         codes = [row.double() for row in quantizer.embedding.weight]
     if name == "vq":
         rows, codes = [r / r.norm() for r in rows], [c / c.norm() for c in codes]
-    distance = {"vq": lambda r, c: ((r - c) ** 2).sum(), "lfq": lambda r, c: -2 * (r @ c), "ibq": lambda r, c: -(r @ c)}[name]
+    distance = {
+        "vq": lambda r, c: ((r - c) ** 2).sum(),
+        "lfq": lambda r, c: -2 * (r @ c),
+        "ibq": lambda r, c: -(r @ c),
+    }[name]
     d = torch.stack([torch.stack([distance(r, c) for c in codes]) for r in rows])
     indices = [int(row.argmin()) for row in d]
     hard = torch.stack([codes[i] for i in indices])
     r = torch.stack(rows)
     mean = torch.stack([torch.softmax(-row / 0.01, 0) for row in d]).mean(0)
-    token = torch.stack([-(torch.softmax(-row / 0.01, 0) * torch.log_softmax(-row / 0.01, 0)).sum() for row in d]).mean()
+    token = torch.stack(
+        [-(torch.softmax(-row / 0.01, 0) * torch.log_softmax(-row / 0.01, 0)).sum() for row in d]
+    ).mean()
     entropy = token + (mean * mean.clamp(min=1e-12).log()).sum()
     zero = torch.zeros((), dtype=torch.float64)
     if name == "ibq":
@@ -50,10 +60,18 @@ def naive(name: str, quantizer: Quantizer, z: torch.Tensor) -> dict[str, torch.T
         o = onehot + s - s.detach()
         z_q, z_h = o @ torch.stack(codes), onehot @ torch.stack(codes)
         codebook = ((z_q - r) ** 2).mean() + ((z_h.detach() - r) ** 2).mean()
-        losses = {"codebook": codebook, "commitment": ((z_h - r.detach()) ** 2).mean(), "entropy": entropy}
+        losses = {
+            "codebook": codebook,
+            "commitment": ((z_h - r.detach()) ** 2).mean(),
+            "entropy": entropy,
+        }
         return {"codes": z_q, "d": d, **losses}
     codebook = zero if name == "lfq" else ((hard - r.detach()) ** 2).mean()
-    losses = {"codebook": codebook, "commitment": ((r - hard.detach()) ** 2).mean(), "entropy": entropy}
+    losses = {
+        "codebook": codebook,
+        "commitment": ((r - hard.detach()) ** 2).mean(),
+        "entropy": entropy,
+    }
     return {"codes": r + (hard - r).detach(), "d": d, **losses}
 
 
@@ -68,7 +86,9 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def test_values_and_gradients_match_a_naive_loop(name: str, chunk: int) -> None:
     quantizer, z = build(name), latents(0.05)
     out, expected = quantizer(z), naive(name, quantizer, z)
-    torch.testing.assert_close(out.assignment.distances().flatten(0, 1).double(), expected["d"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        out.assignment.distances().flatten(0, 1).double(), expected["d"], atol=1e-5, rtol=0
+    )
     assert torch.equal(out.indices.flatten(), expected["d"].argmin(-1))
     ours = {
         "codes": out.codes.flatten(2).transpose(1, 2).flatten(0, 1),
@@ -80,22 +100,31 @@ def test_values_and_gradients_match_a_naive_loop(name: str, chunk: int) -> None:
     leaves = [z, *quantizer.parameters()]
     for part, value in ours.items():
         torch.testing.assert_close(value.double(), expected[part], atol=1e-5, rtol=1e-5)
-        scalars = [(x.double() * direction).sum() if part == "codes" else x.double() for x in (value, expected[part])]
+        scalars = [
+            (x.double() * direction).sum() if part == "codes" else x.double()
+            for x in (value, expected[part])
+        ]
         if not scalars[0].requires_grad:
             assert not scalars[1].requires_grad
             continue
-        ours_gradient, expected_gradient = (torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars)
+        ours_gradient, expected_gradient = (
+            torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars
+        )
         for a, b in zip(ours_gradient, expected_gradient, strict=True):
             zero = torch.zeros(())
             largest = 1.0 if b is None else max(1.0, b.abs().max().item())
-            torch.testing.assert_close(*(zero if g is None else g / largest for g in (a, b)), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                *(zero if g is None else g / largest for g in (a, b)), atol=1e-5, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_looking_indices_up_gives_the_codes(name: str) -> None:
     quantizer = build(name)
     out = quantizer(latents())
-    torch.testing.assert_close(quantizer.lookup(out.indices).transpose(1, 2).reshape(out.codes.shape), out.codes)
+    torch.testing.assert_close(
+        quantizer.lookup(out.indices).transpose(1, 2).reshape(out.codes.shape), out.codes
+    )
 
 
 def test_lfq_indices_are_little_endian_signs() -> None:
@@ -112,7 +141,10 @@ def test_arithmetic_stays_in_fp32_under_autocast(name: str) -> None:
         soft = out.assignment.soft(0.1)
     exact = quantizer(z)
     assert out.assignment.distances().dtype == soft.dtype == torch.float32
-    for ours, plain in ((out.assignment.distances(), exact.assignment.distances()), (out.entropy_loss, exact.entropy_loss)):
+    for ours, plain in (
+        (out.assignment.distances(), exact.assignment.distances()),
+        (out.entropy_loss, exact.entropy_loss),
+    ):
         torch.testing.assert_close(ours, plain, rtol=0, atol=0)
 
 
@@ -124,7 +156,9 @@ def test_soft_becomes_hard_as_temperature_falls(name: str) -> None:
     assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 1e-6
 
 
-def values_and_gradient(function: Callable[[Assignment], torch.Tensor], z: torch.Tensor, keys: torch.Tensor) -> list[torch.Tensor]:
+def values_and_gradient(
+    function: Callable[[Assignment], torch.Tensor], z: torch.Tensor, keys: torch.Tensor
+) -> list[torch.Tensor]:
     value = function(Assignment(z, keys, scale=2.0, offset=2.0))
     direction = torch.randn(value.shape, generator=torch.Generator().manual_seed(5))
     return [value, *torch.autograd.grad((value * direction).sum(), [z, keys])]
@@ -132,21 +166,33 @@ def values_and_gradient(function: Callable[[Assignment], torch.Tensor], z: torch
 
 def test_mixing_a_table_matches_the_full_matrix(chunk: int) -> None:
     torch.manual_seed(1)
-    z, keys, table = torch.randn(B, 9, D, requires_grad=True), torch.randn(K, D, requires_grad=True), torch.randn(K, 5)
+    z, keys, table = (
+        torch.randn(B, 9, D, requires_grad=True),
+        torch.randn(K, D, requires_grad=True),
+        torch.randn(K, 5),
+    )
     ours = values_and_gradient(lambda a: a.mix(table, 0.3), z, keys)
     shares = torch.exp(2 * z.double() @ keys.double().T / 0.3)
     expected = (shares / shares.sum(-1, keepdim=True)) @ table.double()
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(5))
-    for a, b in zip(ours, [expected, *torch.autograd.grad((expected * direction).sum(), [z, keys])], strict=True):
+    for a, b in zip(
+        ours, [expected, *torch.autograd.grad((expected * direction).sum(), [z, keys])], strict=True
+    ):
         torch.testing.assert_close(a.double(), b.double(), atol=1e-5, rtol=1e-4)
 
 
 def test_support_and_top_mass_match_numpy(chunk: int) -> None:
     one = Assignment(torch.randn(B, 9, D), torch.randn(K, D), scale=1.0)
     shares = one.soft(0.7).double().numpy().reshape(-1, K)
-    assert one.support(0.7) == pytest.approx(np.exp(-(shares * np.log(shares)).sum(-1)).mean(), rel=1e-5)
-    assert one.top_mass(0.7, 3) == pytest.approx(np.sort(shares, -1)[:, -3:].sum(-1).mean(), rel=1e-5)
-    assert one.support(1e-6) == pytest.approx(1.0) and one.support(1e6) == pytest.approx(K, rel=1e-4)
+    assert one.support(0.7) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum(-1)).mean(), rel=1e-5
+    )
+    assert one.top_mass(0.7, 3) == pytest.approx(
+        np.sort(shares, -1)[:, -3:].sum(-1).mean(), rel=1e-5
+    )
+    assert one.support(1e-6) == pytest.approx(1.0) and one.support(1e6) == pytest.approx(
+        K, rel=1e-4
+    )
 
 
 def test_a_full_size_assignment_stays_within_two_gigabytes() -> None:

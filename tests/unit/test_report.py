@@ -30,23 +30,58 @@ class Sources(HTMLParser):
 def render() -> str:
     pixels = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
     picture = page.data_uri(class_grid(pixels, np.array([0, 1]), [EVIL, "b"], columns=2))
-    health = {"usage": 1.0, "perplexity": 3.0, "dead": 0, "top_mass": {"1": 0.5}, "histogram": [2, 1, 1]}
-    details = {"warm": health, "joint": health, "samples": health, "support": {}, "churn": 0.25, "temperature": 0.1}
+    health = {
+        "usage": 1.0,
+        "perplexity": 3.0,
+        "dead": 0,
+        "top_mass": {"1": 0.5},
+        "histogram": [2, 1, 1],
+    }
+    details = {
+        "warm": health,
+        "joint": health,
+        "samples": health,
+        "support": {},
+        "churn": 0.25,
+        "temperature": 0.1,
+    }
     return page.render(
         recipe=EVIL,
-        manifest={"train": 1, "val": 1, "source": EVIL, "size": 8, "classes": [EVIL], "attribution": EVIL},
+        manifest={
+            "train": 1,
+            "val": 1,
+            "source": EVIL,
+            "size": 8,
+            "classes": [EVIL],
+            "attribution": EVIL,
+        },
         cards=page.cards({"fd": {"value": 12.5, "protocol": {"extractor": EVIL}}}),
         condition="caption",
         agreement=page.agreement_rows(
-            {f"retrieval_category{part}": {"value": 0.5, "protocol": {"hit": EVIL}} for part in ("", "_low", "_high", "_floor")}
+            {
+                f"retrieval_category{part}": {"value": 0.5, "protocol": {"hit": EVIL}}
+                for part in ("", "_low", "_high", "_floor")
+            }
         ),
-        guidance=page.guidance_charts({f"fd@{scale}": {"value": 1.0, "protocol": {}} for scale in (1, 2)}),
+        guidance=page.guidance_charts(
+            {f"fd@{scale}": {"value": 1.0, "protocol": {}} for scale in (1, 2)}
+        ),
         samples=picture,
         pairs=picture,
-        charts=[{"name": "joint", "charts": page.curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}])}],
+        charts=[
+            {
+                "name": "joint",
+                "charts": page.curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}]),
+            }
+        ],
         codebook=page.codebook_section(details),
         drift=[("warm to joint", {"distance": 0.2, "threshold": 0.1, "drifted": True})],
-        validation={"expectations": 1, "rows": 2, "failed": 0, "results": [{"expectation": EVIL, "column": "key", "success": True}]},
+        validation={
+            "expectations": 1,
+            "rows": 2,
+            "failed": 0,
+            "results": [{"expectation": EVIL, "column": "key", "success": True}],
+        },
         provenance=[("git commit", EVIL)],
         params=EVIL,
     )
@@ -57,7 +92,10 @@ def test_text_from_data_is_escaped_and_nothing_is_fetched() -> None:
     parsed = Sources()
     parsed.feed(text)
     assert "script" not in parsed.tags and EVIL not in text and "&lt;script&gt;" in text
-    assert all(link.startswith("data:image/png") or not link.startswith(("http", "//")) for link in parsed.links)
+    assert all(
+        link.startswith("data:image/png") or not link.startswith(("http", "//"))
+        for link in parsed.links
+    )
     assert "12.5" in text and "drifted" in text
 
 
@@ -82,7 +120,16 @@ def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None
         {"step": 4, "fd": 4.0, **plain},
     ]
     rows = plot_rows(logged)
-    assert [row["step"] for row in rows] == [2, 4] and [row["step"] for row in plot_rows(logged[:2])] == [1] and plot_rows([]) == []
+    assert (
+        [row["step"] for row in rows] == [2, 4]
+        and [row["step"] for row in plot_rows(logged[:2])] == [1]
+        and plot_rows([]) == []
+    )
     plots = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["plots"]
-    drawn = {field for plot in plots for options in plot.values() for field in (options["x"], *options["y"].values())}
+    drawn = {
+        field
+        for plot in plots
+        for options in plot.values()
+        for field in (options["x"], *options["y"].values())
+    }
     assert all(drawn == set(row) for row in rows)

@@ -8,75 +8,91 @@ from typing import Any
 import pytest
 import torch
 
-from gear.config import BadInput, HealthConfig, load
-from gear.training.engines import World, join_world
-from gear.training.health import CodebookHealth
-from gear.training.state import WorkFolder
+from gear.core.errors import InputError
+from gear.params import load
+from gear.training.checkpoint_manager import CheckpointManager
+from gear.training.codebook_health import CodebookHealth
+from gear.training.config import HealthConfig
+from gear.training.distributed import DistributedContext, join_process_group
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return join_world(load(Path(__file__).parents[2] / "presets" / "tiny.yaml"))
+def world() -> DistributedContext:
+    return join_process_group(load(Path(__file__).parents[2] / "presets" / "tiny.yaml"))
 
 
 def state(step: int) -> dict[str, Any]:
     return {"step": step, "weights": torch.full((4,), float(step))}
 
 
-def kept(work: WorkFolder) -> set[str]:
+def kept(work: CheckpointManager) -> set[str]:
     return {path.name for path in work.folder.glob("*step-*")}
 
 
-def test_the_newest_and_the_last_healthy_state_are_kept_and_no_other(world: World, tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path / "w", world)
+def test_the_newest_and_the_last_healthy_state_are_kept_and_no_other(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
     for step in (1, 2):
         work.save({}, state(step))
     assert kept(work) == {"step-2"}
-    work.confirm()
+    work.mark_healthy()
     for step in (3, 4):
         work.save({}, state(step))
     assert kept(work) == {"step-2", "step-4"}
-    assert work.fall_back() == work.folder / "step-2"
+    assert work.roll_back() == work.folder / "step-2"
     restored = work.load({})
     assert restored is not None and restored["step"] == 2
     work.save({}, state(3))
-    work.confirm()
+    work.mark_healthy()
     assert kept(work) == {"step-3"}
 
 
-def test_without_a_confirmed_state_the_newest_is_what_is_left(world: World, tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path / "w", world)
-    assert work.fall_back() is None and work.load({}) is None
+def test_without_a_confirmed_state_the_newest_is_what_is_left(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
+    assert work.roll_back() is None and work.load({}) is None
     work.save({}, state(1))
-    assert work.fall_back() == work.folder / "step-1"
+    assert work.roll_back() == work.folder / "step-1"
 
 
-def test_a_stopped_run_is_saved_beside_the_state_it_would_resume_from(world: World, tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path / "w", world)
+def test_a_stopped_run_is_saved_beside_the_state_it_would_resume_from(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
     work.save({}, state(4))
     assert work.save_stopped({}, state(7)) == work.folder / "stopped-step-7"
     restored = work.load({})
-    assert restored is not None and restored["step"] == 4 and kept(work) == {"step-4", "stopped-step-7"}
-    alone = WorkFolder(tmp_path / "other", world)
+    assert (
+        restored is not None
+        and restored["step"] == 4
+        and kept(work) == {"step-4", "stopped-step-7"}
+    )
+    alone = CheckpointManager(tmp_path / "other", world)
     alone.save_stopped({}, state(3))
     restored = alone.load({})
     assert restored is not None and restored["step"] == 3
 
 
-def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(world: World, tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path / "w", world)
+def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
     assert not work.stop_requested()
     (work.folder / "stop").write_text("too few\ncodes")
     assert work.stop_requested() and work.stop_reason() == "too few codes"
-    with pytest.raises(BadInput, match="another process is training"):
-        WorkFolder(work.folder, world)
+    with pytest.raises(InputError, match="another process is training"):
+        CheckpointManager(work.folder, world)
     assert work.stop_requested()  # one that was refused clears nothing
     del work._lock
-    assert not WorkFolder(work.folder, world).stop_requested()
+    assert not CheckpointManager(work.folder, world).stop_requested()
 
 
-def test_a_state_saved_again_leaves_a_reader_s_hard_link_as_it_was(world: World, tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path / "w", world)
+def test_a_state_saved_again_leaves_a_reader_s_hard_link_as_it_was(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
     work.save({}, state(5))
     link = tmp_path / "state.pt"
     link.hardlink_to(work.folder / "step-5" / "state.pt")
@@ -84,8 +100,14 @@ def test_a_state_saved_again_leaves_a_reader_s_hard_link_as_it_was(world: World,
     assert torch.load(link, weights_only=True)["weights"].tolist() == [5.0] * 4
 
 
-def test_health_is_unbroken_before_a_window_closes_and_says_what_is_under(world: World) -> None:
-    health = CodebookHealth(HealthConfig(min_usage=0.5, min_perplexity=0.2, window=1, after_step=9), 8, torch.device("cpu"))
+def test_health_is_unbroken_before_a_window_closes_and_says_what_is_under(
+    world: DistributedContext,
+) -> None:
+    health = CodebookHealth(
+        HealthConfig(min_usage=0.5, min_perplexity=0.2, window=1, after_step=9),
+        8,
+        torch.device("cpu"),
+    )
     assert health.broken() is None
     health.count(torch.arange(4))
     health.close_window()

@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 
-from gear.alignment.efficientnet import build_encoder
-from gear.alignment.teachers import FAMILIES, build_teacher, on_grid, spatial_normalise
-from gear.config import BadInput, TeacherConfig
-from gear.losses.reconstruction import EarlyFeaturesLoss
+from gear.core.errors import InputError
+from gear.encoders.config import TeacherConfig
+from gear.encoders.efficientnet import build_encoder
+from gear.encoders.vision import FAMILIES, build_teacher, on_grid, spatial_normalise
+from gear.losses.perceptual import EarlyFeaturesLoss
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov2": ("Dinov2Config", {"image_size": 28, "patch_size": 14}),
@@ -22,20 +23,35 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "clip": ("CLIPVisionConfig", {"image_size": 28, "patch_size": 14}),
     "vjepa2": (
         "VJEPA2Config",
-        {"crop_size": 32, "patch_size": 16, "pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1},
+        {
+            "crop_size": 32,
+            "patch_size": 16,
+            "pred_hidden_size": 24,
+            "pred_num_attention_heads": 2,
+            "pred_num_hidden_layers": 1,
+        },
     ),
 }
-COMMON = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+COMMON = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 
 def saved(name: str, folder: Path) -> TeacherConfig:
     """A randomly initialised small model of the family's class, saved as its checkpoints are."""
     settings, own = SMALL[name]
     torch.manual_seed(0)
-    model = getattr(transformers, FAMILIES[name].model)(getattr(transformers, settings)(**COMMON, **own))
+    model = getattr(transformers, FAMILIES[name].model)(
+        getattr(transformers, settings)(**COMMON, **own)
+    )
     model.save_pretrained(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return TeacherConfig(name=name, path=str(folder), sha256=digest, input_size=4 * own["patch_size"])
+    return TeacherConfig(
+        name=name, path=str(folder), sha256=digest, input_size=4 * own["patch_size"]
+    )
 
 
 def test_the_packaged_teacher_and_its_perceptual_loss() -> None:
@@ -59,7 +75,9 @@ def test_the_packaged_teacher_and_its_perceptual_loss() -> None:
 def test_a_transformers_teacher_gives_its_models_patch_tokens(name: str, tmp_path: Path) -> None:
     config = saved(name, tmp_path)
     teacher = build_teacher(config).train()
-    assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
+    assert not any(m.training for m in teacher.modules()) and not any(
+        p.requires_grad for p in teacher.parameters()
+    )
     images = torch.rand(2, 3, 40, 40) * 2 - 1
     maps = teacher(images)
     assert maps.shape == (2, 24, 4, 4) and maps.dtype == torch.float32
@@ -82,22 +100,26 @@ def test_a_transformers_teacher_gives_its_models_patch_tokens(name: str, tmp_pat
         ({"input_size": 57}, "57 is not a multiple of its patch size 14"),
     ],
 )
-def test_a_teacher_that_cannot_be_used_says_why(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_teacher_that_cannot_be_used_says_why(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     config = saved("dinov2", tmp_path).model_copy(update=change)
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(InputError, match=words):
         build_teacher(config)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     config = saved("clip", tmp_path).model_copy(update={"name": "dinov2"})
-    with pytest.raises(BadInput, match="teacher dinov2"):
+    with pytest.raises(InputError, match="teacher dinov2"):
         build_teacher(config)
 
 
 def test_a_block_the_packaged_teacher_lacks_is_refused() -> None:
-    with pytest.raises(BadInput, match="blocks 0 to 10"):
+    with pytest.raises(InputError, match="blocks 0 to 10"):
         build_teacher(TeacherConfig(name="efficientnet-lite0", input_size=64, layer=12))
-    assert build_teacher(TeacherConfig(name="efficientnet-lite0", input_size=64, layer=4))(torch.zeros(1, 3, 32, 32)).shape == (1, 40, 8, 8)
+    assert build_teacher(TeacherConfig(name="efficientnet-lite0", input_size=64, layer=4))(
+        torch.zeros(1, 3, 32, 32)
+    ).shape == (1, 40, 8, 8)
 
 
 def test_spatial_normalisation_matches_its_formula() -> None:
@@ -108,5 +130,7 @@ def test_spatial_normalisation_matches_its_formula() -> None:
             centred = column - 0.6 * sum(column) / 9
             torch.testing.assert_close(spatial_normalise(z, "mean")[b, :, c], centred)
             deviation = (((column - sum(column) / 9) ** 2).sum() / 8) ** 0.5
-            torch.testing.assert_close(spatial_normalise(z, "standard")[b, :, c], centred / (deviation + 1e-6))
+            torch.testing.assert_close(
+                spatial_normalise(z, "standard")[b, :, c], centred / (deviation + 1e-6)
+            )
     assert spatial_normalise(z, "none") is z

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gear.config import BadInput, SupportConfig, TokenizerConfig
+from gear.core.errors import InputError
+from gear.joint.config import SupportConfig
+from gear.joint.temperature import find_temperature
+from gear.tokenizer.config import TokenizerConfig
 from gear.tokenizer.model import Tokenizer
-from gear.training.temperature import find_temperature
 
 
 @pytest.fixture(params=["vq", "lfq", "ibq"])
@@ -16,7 +18,16 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     z = 5 if request.param == "lfq" else 8
     return Tokenizer(
         TokenizerConfig(
-            quantizer=request.param, codes=32, code_dim=5, base=8, multipliers=(1, 2), blocks=1, z_channels=z, steps=1, batch=1, lr=1e-3
+            quantizer=request.param,
+            codes=32,
+            code_dim=5,
+            base=8,
+            multipliers=(1, 2),
+            blocks=1,
+            z_channels=z,
+            steps=1,
+            batch=1,
+            lr=1e-3,
         )
     ).eval()
 
@@ -31,9 +42,11 @@ def test_the_support_found_is_the_support_wanted(tokenizer: Tokenizer, support: 
     temperature = find_temperature(SupportConfig(support=support), tokenizer, images)
     with torch.no_grad():
         p = tokenizer.encode(images).assignment.soft(temperature).double()
-    assert (-(p * p.clamp(min=1e-300).log()).sum(-1)).exp().mean().item() == pytest.approx(support, rel=1e-3)
+    assert (-(p * p.clamp(min=1e-300).log()).sum(-1)).exp().mean().item() == pytest.approx(
+        support, rel=1e-3
+    )
 
 
 def test_a_support_beyond_the_codebook_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(BadInput, match=r"joint\.temperature\.support = 40\.0.*32 codes"):
+    with pytest.raises(InputError, match=r"joint\.temperature\.support = 40\.0.*32 codes"):
         find_temperature(SupportConfig(support=40.0), tokenizer, torch.zeros(1, 3, 16, 16))

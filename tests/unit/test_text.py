@@ -12,9 +12,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gear.config import BadInput, TextConfig
-from gear.text.encoders import TextEncoder
-from gear.text.states import EMPTY, TextStates, key_of, write_states
+from gear.core.errors import InputError
+from gear.data.text_states import EMPTY, TextStates, key_of, write_states
+from gear.encoders.config import TextConfig
+from gear.encoders.text import TextEncoder
 
 WORDS = ["<pad>", "red", "heart", "two", "dogs", "<eos>"]
 CPU = torch.device("cpu")
@@ -27,20 +28,39 @@ def minilm() -> TextEncoder:
 
 def saved(folder: Path, kind: str) -> TextConfig:
     """A small random model of the family with a word tokenizer, as `save_pretrained` leaves it."""
-    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words = Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<pad>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     shape: dict[str, Any] = {"vocab_size": len(WORDS), "hidden_size": 16}
     if kind == "qwen3":
-        shape |= {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+        shape |= {
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+        }
         model: Any = transformers.Qwen3Model(transformers.Qwen3Config(**shape))
     else:
-        shape = {"vocab_size": len(WORDS), "d_model": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2, "d_kv": 8}
+        shape = {
+            "vocab_size": len(WORDS),
+            "d_model": 16,
+            "d_ff": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "d_kv": 8,
+        }
         model = transformers.T5EncoderModel(transformers.T5Config(**shape))
     model.save_pretrained(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return TextConfig.model_validate({"encoder": kind, "tokens": 8, "path": str(folder), "sha256": digest})
+    return TextConfig.model_validate(
+        {"encoder": kind, "tokens": 8, "path": str(folder), "sha256": digest}
+    )
 
 
 def test_minilm_gives_its_last_hidden_states(minilm: TextEncoder) -> None:
@@ -69,22 +89,26 @@ def test_local_encoders(tmp_path: Path, kind: str) -> None:
     config = saved(tmp_path / "weights", kind)
     encoder = TextEncoder(config, CPU)
     states = encoder(["red heart two dogs", ""])
-    assert states[0].shape == (4, 16) and states[1].shape == (1, 16), "the empty caption has a token too"
+    assert states[0].shape == (4, 16) and states[1].shape == (1, 16), (
+        "the empty caption has a token too"
+    )
     alone = encoder(["red heart two dogs"])[0]
     np.testing.assert_allclose(alone.astype(np.float32), states[0].astype(np.float32), atol=5e-3)
 
 
 def test_weights_that_are_absent_or_others_say_so(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"text\.path is empty.*huggingface\.co/Qwen/Qwen3"):
+    with pytest.raises(InputError, match=r"text\.path is empty.*huggingface\.co/Qwen/Qwen3"):
         TextEncoder(TextConfig.model_validate({"encoder": "qwen3"}), CPU)
     config = saved(tmp_path / "weights", "qwen3")
-    with pytest.raises(BadInput, match=r"have sha256 .*, not 123"):
+    with pytest.raises(InputError, match=r"have sha256 .*, not 123"):
         TextEncoder(config.model_copy(update={"sha256": "123"}), CPU)
-    with pytest.raises(BadInput, match="t5"):
+    with pytest.raises(InputError, match="t5"):
         TextEncoder(config.model_copy(update={"encoder": "t5"}), CPU)
 
 
-def test_states_come_back_by_caption_from_shards_that_are_the_same_in_any_order(tmp_path: Path) -> None:
+def test_states_come_back_by_caption_from_shards_that_are_the_same_in_any_order(
+    tmp_path: Path,
+) -> None:
     captions = [f"caption {n}" for n in range(150)]
 
     def encode(some: list[str]) -> list[np.ndarray]:
@@ -98,7 +122,7 @@ def test_states_come_back_by_caption_from_shards_that_are_the_same_in_any_order(
     states = TextStates(tmp_path / "one", cache_bytes=2000)  # a cache that holds only a few
     for caption in [*captions, EMPTY, captions[0]]:
         assert np.array_equal(states[caption], encode([caption])[0])
-    with pytest.raises(BadInput, match="no text states of 'other'"):
+    with pytest.raises(InputError, match="no text states of 'other'"):
         states["other"]
-    with pytest.raises(BadInput, match="run `dvc repro features`"):
+    with pytest.raises(InputError, match="run `dvc repro features`"):
         TextStates(tmp_path / "two")

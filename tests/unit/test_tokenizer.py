@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gear.config import TokenizerConfig
+from gear.tokenizer.config import TokenizerConfig
 from gear.tokenizer.model import Tokenizer
 
 
@@ -34,19 +34,33 @@ def test_decode_indices_equals_decode(quantizer: str, levels: int) -> None:
         out = model(x)
         assert out.quantized.codes.shape == (2, 4, 64 >> (levels - 1), 64 >> (levels - 1))
         assert out.reconstruction.shape == x.shape
-        torch.testing.assert_close(model.decode_indices(out.quantized.indices), out.reconstruction, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.decode_indices(out.quantized.indices), out.reconstruction, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("quantizer", ["vq", "lfq", "ibq"])
 def test_distances_are_fp32_under_bf16(quantizer: str) -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert _tiny(quantizer).encode(torch.zeros(1, 3, 16, 16)).assignment.distances().dtype == torch.float32
+        assert (
+            _tiny(quantizer).encode(torch.zeros(1, 3, 16, 16)).assignment.distances().dtype
+            == torch.float32
+        )
 
 
 def test_published_sizes_of_the_vq_tokenizer() -> None:
     """LlamaGen's ds16 tokenizer has 72 M parameters."""
     config = TokenizerConfig(
-        quantizer="vq", codes=16384, code_dim=8, base=128, multipliers=(1, 1, 2, 2, 4), blocks=2, z_channels=256, steps=1, batch=1, lr=1e-3
+        quantizer="vq",
+        codes=16384,
+        code_dim=8,
+        base=128,
+        multipliers=(1, 1, 2, 2, 4),
+        blocks=2,
+        z_channels=256,
+        steps=1,
+        batch=1,
+        lr=1e-3,
     )
     with torch.device("meta"):
         count = sum(p.numel() for p in Tokenizer(config).parameters())

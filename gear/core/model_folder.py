@@ -1,0 +1,56 @@
+"""Model folders: `model.safetensors` and `config.json`, loadable on CPU without DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gear.core.errors import InputError
+
+
+def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write one model's fp32 weights and what is needed to build it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint folder. Raises `InputError` where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except OSError:
+        raise InputError(
+            f"{folder}: no checkpoint here (config.json is missing): run the stage that makes it with `dvc repro`"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{folder}/config.json: not JSON: {error}") from None
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Load all of a module's weights; a missing, unexpected or misshapen key raises `InputError`."""
+    try:
+        weights = load_file(folder / "model.safetensors")
+        module.load_state_dict(weights, strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())}"
+        ) from None
+
+
+def read_tensor(folder: Path, name: str) -> torch.Tensor:
+    """One of a checkpoint's tensors; `InputError` where it is not there."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            return file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}/model.safetensors: {error}") from None

@@ -1,0 +1,24 @@
+"""Batches and evenly spaced selections of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BATCH = 128
+
+
+def batches(count: int, size: int = BATCH) -> Iterator[slice]:
+    """Slices of at most `size` over `count` rows."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Positions of all of `count` rows, or of `most` evenly spaced ones, int64."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def round_robin(count: int, rows: int) -> np.ndarray:
+    """`count` of `rows` rows: evenly spaced where there are more than asked for, else one after the other, again and again."""
+    return evenly_spaced(rows, count) if count < rows else np.arange(count, dtype=np.int64) % rows

@@ -1,0 +1,101 @@
+"""Hidden states of captions on disk: Parquet shards keyed by the sha256 of the caption, read as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gear.core.errors import InputError
+
+SCHEMA = pa.schema(
+    [("caption_sha256", pa.string()), ("tokens", pa.int32()), ("states", pa.binary())]
+)  # float16, row-major
+
+GROUP, FILE = 64, 4096  # captions a row group at most, a file
+
+GROUP_BYTES = 4 << 20  # of states a row group holds, about: what a look-up reads
+
+EMPTY = ""
+
+
+def key_of(caption: str) -> str:
+    """sha256 of a caption's UTF-8."""
+    return hashlib.sha256(caption.encode()).hexdigest()
+
+
+def write_states(
+    captions: Iterable[str], encode: Callable[[list[str]], list[np.ndarray]], folder: Path
+) -> int:
+    """States of every distinct caption and of the empty one, in the order of their keys. Returns how many there are."""
+    folder.mkdir(parents=True)
+    distinct = sorted({EMPTY, *captions}, key=key_of)
+    for start in range(0, len(distinct), FILE):
+        part = distinct[start : start + FILE]
+        with pq.ParquetWriter(
+            folder / f"{start // FILE:05d}.parquet",
+            SCHEMA,
+            compression="none",
+            use_dictionary=False,
+        ) as writer:
+            for first in range(0, len(part), GROUP):
+                group = part[first : first + GROUP]
+                states = encode(group)
+                rows = [
+                    {"caption_sha256": key_of(c), "tokens": len(s), "states": s.tobytes()}
+                    for c, s in zip(group, states, strict=True)
+                ]
+                size = max(
+                    1, GROUP * GROUP_BYTES // max(GROUP_BYTES, sum(s.nbytes for s in states))
+                )
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=size)
+        print(f"text states {min(start + FILE, len(distinct))}/{len(distinct)}", flush=True)
+    return len(distinct)
+
+
+class TextStates:
+    """States by caption, decoded on demand and kept up to `cache_bytes`. `text.json` in the folder names encoder and width."""
+
+    def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
+        try:
+            self.width = int(json.loads((folder / "text.json").read_text())["width"])
+        except (OSError, json.JSONDecodeError, KeyError):
+            raise InputError(
+                f"{folder}: no text states here: run `dvc repro features` with data.condition caption"
+            ) from None
+        self._places: dict[str, tuple[pq.ParquetFile, int]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            file = pq.ParquetFile(path, memory_map=True)
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, columns=["caption_sha256"])[
+                    "caption_sha256"
+                ].to_pylist()
+                self._places.update((key, (file, group)) for key in keys)
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._room = cache_bytes
+
+    def __getitem__(self, caption: str) -> np.ndarray:
+        """States (t, C) float16. Raises `InputError` on a caption that the shards did not hold."""
+        key = key_of(caption)
+        if key not in self._cache:
+            if key not in self._places:
+                raise InputError(f"no text states of {caption!r}: run `dvc repro features`")
+            self._read(*self._places[key])
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _read(self, file: pq.ParquetFile, group: int) -> None:
+        for row in file.read_row_group(group).to_pylist():
+            states = np.frombuffer(row["states"], np.float16).reshape(row["tokens"], self.width)
+            if row["caption_sha256"] not in self._cache:
+                self._room -= states.nbytes
+            self._cache[row["caption_sha256"]] = states
+            self._cache.move_to_end(row["caption_sha256"])
+        while self._room < 0 and len(self._cache) > GROUP:
+            self._room += self._cache.popitem(last=False)[1].nbytes

@@ -1,0 +1,87 @@
+"""Inception-v3 with the 2015 TensorFlow weights, the feature extractor of FID."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
+
+from gear.core.errors import InputError
+from gear.core.settings import PinnedFile
+
+EXTRACTOR = "inception-v3 (2015 TensorFlow weights)"
+
+RESIZE = "bilinear as in TensorFlow 1, no antialias, to 299"
+
+POOLED, SPATIAL, CHANNELS = 2048, 2023, 7
+
+
+class Inception(nn.Module):
+    """The frozen extractor, always in eval mode."""
+
+    def __init__(self, network: FeatureExtractorInceptionV3, weights_sha256: str) -> None:
+        super().__init__()
+        self.network, self.weights_sha256 = network, weights_sha256
+        self._map = torch.empty(0)
+        network.Mixed_6d.branch1x1.register_forward_hook(
+            self._keep_map
+        )  # `mixed_6/conv` of the TensorFlow graph
+
+    def train(self, mode: bool = True) -> Inception:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def _keep_map(self, module: nn.Module, arguments: object, output: torch.Tensor) -> None:
+        self._map = output
+
+    def forward(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """uint8 images to pooled features (B, 2048), spatial features (B, 2023) and logits without bias (B, 1008)."""
+        pooled, logits = self.network(images_B3HW)
+        return (
+            pooled,
+            self._map[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1),
+            logits,
+        )  # positions first, as TensorFlow lays them out
+
+
+def pinned(weights: PinnedFile, setting: str, source: str) -> Path:
+    """The file of a setting. Raises `InputError`, naming where it is to be had, unless it is there and has its sha256."""
+    path = Path(weights.path)
+    if not path.is_file():
+        raise InputError(f"{setting}.path: no file {path}: download {source}, or leave it empty")
+    with path.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != weights.sha256:
+        raise InputError(
+            f"{setting}: {path} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
+        )
+    return path
+
+
+def build_inception(weights: PinnedFile) -> Inception:
+    """The extractor with the weights of `evaluate.inception`. Raises `InputError`."""
+    path = pinned(weights, "evaluate.inception", URL_INCEPTION_V3)
+    try:
+        tensors = torch.load(path, weights_only=True, map_location="cpu")
+        safe = (
+            io.BytesIO()
+        )  # torch-fidelity unpickles what it is given: hand it tensors and nothing else
+        torch.save(tensors, safe)
+        safe.seek(0)
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
+        )
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"evaluate.inception: {path}: not torch-fidelity's Inception-v3 ({URL_INCEPTION_V3}): {text}"
+        ) from None
+    return Inception(network.to(memory_format=torch.channels_last), weights.sha256)

@@ -1,0 +1,193 @@
+"""Teachers: frozen encoders whose patch features guide both models (GEAR, Alignment).
+
+EfficientNet-Lite0 comes with the packages. The others are transformers models read from a local folder whose weights must
+have the sha256 that params.yaml names, so that a run's features can be traced and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gear.core.errors import InputError
+from gear.encoders import efficientnet
+from gear.encoders.config import TeacherConfig
+
+SPATIAL_SHARE = 0.6  # of the mean token that spatial normalisation takes away
+
+
+@dataclass(frozen=True)
+class Family:
+    """One transformers vision model: its class, input statistics, and where its weights are to be had."""
+
+    model: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+    video: bool = False
+    flexible: bool = (
+        False  # takes interpolate_pos_encoding for inputs of another size than it was trained on
+    )
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+FAMILIES = {
+    "dinov2": Family("Dinov2Model", *IMAGENET, "facebook/dinov2-base"),
+    "dinov3": Family("DINOv3ViTModel", *IMAGENET, "facebook/dinov3-vitb16-pretrain-lvd1689m"),
+    "siglip2": Family("SiglipVisionModel", *HALF, "google/siglip2-base-patch16-256", flexible=True),
+    "clip": Family("CLIPVisionModel", *CLIP, "openai/clip-vit-large-patch14", flexible=True),
+    "vjepa2": Family("VJEPA2Model", *IMAGENET, "facebook/vjepa2-vitl-fpc64-256", video=True),
+}
+
+
+class Teacher(nn.Module):
+    """A frozen encoder: images (B, 3, H, W) in [-1, 1] to a feature map (B, C, h, w) fp32. Always in eval mode."""
+
+    weights_sha256: str
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in eval mode."""
+        return super().train(False)
+
+
+class PackagedTeacher(Teacher):
+    """EfficientNet-Lite0's block `layer` (0 to 10; -1 is 10)."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        self.encoder = efficientnet.build_encoder()
+        self.weights_sha256 = self.encoder.weights_sha256
+        self.size, self.block = (
+            config.input_size,
+            efficientnet.BLOCK if config.layer == -1 else config.layer,
+        )
+        if not 0 <= self.block <= efficientnet.BLOCK:
+            raise InputError(
+                f"teacher efficientnet-lite0: layer {config.layer}: blocks 0 to {efficientnet.BLOCK} are there, -1 is the last"
+            )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.encoder(images, self.size, self.block)
+
+
+class TransformersTeacher(Teacher):
+    """Patch tokens of a vision transformer's hidden state `layer` (0: the embeddings, -1: the output, normed where the model does)."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        self.family, self.size, self.layer = FAMILIES[config.name], config.input_size, config.layer
+        self.weights_sha256 = _check_weights(config, self.family)
+        self.model = _load(config, self.family)
+        settings: Any = self.model.config
+        shape = settings.patch_size
+        self.patch = int(shape[0] if isinstance(shape, list | tuple) else shape)
+        depth = int(settings.num_hidden_layers)
+        if not -1 <= self.layer <= depth:
+            raise InputError(
+                f"teacher {config.name}: layer {self.layer}: it has hidden states 0 to {depth}, -1 is the output"
+            )
+        if self.size % self.patch:
+            raise InputError(
+                f"teacher {config.name}: input_size {self.size} is not a multiple of its patch size {self.patch}"
+            )
+        for name, values in (("mean", self.family.mean), ("std", self.family.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (efficientnet.resize(images, self.size) * 0.5 + 0.5 - self.mean) / self.std
+        options: dict[str, Any] = {"output_hidden_states": self.layer != -1}
+        if self.family.flexible:
+            options["interpolate_pos_encoding"] = True
+        if self.family.video:  # a still of two frames: one tubelet
+            output = self.model(
+                pixel_values_videos=x[:, None].expand(-1, 2, -1, -1, -1),
+                skip_predictor=True,
+                **options,
+            )
+        else:
+            output = self.model(pixel_values=x, **options)
+        states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
+        side = self.size // self.patch
+        patches = states[:, -side * side :]  # class and register tokens come first
+        return patches.float().transpose(1, 2).unflatten(2, (side, side))
+
+
+def _check_weights(config: TeacherConfig, family: Family) -> str:
+    file = Path(config.path) / "model.safetensors"
+    if not config.path or not file.is_file():
+        where = config.path or "(teacher.encoders[].path is empty)"
+        raise InputError(
+            f"teacher {config.name}: no model.safetensors in {where}: download config.json and model.safetensors of "
+            f"huggingface.co/{family.source} into a folder and name it in teacher.encoders[].path"
+        )
+    with file.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if config.sha256 != actual:
+        raise InputError(
+            f"teacher {config.name}: {file} has sha256 {actual}, params.yaml says {config.sha256 or '(nothing)'}"
+        )
+    return actual
+
+
+def _load(config: TeacherConfig, family: Family) -> nn.Module:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    try:
+        model, report = getattr(transformers, family.model).from_pretrained(
+            config.path,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"teacher {config.name}: {config.path}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    missing = sorted(key for key in report["missing_keys"] if "predictor" not in key)
+    if missing:
+        raise InputError(
+            f"teacher {config.name}: {config.path} lacks {len(missing)} weights, first {missing[0]}: is it a {family.model}?"
+        )
+    return model
+
+
+def build_teacher(config: TeacherConfig) -> Teacher:
+    """The teacher of a config. Raises `InputError` where its weights are absent or not the ones named."""
+    return (
+        PackagedTeacher(config)
+        if config.name == "efficientnet-lite0"
+        else TransformersTeacher(config)
+    )
+
+
+def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
+    """Features resized to the token grid, (B, grid * grid, C) in raster order: averaged down, or bilinear up."""
+    if features_BChw.shape[-1] >= grid:
+        resized = F.adaptive_avg_pool2d(features_BChw, grid)
+    else:
+        resized = F.interpolate(
+            features_BChw, size=(grid, grid), mode="bilinear", align_corners=False
+        )
+    return resized.flatten(2).transpose(1, 2)
+
+
+def spatial_normalise(features_BLC: torch.Tensor, mode: str) -> torch.Tensor:
+    """z - 0.6 mean_l z (`mean`), also divided by the per-channel deviation over positions (`standard`), or z itself (`none`)."""
+    if mode == "none":
+        return features_BLC
+    centred = features_BLC - SPATIAL_SHARE * features_BLC.mean(1, keepdim=True)
+    return centred if mode == "mean" else centred / (features_BLC.std(1, keepdim=True) + 1e-6)

@@ -1,0 +1,78 @@
+"""CLIPScore (Hessel et al. 2021, without its factor 2.5) from local CLIP weights; nothing where none are named.
+
+Not by torchmetrics 1.9: its clip_score does not know what transformers 5 returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gear.core.errors import InputError
+from gear.core.settings import PinnedFile
+from gear.data.images import ENCODER_BATCH
+from gear.data.rows import batches
+from gear.data.shards import Split
+from gear.evaluation.metric import Metric
+
+
+@torch.inference_mode()
+def clip_score(
+    weights: PinnedFile, samples: Split, device: torch.device, drawn: dict[str, Any]
+) -> dict[str, Metric]:
+    """Mean over samples of max(0, 100 cos(image, caption)). Raises `InputError` on weights that are not the ones named."""
+    if not weights.path:
+        return {}
+    model, processor = _load(weights, device)
+    total = 0.0
+    for part in batches(len(samples), ENCODER_BATCH):
+        inputs = processor(
+            text=samples.captions[part],
+            images=list(samples[part]),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+        )
+        output = model(**inputs.to(device))
+        total += (
+            (100.0 * (output.image_embeds * output.text_embeds).sum(-1)).clamp(min=0).sum().item()
+        )
+    protocol = {
+        **drawn,
+        "extractor": "clip",
+        "weights_sha256": weights.sha256,
+        "formula": "mean of max(0, 100 cos)",
+    }
+    return {"clip_score": Metric(total / len(samples), protocol)}
+
+
+def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:
+    import transformers
+
+    file = Path(weights.path)
+    if not file.is_file():
+        raise InputError(
+            f"evaluate.clip.path: no file {file}: download the folder of huggingface.co/openai/clip-vit-large-patch14 and name its "
+            "model.safetensors, or leave it empty"
+        )
+    with file.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != weights.sha256:
+        raise InputError(
+            f"evaluate.clip: {file} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
+        )
+    try:
+        model = transformers.CLIPModel.from_pretrained(
+            file.parent, local_files_only=True, use_safetensors=True
+        )
+        processor = transformers.CLIPProcessor.from_pretrained(file.parent, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"evaluate.clip: {file.parent}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    model.eval().requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]
+    return model, processor

@@ -1,0 +1,44 @@
+"""Settings of the `evaluate` section."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from gear.core.settings import PinnedFile, Positive, Section
+
+
+class EvaluateConfig(Section):
+    """The evaluation protocol."""
+
+    neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
+    input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(
+        128, description="Side of the FD extractor's input, pixels."
+    )
+    guidances: tuple[Annotated[float, Field(ge=1)], ...] = Field(
+        (), description="Guidance scales of the sweep; none, no sweep."
+    )
+    guidance_n: Annotated[int, Field(ge=2)] = Field(
+        448, description="Samples at each scale of the sweep."
+    )
+    clip: PinnedFile = Field(
+        default_factory=lambda: PinnedFile(path="", sha256=""),
+        description="CLIP's model.safetensors, in a folder with its config and processor, for CLIPScore (condition caption).",
+    )
+    inception: PinnedFile = Field(
+        default_factory=lambda: PinnedFile(path="", sha256=""),
+        description="torch-fidelity's Inception weights (weights-inception-2015-12-05-6726825d.pth), for FID, sFID, IS, precision, recall.",
+    )
+    reference: PinnedFile = Field(
+        default_factory=lambda: PinnedFile(path="", sha256=""),
+        description="Reference batch (.npz with mu, sigma, mu_s, sigma_s) for FID and sFID; empty for the training images.",
+    )
+
+    @model_validator(mode="after")
+    def _reference(self) -> EvaluateConfig:
+        if self.reference.path and not self.inception.path:
+            raise ValueError(
+                "reference holds Inception's statistics: name the weights in inception.path too"
+            )
+        return self

@@ -1,0 +1,81 @@
+"""Settings of the `generator` and `sample` sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gear.core.settings import Count, Positive, Section, Share
+
+
+class GeneratorConfig(Section):
+    """The autoregressive transformer and its stage-2 steps (GEAR, Generator)."""
+
+    layers: Positive = Field(description="Transformer blocks.")
+    heads: Positive = Field(description="Attention heads.")
+    width: Positive = Field(description="Model width d.")
+    tap: Positive = Field(description="Blocks before the residual stream is read for alignment.")
+    dropout: Share = Field(
+        0.1, description="On tokens, residual and feed-forward; none in attention."
+    )
+    class_dropout: Share = Field(
+        0.1, description="Probability of the null class, or the empty caption, in training."
+    )
+    prefix_rope: Literal["identity", "zero"] = Field(
+        "identity", description="Rotation of prefix positions; `zero` only to run public weights."
+    )
+    checkpointing: bool = Field(
+        False, description="Recompute blocks in the backward pass: less memory, a third more time."
+    )
+    projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
+    start: Literal["joint", "scratch"] = Field(
+        "joint", description="Stage 2 trains the joint stage's generator on, or a fresh one."
+    )
+    steps: Count = Field(
+        description="Steps of the generator alone on the frozen tokenizer; may be 0."
+    )
+
+    @model_validator(mode="after")
+    def _shapes(self) -> GeneratorConfig:
+        if self.start == "scratch" and not self.steps:
+            raise ValueError(
+                "start: scratch with steps: 0 would sample from random weights: give it steps"
+            )
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width {self.width} is not a multiple of 4 x heads ({self.heads}): 2-D rotary positions need it"
+            )
+        if self.tap > self.layers:
+            raise ValueError(f"tap {self.tap} is past the last of {self.layers} layers")
+        return self
+
+
+class SampleConfig(Section):
+    """How images are drawn from the generator."""
+
+    n: Positive = Field(description="Images, balanced over classes.")
+    batch: Positive = Field(description="Images at a time; does not change the result.")
+    guidance: Annotated[float, Field(ge=1)] = Field(
+        description="Classifier-free guidance scale; 1 is none."
+    )
+    interval: tuple[Share, Share] = Field(
+        (0.0, 1.0), description="Shares of the sequence between which guidance holds."
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(description="Softmax temperature.")
+    top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Keep the likeliest codes up to this mass; 1 for all."
+    )
+    prompts: tuple[str, ...] = Field(
+        (),
+        description="Captions drawn for the report beside the validation captions (condition caption).",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> SampleConfig:
+        if self.interval[0] >= self.interval[1]:
+            raise ValueError(
+                f"interval {list(self.interval)}: the first share must be under the second"
+            )
+        return self

@@ -1,0 +1,48 @@
+"""A Hugging Face dataset on disk as a data source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gear.core.errors import InputError
+from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
+
+
+def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
+    """Rows of a dataset saved by `save_to_disk`: an `image` column, a caption column, a `label` column if there is one."""
+    import datasets
+
+    try:
+        table = datasets.load_from_disk(str(root))
+    except (FileNotFoundError, OSError, ValueError) as error:
+        raise InputError(
+            f"data.root: {root}: no dataset of `save_to_disk` here ({' '.join(str(error).split())[:200]})"
+        ) from None
+    if isinstance(table, datasets.DatasetDict):
+        raise InputError(
+            f"data.root: {root} holds the splits {', '.join(table)}: name the folder of one"
+        )
+    for column in ("image", caption_key):
+        if column not in table.column_names:
+            raise InputError(
+                f"data.root: {root} has no column {column!r}, it has {', '.join(table.column_names)}: see data.caption_key"
+            )
+    names = getattr(table.features.get("label"), "names", None)
+    for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
+        key, caption = f"row-{number:08d}", row[caption_key]
+        if isinstance(caption, list):
+            caption = caption[0] if caption else None
+        image = (row["image"] or {}).get("bytes") or b""
+        if not isinstance(caption, str) or not caption.strip() or not image:
+            yield Reject(key, "no image bytes" if not image else "no caption")
+            continue
+        label = row.get("label")
+        category = (
+            ONE_CLASS
+            if label is None or (names and label == -1)
+            else names[label]
+            if names
+            else str(label)
+        )  # -1: unlabelled
+        yield EncodedSample(key, caption, category, image)

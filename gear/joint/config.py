@@ -1,0 +1,39 @@
+"""Settings of the `joint` section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gear.core.settings import Count, Positive, Rate, Section, Weight
+
+
+class SupportConfig(Section):
+    """A temperature given by what it does."""
+
+    support: Annotated[float, Field(gt=1)] = Field(
+        description="Codes a token's soft assignment effectively spreads over, exp(H)."
+    )
+
+
+class JointConfig(Section):
+    """The joint stage (GEAR, One training step)."""
+
+    recipe: Literal[
+        "gear", "soft_hard_forward", "llamagen_repa", "llamagen", "continued", "ste"
+    ] = Field(description="Which losses reach which module: docs/recipes.md.")
+    steps: Positive = Field(description="Optimiser steps.")
+    batch: Positive = Field(description="Images a step over all ranks.")
+    temperature: Annotated[float, Field(gt=0)] | SupportConfig = Field(
+        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it on the warm tokenizer."
+    )
+    lambda_tok: Weight = Field(description="Weight of the soft alignment in the tokenizer's loss.")
+    lambda_ar: Weight = Field(description="Weight of the hard alignment in the generator's loss.")
+    lr_tokenizer: Rate = Field(description="AdamW learning rate of the tokenizer.")
+    lr_generator: Rate = Field(description="AdamW learning rate of generator and projector.")
+    fd_every: Count = Field(
+        0,
+        description="Steps between Fréchet distances of fresh samples, for the curve; 0 for none.",
+    )
+    fd_n: Annotated[int, Field(ge=2)] = Field(448, description="Samples of each of them.")

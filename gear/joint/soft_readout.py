@@ -1,0 +1,32 @@
+"""The soft read-out of the assignment as input of the generator."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from gear.tokenizer.assignment import straight_through
+from gear.tokenizer.quantizers import Quantized
+
+
+def soft_tokens(
+    quantized: Quantized, table_KD: torch.Tensor, *, temperature: float, readout: str
+) -> torch.Tensor:
+    """The generator's input for an assignment, (B, L, D): its own embedding table mixed by softmax(-d / tau).
+
+    `straight_through` gives the hard tokens' value and the soft ones' gradient.
+    """
+    mixed = quantized.assignment.mix(table_KD, temperature)
+    if readout == "soft":
+        return mixed
+    return straight_through(F.embedding(quantized.indices, table_KD).to(mixed.dtype), mixed)
+
+
+def straight_through_ntp(
+    logits_BLK: torch.Tensor, quantized: Quantized, temperature: float
+) -> torch.Tensor:
+    """Next-token loss -sum_k o_k log p_k of a one-hot target o that passes the soft assignment's gradient (recipe ste)."""
+    log_p = logits_BLK.float().log_softmax(-1)
+    hard = F.nll_loss(log_p.flatten(0, 1), quantized.indices.flatten())
+    expected = -(quantized.assignment.soft(temperature) * log_p.detach()).sum(-1).mean()
+    return hard + (expected - expected.detach())

@@ -1,0 +1,45 @@
+"""The temperature of the soft read-out: as given, or the one whose effective support is as given (GEAR, Quantizers)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+
+from gear.core.errors import InputError
+from gear.joint.config import SupportConfig
+from gear.tokenizer.model import Tokenizer
+
+COLDEST, HOTTEST, HALVINGS = 1e-5, 1e4, 50
+
+
+def find_temperature(
+    wanted: float | SupportConfig, tokenizer: Tokenizer, images_BCHW: torch.Tensor
+) -> float:
+    """tau of `joint.temperature`, calibrated on these images where it names a support; the same on all ranks.
+
+    Raises `InputError` where no temperature reaches that support.
+    """
+    if not isinstance(wanted, SupportConfig):
+        return wanted
+    with torch.inference_mode():
+        assignment = tokenizer.encode(images_BCHW).assignment
+    if not 1.0 < wanted.support < 0.99 * assignment.codes:
+        raise InputError(
+            f"joint.temperature.support = {wanted.support}: must lie over 1 and under 0.99 x {assignment.codes} codes"
+        )
+    low, high = math.log(COLDEST), math.log(HOTTEST)
+    for _ in range(HALVINGS):  # the support rises with the temperature
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high)
+            if assignment.support(math.exp(middle)) < wanted.support
+            else (low, middle)
+        )
+    found = torch.tensor(
+        float(f"{math.exp(high):.6g}"), dtype=torch.float64, device=images_BCHW.device
+    )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast(found, 0)
+    return found.item()

@@ -1,0 +1,41 @@
+"""Settings of the `loss` and `gan` sections."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gear.core.settings import Count, PinnedFile, Positive, Rate, Section, Weight
+
+
+class LossConfig(Section):
+    """Weights of the tokenizer's loss (GEAR, Tokenizer loss)."""
+
+    l1: Weight = Field(1.0, description="Absolute error of pixels.")
+    perceptual: Weight = Field(
+        1.0,
+        description="LPIPS where `vgg16` names weights, else distance of the packaged encoder's early features.",
+    )
+    vgg16: PinnedFile = Field(
+        default_factory=lambda: PinnedFile(path="", sha256=""),
+        description="torchvision's VGG16 weights (vgg16-397923af.pth), for LPIPS.",
+    )
+    codebook: Weight = Field(1.0, description="Codes towards latents.")
+    commitment: Weight = Field(0.25, description="Latents towards codes.")
+    entropy: Weight = Field(0.05, description="Sharp assignments, even use of codes.")
+    adversarial: Weight = Field(0.1, description="Weight of the discriminator's verdict.")
+    adaptive: bool = Field(
+        False,
+        description="Scale the verdict to the reconstruction's gradient at the decoder's last layer.",
+    )
+
+
+class GanConfig(Section):
+    """PatchGAN discriminator of the tokenizer's stages."""
+
+    start_step: Count = Field(
+        description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out."
+    )
+    filters: Positive = Field(description="Channels of the discriminator's first layer.")
+    layers: Positive = Field(description="Strided layers.")
+    lr: Rate = Field(description="AdamW learning rate.")
+    lecam: Weight = Field(0.0, description="Weight of LeCam regularisation; for small data.")

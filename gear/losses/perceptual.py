@@ -1,0 +1,100 @@
+"""Perceptual losses: LPIPS where its VGG16 weights are at hand, else the packaged encoder's early features.
+
+The second is not LPIPS and is not called so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gear.core.errors import InputError
+from gear.core.settings import PinnedFile
+
+EARLY_FEATURES = "perceptual(efficientnet-lite0 early)"
+
+LPIPS = "lpips(vgg16)"
+
+
+class EarlyFeaturesLoss(nn.Module):
+    """Mean squared distance of channel-normalised feature maps, summed over the encoder's early levels."""
+
+    name = EARLY_FEATURES
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.early: Callable[[torch.Tensor], list[torch.Tensor]] = encoder.early  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Distance of images (B, 3, H, W) in [-1, 1]; gradients reach `x` only."""
+        with torch.no_grad():
+            wanted = self.early(y)
+        pairs = zip(self.early(x), wanted, strict=True)
+        return torch.stack([(unit(a) - unit(b)).square().sum(1).mean() for a, b in pairs]).sum()
+
+
+class LpipsLoss(nn.Module):
+    """LPIPS-VGG (Zhang et al. 2018) from local VGG16 weights; the linear heads come with the lpips package."""
+
+    name = LPIPS
+
+    def __init__(self, weights: PinnedFile) -> None:
+        super().__init__()
+        import lpips
+
+        vgg = _read_vgg16(weights)
+        self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        layers = [
+            module
+            for part in range(1, 6)
+            for module in getattr(self.metric.net, f"slice{part}")
+            if isinstance(module, nn.Conv2d)
+        ]
+        names = sorted(
+            {key.rsplit(".", 1)[0] for key in vgg if key.startswith("features.")},
+            key=lambda n: int(n.split(".")[1]),
+        )
+        try:
+            for layer, name in zip(layers, names, strict=True):
+                layer.load_state_dict(
+                    {"weight": vgg[f"{name}.weight"], "bias": vgg[f"{name}.bias"]}
+                )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"loss.vgg16: {weights.path}: not torchvision's VGG16: {' '.join(str(error).split())[:200]}"
+            ) from None
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> LpipsLoss:
+        """Stays in eval mode: its heads have dropout."""
+        return super().train(False)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean LPIPS of images (B, 3, H, W) in [-1, 1]."""
+        return self.metric(x, y).mean()
+
+
+def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
+    path = Path(weights.path)
+    if not path.is_file():
+        raise InputError(
+            f"loss.vgg16.path: no file {path}: download vgg16-397923af.pth from download.pytorch.org/models, or leave it empty"
+        )
+    with path.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != weights.sha256:
+        raise InputError(
+            f"loss.vgg16: {path} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
+        )
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def unit(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Each position's channels scaled to length 1, in fp32."""
+    return F.normalize(x_BCHW.float(), dim=1, eps=1e-6)

@@ -1,0 +1,28 @@
+"""Scaled dot-product attention in the precision that is fastest where it runs; both models use it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax(q k^T / sqrt(E)) v of (..., L, E) queries, keys and values; the result has the dtype of `v`.
+
+    `mask`: bool, True where a query may attend; broadcast over heads.
+
+    On CPU the product is taken in fp32: torch's fused bf16 backward is slower there than the fp32 one with both casts.
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal
+        ).to(v.dtype)

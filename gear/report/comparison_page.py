@@ -1,0 +1,196 @@
+"""Arms of runs as tables of text, and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from markupsafe import Markup
+
+from gear.report.figures import line_chart
+from gear.report.page import CURVES, render_template
+from gear.runs.comparison import (
+    COVER,
+    Arm,
+    Speed,
+    differing,
+    mean_and_std,
+    metric_names,
+    quantities,
+    speed,
+)
+
+STAGE, TARGET = (
+    "joint",
+    "fd",
+)  # whose curve, and which quantity of it, says how soon an arm is where the baseline ends
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings."""
+
+    title: str
+    note: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def text(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
+        body = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in lines
+        ]
+        return "\n".join(
+            [
+                f"{self.title}{f' ({self.note})' if self.note else ''}",
+                *(f"  {line}" for line in body),
+            ]
+        )
+
+
+def tables(arms: list[Arm], stages: list[str]) -> list[Table]:
+    """Everything compared, the first arm being the baseline."""
+    return [_runs(arms), _settings(arms), _metrics(arms), _speeds(arms), _costs(arms, stages)]
+
+
+def _runs(arms: list[Arm]) -> Table:
+    rows = [
+        [arm.label, run.name, run.commit[:12] or "-", str(run.seed)]
+        for arm in arms
+        for run in arm.runs
+    ]
+    return Table(
+        "Runs",
+        "one arm: runs that differ in the seed alone; the first is the baseline",
+        ["arm", "run", "commit", "seed"],
+        rows,
+    )
+
+
+def _settings(arms: list[Arm]) -> Table:
+    keys = differing([arm.runs[0].settings for arm in arms])
+    rows = [[key, *(str(arm.runs[0].settings.get(key, "-")) for arm in arms)] for key in keys]
+    if len({arm.runs[0].code for arm in arms}) > 1:
+        rows.append(["code", *(arm.runs[0].code[:12] for arm in arms)])
+    return Table("What differs", "", ["setting", *(arm.label for arm in arms)], rows)
+
+
+def _metrics(arms: list[Arm]) -> Table:
+    head = ["metric", arms[0].label]
+    for arm in arms[1:]:
+        head += [arm.label, "difference"]
+    rows = []
+    for name in metric_names(arms):
+        base = arms[0].values(name)
+        row = [name, mean_and_std(base)]
+        for arm in arms[1:]:
+            values = arm.values(name)
+            row += [
+                mean_and_std(values),
+                f"{mean(values) - mean(base):+.4g}" if values and base else "-",
+            ]
+        rows.append(row)
+    return Table(
+        "Metrics", "mean ± standard deviation over seeds; differences to the baseline", head, rows
+    )
+
+
+def _speeds(arms: list[Arm]) -> Table:
+    base = arms[0].curve(STAGE, TARGET)
+    found = [(arm, speed(base, arm.curve(STAGE, TARGET))) for arm in arms]
+    head = ["arm", "steps", "baseline's steps over these", f"{COVER:.0%} interval", "seconds"]
+    rows = [[arm.label, *_speed(arm, one, is_base=arm is arms[0])] for arm, one in found if one]
+    target = next((f"{one.target:.5g}" for _, one in found if one), "no curve: joint.fd_every is 0")
+    note = (
+        f"{target}; mean curve, straight lines between its points; interval by bootstrap over seeds"
+    )
+    return Table(f"{STAGE} steps to the baseline's last {TARGET}", note, head, rows)
+
+
+def _speed(arm: Arm, one: Speed, *, is_base: bool) -> list[str]:
+    last = arm.curve(STAGE, TARGET)[0][-1]
+    steps = f"{one.steps:.0f}" if one.steps is not None else f"not in {last:.0f}"
+    if is_base:
+        return [steps, "1", "-", _seconds_to(arm, one)]
+    if one.interval:
+        interval = " to ".join(_times(bound) if bound else "not reached" for bound in one.interval)
+    else:
+        interval = "none: needs two seeds in both arms"
+    return [
+        steps,
+        _times(one.ratio) if one.ratio is not None else "-",
+        interval,
+        _seconds_to(arm, one),
+    ]
+
+
+def _times(ratio: float) -> str:
+    """A ratio of steps; an arm that starts at the target needs none."""
+    return "at once" if ratio == float("inf") else f"{ratio:.3g}"
+
+
+def _seconds_to(arm: Arm, one: Speed) -> str:
+    """Seconds of the stage to the target, at its mean pace: a step of one arm may cost more than one of another."""
+    whole, last = arm.seconds(STAGE), arm.curve(STAGE, TARGET)[0][-1]
+    return (
+        f"{whole * one.steps / last:.0f}"
+        if whole is not None and one.steps is not None and last
+        else "-"
+    )
+
+
+def _costs(arms: list[Arm], stages: list[str]) -> Table:
+    rows = [[stage, *(_cost(arm.seconds(stage)) for arm in arms)] for stage in stages]
+    totals = [[arm.seconds(stage) for stage in stages] for arm in arms]
+    rows.append(
+        [
+            "together",
+            *(
+                _cost(None if None in known else sum(s for s in known if s is not None))
+                for known in totals
+            ),
+        ]
+    )
+    note = "mean a run, of the process that made the output; -: made elsewhere, no record here"
+    return Table("Cost, seconds", note, ["stage", *(arm.label for arm in arms)], rows)
+
+
+def _cost(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def charts(arms: list[Arm]) -> list[Markup]:
+    """A chart a logged quantity of the joint stage, a line an arm: its mean over seeds."""
+    there = quantities(arms, STAGE)
+    placed = [
+        (name, f"{title}: {label}" if len(lines) > 1 else title, zero)
+        for title, lines, zero in CURVES
+        for label, name in lines.items()
+    ]
+    drawn = []
+    for name, title, from_zero in [
+        *placed,
+        *((n, n, False) for n in sorted(there - {name for name, _, _ in placed})),
+    ]:
+        if name not in there:
+            continue
+        series = {}
+        for arm in arms:  # one without the quantity keeps its place, and so its colour
+            steps, values = arm.curve(STAGE, name)
+            line = (
+                list(zip(steps.tolist(), values.mean(0).tolist(), strict=True))
+                if len(steps)
+                else []
+            )
+            series[arm.label if line else f"{arm.label}: none"] = line
+        drawn.append(Markup(line_chart(title, series, from_zero=from_zero)))
+    return drawn
+
+
+def page(arms: list[Arm], stages: list[str]) -> str:
+    """The page. Text from data is escaped."""
+    values: dict[str, Any] = {"arms": arms, "tables": tables(arms, stages), "charts": charts(arms)}
+    return render_template("compare.html.j2", **values)

@@ -1,0 +1,216 @@
+"""Measuring a training's averaged weights at one step, with the protocol of `gear evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gear import paths
+from gear.core.errors import InputError
+from gear.core.files import read_json
+from gear.core.model_folder import save_model
+from gear.core.settings import parse_section
+from gear.data.rows import evenly_spaced
+from gear.data.shards import load_manifest, read_split
+from gear.encoders.efficientnet import build_encoder, pooled_features
+from gear.encoders.inception import build_inception
+from gear.evaluation import codebook, coverage, frechet
+from gear.evaluation.coverage import MANIFOLD_ROWS
+from gear.evaluation.inception_metrics import of_samples
+from gear.evaluation.inception_statistics import load_training, read_reference
+from gear.evaluation.metric import Metric
+from gear.generator.conditions import drawn, sampling_set
+from gear.generator.inference import load_generator
+from gear.generator.sampling import SEED_STRIDE, draw
+from gear.generator.transformer import Generator
+from gear.params import Config
+from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
+from gear.tokenizer.model import Tokenizer
+
+
+@dataclass(frozen=True)
+class Models:
+    """A tokenizer, a generator where there is one, and what the training itself last saw."""
+
+    config: Config
+    tokenizer: Tokenizer
+    generator: Generator | None
+    window: dict[str, float]  # codebook usage and perplexity of training's last closed window
+    rows: list[dict[str, float]]  # the curve so far
+
+
+def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
+    """The averaged models in a (copied) state; a tokenizer that does not train is the finished one of the stage before.
+
+    Raises `InputError` where the settings are missing or the weights do not fit them.
+    """
+    file = state_folder / "settings.json"
+    if not file.exists():
+        raise InputError(
+            f"{stage}: its work folder has no settings.json: it was started by another version; resume it with this one"
+        )
+    config = parse_section(Config, read_json(file)["config"], f"{file}: ")
+    state = torch.load(state_folder / "state.pt", weights_only=True, map_location="cpu")
+    averages: dict[str, dict[str, torch.Tensor]] = state["averages"]
+    if "tokenizer" in averages:
+        tokenizer = Tokenizer(config.tokenizer)
+        _fill(tokenizer, averages["tokenizer"], stage)
+    else:
+        tokenizer = load_tokenizer(
+            root / (paths.JOINT if stage == "generator" else paths.TOKENIZER) / "tokenizer"
+        )
+    generator = None
+    if "guided" in averages:
+        weights = {
+            k.removeprefix("generator."): v
+            for k, v in averages["guided"].items()
+            if k.startswith("generator.")
+        }
+        shape: dict[str, Any] = {"classes": len(load_manifest(root / paths.SHARDS)["classes"])}
+        if config.data.condition == "caption":
+            shape = {"empty_caption": weights["cls_embedding.empty"]}
+        generator = Generator(
+            config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape
+        )
+        _fill(generator, weights, stage)
+    return Models(config, tokenizer.eval(), generator, state["latest"], state["rows"])
+
+
+def models_of_stage(folder: Path, config: Config) -> Models:
+    """The models of a finished stage."""
+    tokenizer, generator = (
+        load_tokenizer(folder / "tokenizer"),
+        load_generator(folder / "generator"),
+    )
+    if (tokenizer.config.codes, generator.tokens) != (config.tokenizer.codes, config.grid**2):
+        raise InputError(
+            f"{folder}: {tokenizer.config.codes} codes, {generator.tokens} tokens, and params.yaml says otherwise: run `dvc repro`"
+        )
+    text = (folder / "curves.jsonl").read_text()
+    return Models(
+        config, tokenizer, generator, {}, [json.loads(line) for line in text.splitlines()]
+    )
+
+
+def named_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `cuda:N`. Raises `InputError` where it is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _fill(module: nn.Module, weights: dict[str, torch.Tensor], stage: str) -> None:
+    try:
+        module.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{stage}: the saved weights do not fit this version's model, or these shards: {reason}"
+        ) from None
+
+
+def keep(models: Models, folder: Path, root: Path) -> None:
+    """Write the models as a native checkpoint, for `gear generate --checkpoint` and for `tokenizer.init`."""
+    settings = models.config.model_dump(mode="json")
+    save_model(
+        folder / "tokenizer",
+        models.tokenizer.state_dict(),
+        {"tokenizer": settings["tokenizer"], "temperature": None},
+    )
+    if models.generator is not None:
+        names = load_manifest(root / paths.SHARDS)["classes"]
+        shape = {
+            "generator": settings["generator"],
+            "codes": models.config.tokenizer.codes,
+            "grid": models.config.grid,
+        }
+        shape |= {
+            "condition": settings["data"]["condition"],
+            "text": settings["text"],
+            "classes": len(names),
+            "class_names": names,
+        }
+        save_model(folder / "generator", models.generator.state_dict(), shape)
+
+
+def measure(
+    models: Models, root: Path, *, samples: int, images: int, device: torch.device
+) -> dict[str, Metric]:
+    """Codebook usage and perplexity over training images; FD and coverage of fresh samples where there is a generator, FID and
+    Inception score too where `evaluate.inception` names weights.
+
+    Samples are drawn with the run's seed, so curves over steps show the training and no luck of the draw.
+    """
+    config, tokenizer = models.config, models.tokenizer.to(device)
+    train = read_split(root / paths.SHARDS / "train")
+    pixels = train.part(evenly_spaced(len(train), images))
+    counts = codebook.histogram(encode_images(tokenizer, pixels), config.tokenizer.codes)
+    used = {
+        "split": "train",
+        "n": len(pixels),
+        "codes": config.tokenizer.codes,
+        "tokens": config.grid**2,
+        "crop": "centre",
+        "weights": "EMA",
+    }
+    metrics = {
+        "usage": Metric(codebook.usage(counts), used),
+        "perplexity": Metric(codebook.perplexity(counts), used),
+    }
+    if models.generator is not None:
+        metrics |= _fidelity(models, root, samples, device)
+    return metrics
+
+
+def _fidelity(models: Models, root: Path, samples: int, device: torch.device) -> dict[str, Metric]:
+    config, generator = models.config, models.generator
+    assert generator is not None
+    base = read_json(root / paths.FEATURES / "protocol.json")
+    if base["input_size"] != config.evaluate.input_size:
+        raise InputError(
+            f"{root / paths.FEATURES} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}"
+        )
+    reference, chosen = np.load(root / paths.FEATURES / "reference.npz"), config.sample
+    seeds = config.run.seed * SEED_STRIDE + np.arange(samples)
+    tokens = draw(generator.to(device), sampling_set(config, samples, root).given, seeds, chosen)
+    pixels = decode_tokens(models.tokenizer, tokens)
+    fake = pooled_features(build_encoder().to(device), pixels, config.evaluate.input_size)
+    real = reference["features"]
+    real = real[evenly_spaced(len(real), MANIFOLD_ROWS)]
+    wide = {**base, **drawn(config, samples)}
+    k = config.evaluate.neighbours
+    metrics = {
+        "fd": Metric(
+            frechet.frechet_distance(
+                *frechet.statistics(fake), reference["mean"], reference["cov"]
+            ),
+            wide,
+        ),
+        "coverage": Metric(
+            coverage.coverage(real, fake, k), {**wide, "k": k, "reference_rows": len(real)}
+        ),
+    }
+    if config.evaluate.inception.path:
+        inception, training = (
+            build_inception(config.evaluate.inception).to(device),
+            load_training(root / paths.FEATURES),
+        )
+        reference = (
+            read_reference(config.evaluate.reference)
+            if config.evaluate.reference.path
+            else training.reference
+        )
+        seen = of_samples(
+            inception, pixels, reference, training, drawn(config, samples), config.run.seed
+        )
+        metrics |= {name: seen[name] for name in ("fid", "inception_score") if name in seen}
+    return metrics

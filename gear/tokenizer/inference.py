@@ -1,0 +1,70 @@
+"""Load a tokenizer; encode and decode whole data sets."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gear.core.errors import InputError
+from gear.core.model_folder import load_weights, read_config
+from gear.data.images import Pixels, to_pixels, to_tensor
+from gear.data.rows import batches
+from gear.params import Config
+from gear.tokenizer.config import TokenizerConfig
+from gear.tokenizer.model import Tokenizer
+
+
+@torch.inference_mode()
+def encode_images(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
+    """Indices (N, L) int64."""
+    return np.concatenate(
+        [
+            tokenizer.encode(to_tensor(pixels[p], tokenizer)).indices.cpu().numpy()
+            for p in batches(len(pixels))
+        ]
+    )
+
+
+@torch.inference_mode()
+def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
+    """Decoded pixels (N, H, W, 3) uint8."""
+    device = next(tokenizer.parameters()).device
+    parts = (torch.from_numpy(tokens_NL[p]).to(device) for p in batches(len(tokens_NL)))
+    return np.concatenate([to_pixels(tokenizer.decode_indices(part)) for part in parts])
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, on CPU, in eval mode."""
+    tokenizer = Tokenizer(TokenizerConfig.model_validate(read_config(folder)["tokenizer"]))
+    load_weights(tokenizer, folder)
+    return tokenizer.eval()
+
+
+def start_tokenizer(config: Config) -> Tokenizer:
+    """A fresh tokenizer, or the one that `tokenizer.init` names. Raises `InputError` where that is another one or of another shape."""
+    tokenizer, init = Tokenizer(config.tokenizer), config.tokenizer.init
+    if not init.path:
+        return tokenizer
+    file = Path(init.path)
+    if not file.is_file():
+        raise InputError(
+            f"tokenizer.init.path: no file {file}: name the model.safetensors that `gear import` wrote"
+        )
+    with file.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != init.sha256:
+        raise InputError(
+            f"tokenizer.init: {file} has sha256 {actual}, params.yaml says {init.sha256 or '(nothing)'}"
+        )
+    saved = read_config(file.parent)["tokenizer"]
+    for key in ("quantizer", "codes", "code_dim", "base", "multipliers", "blocks", "z_channels"):
+        wanted = config.tokenizer.model_dump(mode="json")[key]
+        if saved[key] != wanted:
+            raise InputError(
+                f"tokenizer.init: {file} has {key} {saved[key]}, params.yaml says {wanted}"
+            )
+    load_weights(tokenizer, file.parent)
+    return tokenizer

@@ -1,0 +1,56 @@
+"""Join the process group and place this process among its ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from gear.core.device import pick_device
+from gear.params import Config
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """This process among its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_rank_zero(self) -> bool:
+        return self.rank == 0
+
+
+def join_process_group(config: Config) -> DistributedContext:
+    """Initialise the process group (gloo on CPU, NCCL on GPU) and seed torch."""
+    device = pick_device(config)
+    cuda = device.type == "cuda"
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    if not cuda:  # this op is compiled at start-up for 50 s and saves nothing on one host
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name in ("DeepSpeed", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if (
+        not dist.is_initialized() and "RANK" not in os.environ
+    ):  # not under torchrun: a world of one, which takes no port
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1
+        )
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    torch.manual_seed(config.run.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs half a step and hides nothing here
+    if cuda:
+        torch.cuda.set_device(device)
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), device)

@@ -1,0 +1,190 @@
+"""A version of a data set as a small table, and its drift from another by Evidently.
+
+N images of a version; at most `ROWS` of them stand for it, those whose keys hash lowest: the same ones again when it only grows.
+Thresholds come from null splits of the reference (as evaluation/drift.py): resampled pairs of it, at the sizes compared, exceed
+one of them in any column 1 time in 100. Below `LEAST` nothing counts: with many images a shift without consequence is certain, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import wasserstein_distance
+
+from gear.data.images import ENCODER_BATCH, to_tensor
+from gear.data.rows import batches
+from gear.data.shards import read_split
+from gear.encoders.efficientnet import build_encoder
+from gear.evaluation.token_drift import jensen_shannon
+
+ROWS, NULLS, LEVEL, LEAST = 10_000, 200, 0.99, 0.05
+
+COMPONENTS, INPUT_SIZE = (
+    8,
+    128,
+)  # principal components compared; pixels a side of the encoder's input
+
+NUMBERS = ["caption_length", "width", "height", "brightness"]
+
+
+def drawn(keys: pd.Series) -> np.ndarray:
+    """Positions of the rows that stand for the version, ascending."""
+    digests = keys.map(lambda key: hashlib.sha256(key.encode()).hexdigest()).to_numpy()
+    return np.sort(np.argsort(digests, kind="stable")[:ROWS])
+
+
+def table(
+    folder: Path, rows: pd.DataFrame, classes: list[str], sizes: dict[str, tuple[int, int]]
+) -> pd.DataFrame:
+    """One row an image drawn from the shards in `folder`: class, caption_length, width, height, brightness, features.
+
+    rows: the frame of `data.validation`, train before val; sizes: width and height of originals by key, where known.
+    brightness is the mean of the pixels in [0, 1]; features are the encoder's last block averaged over space, (112,) float16.
+    """
+    made = rows.iloc[drawn(rows["key"])]
+    encoder = build_encoder()
+    brightness, features = [], []
+    for side in ("train", "val"):
+        split = read_split(folder / side)
+        place = {key: position for position, key in enumerate(split.keys)}
+        images = split.part(
+            np.array([place[key] for key in made.loc[made["split"] == side, "key"]], dtype=np.int64)
+        )
+        for part in batches(len(images), ENCODER_BATCH):
+            pixels = images[part]
+            brightness.append(pixels.mean((1, 2, 3)) / 255.0)
+            with torch.inference_mode():
+                features.append(
+                    encoder(to_tensor(pixels, encoder), INPUT_SIZE).mean((2, 3)).half().numpy()
+                )
+    known = [sizes.get(key, (np.nan, np.nan)) for key in made["key"]]
+    columns = {
+        "class": [classes[label] for label in made["label"]],
+        "caption_length": made["caption_length"].astype(np.int32).to_numpy(),
+        "width": [float(width) for width, _ in known],
+        "height": [float(height) for _, height in known],
+        "brightness": np.concatenate(brightness).astype(np.float32),
+        "features": list(np.concatenate(features)),
+    }
+    return pd.DataFrame(columns)
+
+
+def compare(
+    reference: pd.DataFrame, current: pd.DataFrame, seed: int, page: Path
+) -> list[dict[str, Any]]:
+    """One record a column: method, distance, threshold, drifted, and in words what changed. Evidently's page goes to `page`."""
+    first, second = _comparable(reference, current)
+    thresholds = _thresholds(first, len(second), seed)
+    distances = _evidently(first, second, thresholds, page)
+    return [
+        {
+            "column": column,
+            "method": _method(column),
+            "distance": distances[column],
+            "threshold": thresholds[column],
+            "drifted": distances[column] > thresholds[column],
+            "change": _change(column, first[column], second[column]),
+        }
+        for column in first.columns
+    ]
+
+
+def _comparable(
+    reference: pd.DataFrame, current: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both as flat columns: the numbers that both know, and their features on the reference's principal components."""
+    numbers = [
+        column
+        for column in NUMBERS
+        if reference[column].notna().any() and current[column].notna().any()
+    ]
+    seen = np.stack(reference["features"].to_list()).astype(np.float64)
+    mean = seen.mean(0)
+    _, axes = np.linalg.eigh(np.cov(seen - mean, rowvar=False))
+    axes = axes[:, ::-1][:, :COMPONENTS]  # eigh: smallest first
+    flat = []
+    for one in (reference, current):
+        projected = (np.stack(one["features"].to_list()).astype(np.float64) - mean) @ axes
+        features = pd.DataFrame({f"feature_{n + 1}": projected[:, n] for n in range(COMPONENTS)})
+        flat.append(pd.concat([one[["class", *numbers]].reset_index(drop=True), features], axis=1))
+    return flat[0], flat[1]
+
+
+def _method(column: str) -> str:
+    return "jensenshannon" if column == "class" else "wasserstein"
+
+
+def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[str, float]:
+    """The distance a column that nulls exceed 1 time in 100 in any column together."""
+    random = np.random.default_rng(seed)
+    classes, labels = np.unique(reference["class"].to_numpy(dtype=str), return_inverse=True)
+    columns = [
+        labels,
+        *(
+            reference[column].dropna().to_numpy(dtype=np.float64)
+            for column in reference.columns[1:]
+        ),
+    ]
+    found = np.zeros((NULLS, len(columns)))
+    for null in range(NULLS):
+        draws = [random.random(rows) for rows in (len(reference), current_rows)]
+        for number, values in enumerate(columns):
+            one, other = (values[(draw * len(values)).astype(np.int64)] for draw in draws)
+            found[null, number] = (
+                jensen_shannon(*(np.bincount(x, minlength=len(classes)) for x in (one, other)))
+                if not number
+                else _wasserstein(one, other)
+            )
+    alone = np.quantile(found, LEVEL, axis=0)
+    together = float(np.quantile(np.max(found / np.maximum(alone, 1e-12), axis=1), LEVEL))
+    return {
+        column: max(LEAST, float(limit * max(1.0, together)))
+        for column, limit in zip(reference.columns, alone, strict=True)
+    }
+
+
+def _wasserstein(reference: np.ndarray, current: np.ndarray) -> float:
+    """In deviations of the reference, as Evidently's."""
+    return float(wasserstein_distance(reference, current)) / max(float(np.std(reference)), 0.001)
+
+
+def _evidently(
+    reference: pd.DataFrame, current: pd.DataFrame, thresholds: dict[str, float], page: Path
+) -> dict[str, float]:
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+
+    definition = DataDefinition(
+        categorical_columns=["class"], numerical_columns=list(reference.columns[1:])
+    )
+    # the page holds class names as they are, in a script: escape them
+    sets = [
+        Dataset.from_pandas(one.assign(**{"class": one["class"].map(html.escape)}), definition)
+        for one in (current, reference)
+    ]
+    metrics = [
+        ValueDrift(column=column, method=_method(column), threshold=thresholds[column])
+        for column in reference.columns
+    ]
+    snapshot = Report(metrics).run(*sets)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.save_html(str(page))
+    return {
+        column: float(found["value"])
+        for column, found in zip(reference.columns, snapshot.dict()["metrics"], strict=True)
+    }
+
+
+def _change(column: str, reference: pd.Series, current: pd.Series) -> str:
+    if column != "class":
+        return f"mean {current.mean():.3f}, was {reference.mean():.3f}".replace("-0.000", "0.000")
+    before, after = (one.value_counts(normalize=True) for one in (reference, current))
+    names = sorted(set(before.index) | set(after.index))
+    name = max(names, key=lambda n: abs(after.get(n, 0.0) - before.get(n, 0.0)))
+    return f"most of all {name!r}: {after.get(name, 0.0):.1%}, was {before.get(name, 0.0):.1%}"

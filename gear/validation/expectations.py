@@ -1,0 +1,162 @@
+"""The data gate: a Great Expectations suite over shard rows, and a small deterministic summary."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gear.core.errors import InputError
+from gear.data.captions import MAX_LENGTH, is_text
+from gear.data.shards import decode, open_shard
+from gear.ingest.config import DataConfig
+
+DECODED = 256  # rows whose image is decoded, drawn by seed
+
+
+def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
+    """One row a shard row of both splits, with what the suite checks: sha_ok, decodable, in_both_splits.
+
+    Images are hashed a row group at a time and dropped; those of `DECODED` rows drawn by `seed` are decoded on the way.
+    """
+    files = [
+        (split, open_shard(f))
+        for split in ("train", "val")
+        for f in sorted((folder / split).glob("*.parquet"))
+    ]
+    if not files:
+        raise InputError(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
+    total = sum(file.metadata.num_rows for _, file in files)
+    drawn = set(np.random.default_rng(seed).permutation(total)[:DECODED].tolist())
+    parts, start = [], 0
+    for split, file in files:
+        for group in range(file.num_row_groups):
+            part = file.read_row_group(group).to_pandas()
+            images = part.pop("image")
+            part["split"] = split
+            part["sha_ok"] = [
+                hashlib.sha256(i).hexdigest() == s
+                for i, s in zip(images, part["sha256"], strict=True)
+            ]
+            part["decodable"] = [
+                start + n not in drawn or _decodes(image, size) for n, image in enumerate(images)
+            ]
+            parts.append(part)
+            start += len(part)
+    rows = pd.concat(parts, ignore_index=True)
+    rows["caption_length"] = rows["caption"].fillna("").str.strip().str.len()
+    rows["caption_is_text"] = [is_text(caption) for caption in rows["caption"].fillna("")]
+    both = set(rows.loc[rows["split"] == "train", "key"]) & set(
+        rows.loc[rows["split"] == "val", "key"]
+    )
+    rows["in_both_splits"] = rows["key"].isin(both)
+    return rows
+
+
+def _decodes(image: bytes, size: int) -> bool:
+    try:
+        return decode(image).shape == (size, size, 3)
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
+    """The suite for shards of this manifest; every expectation is critical."""
+    import great_expectations.expectations as gxe
+
+    classes, size = len(manifest["classes"]), manifest["size"]
+    rows = manifest["train"] + manifest["val"]
+    true_columns = {
+        "sha_ok": [True],
+        "decodable": [True],
+        "in_both_splits": [False],
+        "caption_is_text": [True],
+    }
+    suite = [
+        gxe.ExpectTableRowCountToEqual(value=rows),
+        gxe.ExpectColumnValuesToBeUnique(column="key"),
+        gxe.ExpectColumnValuesToBeBetween(column="label", min_value=0, max_value=classes - 1),
+        gxe.ExpectColumnDistinctValuesToContainSet(column="label", value_set=list(range(classes))),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="caption_length", min_value=1, max_value=MAX_LENGTH
+        ),
+        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "val"]),
+    ]
+    suite += [
+        gxe.ExpectColumnValuesToNotBeNull(column=column)
+        for column in ("key", "label", "caption", "sha256")
+    ]
+    suite += [
+        gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[size])
+        for column in ("width", "height")
+    ]
+    suite += [
+        gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values)
+        for column, values in true_columns.items()
+    ]
+    if data.condition == "caption":
+        distinct = 1.0 - data.max_duplicate_captions
+        suite.append(
+            gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(
+                column="caption", min_value=distinct
+            )
+        )
+    return suite
+
+
+def validate(
+    rows: pd.DataFrame, manifest: dict[str, Any], data: DataConfig, docs: Path
+) -> list[dict[str, Any]]:
+    """Run the suite; Data Docs go to `docs`. Returns one record an expectation: name, column, success, failing rows."""
+    import great_expectations as gx
+
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
+    context.add_data_docs_site(
+        "local",
+        {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": store,
+        },
+    )
+    batch = (
+        context.data_sources.add_pandas("shards")
+        .add_dataframe_asset("rows")
+        .add_batch_definition_whole_dataframe("all")
+    )
+    suite = context.suites.add(
+        gx.ExpectationSuite(name="shards", expectations=expectations(manifest, data))
+    )
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name="shards", data=batch, suite=suite)
+    )
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(
+            name="shards",
+            validation_definitions=[definition],
+            actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+            result_format={"result_format": "COMPLETE"},
+        )
+    )
+    outcome = checkpoint.run(batch_parameters={"dataframe": rows})
+    results = next(iter(outcome.run_results.values())).results
+    return [_record(result, rows) for result in results]
+
+
+def _record(result: Any, rows: pd.DataFrame) -> dict[str, Any]:
+    settings = result.expectation_config.kwargs
+    failing = result.result.get("unexpected_index_list") or []
+    return {
+        "expectation": result.expectation_config.type,
+        "column": settings.get("column", ""),
+        "success": bool(result.success),
+        "unexpected": int(result.result.get("unexpected_count") or 0),
+        "rows": [f"{rows['split'].iloc[int(i)]}/{rows['key'].iloc[int(i)]}" for i in failing[:20]],
+    }

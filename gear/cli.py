@@ -275,9 +275,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if chosen.command in STAGES:
-            from gear.params import load
+            from gear.params import load_for_stage
 
-            config = load()
+            config = load_for_stage(chosen.command)
+            if config.host.threads:  # before torch and numpy are imported, which read it once
+                os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
             end_with_dvc()
             keep_freed_memory()
             _timed(chosen.command, config)
@@ -312,10 +314,9 @@ def _timed(stage: str, config: Config) -> None:
 
 def _command(chosen: argparse.Namespace) -> str:
     """Run a command that is no stage; returns what to print."""
-    from gear.core.errors import InputError
     from gear.core.settings import parse_section
     from gear.generator.config import SampleConfig
-    from gear.params import load, parse
+    from gear.params import load
 
     if chosen.command == "preset":
         from gear.params import apply_preset, list_presets
@@ -338,7 +339,7 @@ def _command(chosen: argparse.Namespace) -> str:
         names = ("guidance", "interval", "temperature", "top_k", "top_p")
         settings = parse_section(
             SampleConfig,
-            {"n": chosen.each, "batch": 64} | {name: getattr(chosen, name) for name in names},
+            {"n": chosen.each} | {name: getattr(chosen, name) for name in names},
             "--",
         )
         return generate(
@@ -357,13 +358,10 @@ def _command(chosen: argparse.Namespace) -> str:
         return monitor(chosen.checkout, **{name: getattr(chosen, name) for name in names})
     if chosen.command == "plan":
         from gear.commands.estimate import plan
-        from gear.paths import PRESETS
+        from gear.params import load_preset
 
-        file = PRESETS / f"{chosen.preset}.yaml"
-        if chosen.preset and not file.is_file():
-            raise InputError(f"no preset {chosen.preset!r}: `gear preset` lists them")
         return plan(
-            parse(file.read_text(), str(file)) if chosen.preset else load(),
+            load_preset(chosen.preset) if chosen.preset else load(),
             gpus=chosen.gpus,
             tflops=chosen.tflops,
         )

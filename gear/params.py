@@ -1,17 +1,20 @@
-"""Whole params files by name."""
+"""Load, check and write `params.yaml`; presets are overlays on the defaults."""
 
 from __future__ import annotations
 
-import os
+import json
+import textwrap
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gear import paths
+from gear.core.config import HostConfig, RunConfig
 from gear.core.errors import InputError
+from gear.core.files import replace_file
 from gear.core.settings import Section
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
@@ -21,75 +24,265 @@ from gear.joint.config import JointConfig
 from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
-from gear.training.config import HealthConfig, RunConfig, TrainConfig
+from gear.training.config import HealthConfig, TrainConfig
+
+NEUTRAL = ("host", "health")  # sections that no stage declares: they change no result
+MOVED = {  # keys of earlier versions
+    "run.device": "host.device",
+    "data.workers": "host.workers",
+    "sample.batch": "host.sample_batch",
+    "train.zero_stage": "host.zero_stage",
+    "train.log_every": "host.log_every",
+    "train.checkpoint_every": "host.checkpoint_every",
+    "generator.checkpointing": "host.activation_checkpointing",
+}
+BASE = "extends"  # key of a preset that names another preset below it
 
 
 class Config(Section):
-    """The whole of params.yaml."""
+    """Every setting of a run; composes the sections of all components."""
 
-    run: RunConfig
-    data: DataConfig
-    text: TextConfig = Field(default_factory=lambda: TextConfig.model_validate({}))
-    teacher: TeachersConfig
-    tokenizer: TokenizerConfig
-    loss: LossConfig
-    gan: GanConfig
-    generator: GeneratorConfig
-    joint: JointConfig
-    train: TrainConfig
-    sample: SampleConfig
-    evaluate: EvaluateConfig
-    health: HealthConfig
+    run: RunConfig = Field(RunConfig(), description="The run as a whole.")
+    host: HostConfig = Field(
+        HostConfig(), description="How this machine does the work; changes no result."
+    )
+    data: DataConfig = Field(DataConfig(), description="The images and how they become shards.")
+    text: TextConfig = Field(
+        TextConfig(), description="Frozen text encoder; unused if data.condition is class."
+    )
+    teacher: TeachersConfig = Field(
+        TeachersConfig(), description="Frozen encoders whose features guide the training."
+    )
+    tokenizer: TokenizerConfig = Field(
+        TokenizerConfig(), description="The tokenizer and its warm-up."
+    )
+    loss: LossConfig = Field(LossConfig(), description="Weights of the tokenizer's loss.")
+    gan: GanConfig = Field(GanConfig(), description="The PatchGAN discriminator.")
+    generator: GeneratorConfig = Field(
+        GeneratorConfig(), description="The generator and its training on the frozen tokenizer."
+    )
+    joint: JointConfig = Field(
+        JointConfig(), description="Joint training of tokenizer and generator."
+    )
+    train: TrainConfig = Field(TrainConfig(), description="What all trainings share.")
+    sample: SampleConfig = Field(SampleConfig(), description="How images are sampled.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="The evaluation protocol.")
+    health: HealthConfig = Field(
+        HealthConfig(), description="When training stops because the codebook collapses."
+    )
 
     @model_validator(mode="after")
-    def _grid(self) -> Config:
+    def _check_together(self) -> Self:
         if self.data.source != "openmoji" and not self.data.root:
             raise ValueError(
-                f"data.source is {self.data.source} and data.root is empty: name the folder that holds it"
+                f"data.source is {self.data.source} and data.root is empty: name its folder"
             )
         if self.sample.prompts and self.data.condition == "class":
             raise ValueError(
-                "sample.prompts are captions and data.condition is class: set it to caption, or remove them"
+                "sample.prompts are captions and data.condition is class: set it to caption, "
+                "or remove them"
             )
-        if self.loss.adaptive and self.train.zero_stage == 3:
+        if self.loss.adaptive and self.host.zero_stage == 3:
             raise ValueError(
-                "loss.adaptive needs the decoder's last weights whole: use train.zero_stage 2 or less"
+                "loss.adaptive needs the decoder's last weights whole: "
+                "use host.zero_stage 2 or less"
             )
         if self.data.size // self.tokenizer.factor < 2:
             raise ValueError(
-                f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} leaves no grid: use fewer multipliers"
+                f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} "
+                "leaves no grid: use fewer multipliers"
             )
         return self
 
     @property
     def grid(self) -> int:
-        """Side of the token grid; L = grid^2."""
+        """Side of the token grid; an image has grid^2 tokens."""
         return self.data.size // self.tokenizer.factor
 
 
-def _one_line(error: ValidationError, where: str) -> str:
+def load(path: Path = PARAMS) -> Config:
+    """Return the settings of a params file.
+
+    Raises:
+        InputError: if the file is absent or a value is not allowed; one line names the key.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}: write it with `gear preset quickstart`"
+        ) from None
+    return parse(text, str(path))
+
+
+def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPELINE) -> Config:
+    """Return the settings that dvc.yaml declares for a stage, with `host` and `health`.
+
+    Reading any other setting raises `UndeclaredParamError` at that moment. Outside a checkout
+    (no dvc.yaml) all settings are readable.
+    """
+    config = load(path)
+    if not pipeline.exists():
+        return config
+    entries = yaml.safe_load(pipeline.read_text())["stages"][stage].get("params", [])
+    return restrict(config, {entry for entry in entries if isinstance(entry, str)})
+
+
+def restrict(config: Config, declared: set[str]) -> Config:
+    """Return a copy of the settings with only the declared sections and keys readable.
+
+    declared: `section` or `section.key`, as in dvc.yaml.
+    """
+    changed = {}
+    for name in type(config).model_fields:
+        section: Section = getattr(config, name)
+        if name in declared or name in NEUTRAL:
+            continue
+        keys = {key.split(".")[1] for key in declared if key.startswith(f"{name}.")}
+        changed[name] = section.restricted_to(keys)
+    return config.model_copy(update=changed)
+
+
+def parse(text: str, source: str = str(PARAMS)) -> Config:
+    """Return the settings of a YAML text; `source` names it in errors. Raises `InputError`."""
+    return from_values(_mapping(text, source), source)
+
+
+def from_values(values: dict[str, Any], source: str) -> Config:
+    """Return the settings given as nested dictionaries. Raises `InputError`."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_one_line(error, source)) from None
+
+
+def list_presets() -> str:
+    """Return the names of the presets, one a line."""
+    return "\n".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
+
+
+def load_preset(name: str) -> Config:
+    """Return the defaults with a preset laid over them. Raises `InputError` on an unknown name."""
+    return from_values(_overlay(name), str(paths.PRESETS / f"{name}.yaml"))
+
+
+def apply_preset(name: str) -> str:
+    """Write a preset to params.yaml, complete and commented; return one line a changed key."""
+    config = load_preset(name)
+    old = flatten(yaml.safe_load(PARAMS.read_text()) or {}) if PARAMS.exists() else {}
+    new = flatten(config.model_dump(mode="json"))
+    replace_file(PARAMS, to_yaml(config).encode())
+    changed = [
+        f"{key}: {old.get(key, '-')} -> {new.get(key, '-')}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    ]
+    return "\n".join(changed) or f"params.yaml already holds {name}"
+
+
+def to_yaml(config: Config) -> str:
+    """Return a complete params.yaml: every value, with its field's sentence as a comment."""
+    lines = [
+        f"# yaml-language-server: $schema={paths.SCHEMA}",
+        "# Every setting of the pipeline. `gear preset NAME` writes this file anew.",
+    ]
+    for name, field in Config.model_fields.items():
+        lines += ["", f"# {field.description}", f"{name}:"]
+        lines += _commented(getattr(config, name))
+    return "\n".join(lines) + "\n"
+
+
+def schema() -> str:
+    """Return the JSON schema of params.yaml, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names.
+
+    >>> flatten({"joint": {"steps": 3}, "seed": 0})
+    {'joint.steps': 3, 'seed': 0}
+    """
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, inner in tree.items()
+        for key, value in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: not a mapping of sections")
+    return values
+
+
+def _overlay(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the values of a preset over those of the preset that it extends."""
+    file = paths.PRESETS / f"{name}.yaml"
+    if not name.replace("-", "").replace("_", "").isalnum() or not file.is_file():
+        raise InputError(f"no preset {name!r}: there are {', '.join(list_presets().split())}")
+    if name in above:
+        raise InputError(f"{file}: extends itself, through {' and '.join(above)}")
+    values = _mapping(file.read_text(), str(file))
+    base = values.pop(BASE, None)
+    return _merge(_overlay(str(base), (*above, name)), values) if base else values
+
+
+def _merge(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in over.items():
+        inner = merged.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            merged[key] = _merge(inner, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _commented(section: BaseModel) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        sentence = textwrap.wrap(field.description or "", 92)
+        lines += [f"  # {line}" for line in sentence]
+        value = section.model_dump(mode="json")[name]
+        if name == "encoders":  # a list of mappings reads best a line each
+            lines += ["  encoders:", *(f"    - {_flow(one)}" for one in value)]
+        else:
+            lines.append(f"  {name}: {_flow(value)}")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _one_line(error: ValidationError, source: str) -> str:
     errors = error.errors(include_url=False)
-    first = min(
-        errors, key=lambda e: e["type"] != "extra_forbidden"
-    )  # a typo explains the key that is missing
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # a typo explains what lacks
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if key in MOVED:
+        return f"{source}: {key!r} is {MOVED[key]!r} now: rename it{more}"
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}: {_allowed_keys(first['loc'])}{more}"
-    if first["type"] == "missing":
-        return f"{where}: missing key {key!r}{more}"
+        return f"{source}: unknown key {key!r}: {_allowed_keys(first['loc'])}{more}"
     value = "" if first["type"] == "value_error" else f" = {first['input']!r}"
-    return f"{where}: {key}{value}: {first['msg'].removeprefix('Value error, ')}{more}"
+    return f"{source}: {key}{value}: {first['msg'].removeprefix('Value error, ')}{more}"
 
 
 def _allowed_keys(loc: tuple[Any, ...]) -> str:
     model: Any = Config
     for part in loc[:-1]:
-        inner = (
-            model.model_fields[str(part)].annotation
-            if str(part) in getattr(model, "model_fields", {})
-            else model
-        )
+        fields = getattr(model, "model_fields", {})
+        inner = fields[str(part)].annotation if str(part) in fields else model
         model = next(
             (
                 m
@@ -104,60 +297,3 @@ def _allowed_keys(loc: tuple[Any, ...]) -> str:
     return (
         f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(model.model_fields)}"
     )
-
-
-def parse(text: str, where: str = str(PARAMS)) -> Config:
-    """Configuration of a YAML text; `where` names it in errors. Raises `InputError`."""
-    try:
-        return Config.model_validate(yaml.safe_load(text) or {})
-    except ValidationError as error:
-        raise InputError(_one_line(error, where)) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-
-
-def load(path: Path = PARAMS) -> Config:
-    """Configuration of a params file. Raises `InputError`."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}: write it with `gear preset quickstart`"
-        ) from None
-    return parse(text, str(path))
-
-
-def list_presets() -> str:
-    """The names there are, one a line."""
-    return "\n".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
-
-
-def apply_preset(name: str) -> str:
-    """Write a preset to params.yaml; returns one line a changed key. Raises `InputError` on an unknown name."""
-    source = paths.PRESETS / f"{name}.yaml"
-    if "/" in name or not source.exists():
-        raise InputError(f"no preset {name!r}: there are {', '.join(list_presets().split())}")
-    text = source.read_text()
-    parse(text, str(source))
-    old = _flat(yaml.safe_load(paths.PARAMS.read_text())) if paths.PARAMS.exists() else {}
-    new = _flat(yaml.safe_load(text))
-    draft = paths.PARAMS.with_suffix(".partial")
-    draft.write_text(text)
-    os.replace(draft, paths.PARAMS)
-    changed = [
-        f"{key}: {old.get(key, '-')} -> {new.get(key, '-')}"
-        for key in sorted(old | new)
-        if old.get(key) != new.get(key)
-    ]
-    return "\n".join(changed) or f"params.yaml already holds {name}"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in (tree or {}).items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return flat

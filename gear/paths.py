@@ -6,10 +6,17 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-PRESETS = Path("presets")
+PIPELINE = Path("dvc.yaml")
+_CHECKOUT_PRESETS = Path(__file__).parents[1] / "presets"
+# the wheel carries them inside the package
+PRESETS = _CHECKOUT_PRESETS if _CHECKOUT_PRESETS.is_dir() else Path(__file__).parent / "presets"
+SCHEMA = Path("presets/params.schema.json")
 
 SHARDS = Path("data/shards")  # train/*.parquet, val/*.parquet, manifest.json, rejects.json
-FEATURES = Path("data/features")  # teacher features and reference statistics
+FEATURES = Path("data/features")  # teacher features, and text states of captions
+REFERENCE = Path(
+    "data/reference"
+)  # statistics of the training images that samples are compared with
 MODELS = Path("data/models")
 TOKENIZER = MODELS / "tokenizer"  # the warm tokenizer
 JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl

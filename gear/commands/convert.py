@@ -18,11 +18,11 @@ from gear.core.files import replace_folder, write_json
 from gear.core.model_folder import read_config, save_model
 from gear.core.settings import parse_section
 from gear.generator import public_layouts as generators
-from gear.generator.config import GeneratorConfig
+from gear.generator.config import GeneratorShape
 from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
 from gear.tokenizer import public_layouts as tokenizers
-from gear.tokenizer.config import TokenizerConfig
+from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
 
@@ -108,8 +108,7 @@ def _tokenizer(
         shape = tokenizers.shape_of(native, layout)
     except (KeyError, ValueError) as error:
         raise InputError(f"{file}: a {layout} tokenizer without {error}") from None
-    training = {"steps": 0, "batch": 1, "lr": 1e-4, "init": {"path": "imported", "sha256": ""}}
-    config = parse_section(TokenizerConfig, {**shape, **training}, f"{file}: tokenizer.")
+    config = parse_section(TokenizerShape, shape, f"{file}: tokenizer.")
     with torch.device("meta"):
         model = Tokenizer(config)
     return (
@@ -133,13 +132,13 @@ def _generator(
         shape = generators.shape_of(native)
     except (KeyError, ValueError) as error:
         raise InputError(f"{file}: a LlamaGen generator without {error}") from None
-    settings = {"heads": heads or shape["heads"], "tap": -(-shape["layers"] // 3), "steps": 0}
+    settings = {"heads": heads or shape["heads"], "tap": -(-shape["layers"] // 3)}
     settings |= {
         "layers": shape["layers"],
         "width": shape["width"],
         "prefix_rope": "zero",
     }  # as public weights were trained
-    config = parse_section(GeneratorConfig, settings, f"{file}: generator.")
+    config = parse_section(GeneratorShape, settings, f"{file}: generator.")
     size = {"codes": shape["codes"], "grid": grid, "classes": shape["classes"]}
     with torch.device("meta"):
         model = Generator(config, **size)

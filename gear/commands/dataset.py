@@ -25,7 +25,7 @@ from gear.core.errors import InputError, StageFailed
 from gear.core.files import read_json, replace_file, write_json
 from gear.data.shards import load_manifest
 from gear.ingest.config import DataConfig
-from gear.ingest.split import Refused, into
+from gear.ingest.split import Refused, ingest_source
 from gear.params import Config
 from gear.validation import dataset_drift
 from gear.validation.expectations import frame, validate
@@ -53,7 +53,7 @@ def check(config: Config, root: str) -> str:
             "page": "",
         }
         try:
-            into(data, paths.INCOMING)
+            ingest_source(data, paths.INCOMING, config.host.workers)
         except Refused as refused:
             name = (
                 "refused-" + hashlib.sha256(f"{refused}{refused.rejects}".encode()).hexdigest()[:12]

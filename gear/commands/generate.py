@@ -14,7 +14,7 @@ from gear.core.errors import InputError
 from gear.core.files import replace_file
 from gear.core.model_folder import read_config
 from gear.data.captions import normalize_caption
-from gear.data.rows import batches
+from gear.data.rows import BATCH, batches
 from gear.encoders.config import TextConfig
 from gear.encoders.text import TextEncoder
 from gear.generator.conditioning import Condition, pack
@@ -55,8 +55,7 @@ def generate(
         np.tile(seed + np.arange(each), len(names)),
     )
     drawn = [
-        sample(generator, given(rows[p]), seeds[p], settings)
-        for p in batches(len(rows), settings.batch)
+        sample(generator, given(rows[p]), seeds[p], settings) for p in batches(len(rows), BATCH)
     ]
     pixels = decode_tokens(tokenizer, torch.cat(drawn).cpu().numpy())
     buffer = io.BytesIO()

@@ -85,7 +85,7 @@ def _measure_newest(
             break
     else:
         raise StageFailed(
-            f"{checkout}: states vanish faster than they are read: set train.checkpoint_every higher"
+            f"{checkout}: states vanish faster than they are read: set host.checkpoint_every higher"
         )
     try:
         return _measure(checkout, store, unseen[0], draft, samples, images, device, stop)

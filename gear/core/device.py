@@ -1,4 +1,4 @@
-"""Where to compute: `run.device`, one rule for every stage."""
+"""Where to compute: `host.device`, one rule for every stage."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 
 import torch
 
+from gear.core.config import HostConfig
 from gear.core.errors import InputError
-from gear.params import Config
 
 
-def pick_device(config: Config) -> torch.device:
+def pick_device(host: HostConfig) -> torch.device:
     """This process's device: its own GPU under torchrun, the first one alone, else the CPU.
 
-    Raises `InputError` where `run.device` is cuda and there is none.
+    Raises `InputError` where `host.device` is cuda and there is none.
     """
-    if config.run.device == "cpu" or not torch.cuda.is_available():
-        if config.run.device == "cuda":
+    if host.device == "cpu" or not torch.cuda.is_available():
+        if host.device == "cuda":
             raise InputError(
-                "run.device is cuda and torch sees no GPU: set run.device to auto or cpu"
+                "host.device is cuda and torch sees no GPU: set host.device to auto or cpu"
             )
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

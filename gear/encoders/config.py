@@ -13,9 +13,10 @@ class TeacherConfig(Section):
     """A frozen encoder whose patch features guide the tokenizer and generator."""
 
     name: Literal["efficientnet-lite0", "dinov2", "dinov3", "siglip2", "clip", "vjepa2"] = Field(
-        description="Encoder; the first comes with the packages, the others need `path`."
+        "efficientnet-lite0",
+        description="Encoder; the first comes with the packages, the others need `path`.",
     )
-    input_size: Annotated[int, Field(ge=32)] = Field(description="Side of its input, pixels.")
+    input_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of its input, pixels.")
     layer: Annotated[int, Field(ge=-1)] = Field(
         -1, description="Block or hidden state that is read; -1 for the last."
     )
@@ -30,7 +31,9 @@ class TeacherConfig(Section):
 class TeachersConfig(Section):
     """The teachers; with several, the alignment loss is their mean."""
 
-    encoders: tuple[TeacherConfig, ...] = Field(min_length=1, description="One or more encoders.")
+    encoders: tuple[TeacherConfig, ...] = Field(
+        (TeacherConfig(),), min_length=1, description="One or more encoders."
+    )
 
 
 class TextConfig(Section):

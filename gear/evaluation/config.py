@@ -12,7 +12,7 @@ from gear.core.settings import PinnedFile, Positive, Section
 class EvaluateConfig(Section):
     """The evaluation protocol."""
 
-    neighbours: Positive = Field(description="k of the coverage and recall manifolds.")
+    neighbours: Positive = Field(5, description="k of the coverage and recall manifolds.")
     input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(
         128, description="Side of the FD extractor's input, pixels."
     )
@@ -23,15 +23,15 @@ class EvaluateConfig(Section):
         448, description="Samples at each scale of the sweep."
     )
     clip: PinnedFile = Field(
-        default_factory=lambda: PinnedFile(path="", sha256=""),
+        PinnedFile(),
         description="CLIP's model.safetensors, in a folder with its config and processor, for CLIPScore (condition caption).",
     )
     inception: PinnedFile = Field(
-        default_factory=lambda: PinnedFile(path="", sha256=""),
+        PinnedFile(),
         description="torch-fidelity's Inception weights (weights-inception-2015-12-05-6726825d.pth), for FID, sFID, IS, precision, recall.",
     )
     reference: PinnedFile = Field(
-        default_factory=lambda: PinnedFile(path="", sha256=""),
+        PinnedFile(),
         description="Reference batch (.npz with mu, sigma, mu_s, sigma_s) for FID and sFID; empty for the training images.",
     )
 

@@ -51,7 +51,7 @@ def guidance_sweep(
             config.sample.model_copy(update={"guidance": scale}),
         )
         print(f"guidance {scale:g}")
-        tokens = draw(generator, wanted.given, seeds, settings)
+        tokens = draw(generator, wanted.given, seeds, settings, config.host.sample_batch)
         features = decoded_features(encoder, tokenizer, tokens, config.evaluate.input_size)
         protocol = {**base, "n": count, "guidance": scale}
         fd = frechet.frechet_distance(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gear.core.settings import Count, Positive, Section, Share
 
 
-class GeneratorConfig(Section):
-    """The autoregressive transformer and its stage-2 steps (GEAR, Generator)."""
+class GeneratorShape(Section):
+    """Shape of the autoregressive transformer and its projector (METHOD, Generator)."""
 
-    layers: Positive = Field(description="Transformer blocks.")
-    heads: Positive = Field(description="Attention heads.")
-    width: Positive = Field(description="Model width d.")
-    tap: Positive = Field(description="Blocks before the residual stream is read for alignment.")
+    layers: Positive = Field(6, description="Transformer blocks.")
+    heads: Positive = Field(6, description="Attention heads.")
+    width: Positive = Field(192, description="Model width d.")
+    tap: Positive = Field(3, description="Blocks before the residual stream is read for alignment.")
     dropout: Share = Field(
         0.1, description="On tokens, residual and feed-forward; none in attention."
     )
@@ -25,23 +25,10 @@ class GeneratorConfig(Section):
     prefix_rope: Literal["identity", "zero"] = Field(
         "identity", description="Rotation of prefix positions; `zero` only to run public weights."
     )
-    checkpointing: bool = Field(
-        False, description="Recompute blocks in the backward pass: less memory, a third more time."
-    )
-    projector_hidden: Positive = Field(2048, description="Hidden width of the alignment projector.")
-    start: Literal["joint", "scratch"] = Field(
-        "joint", description="Stage 2 trains the joint stage's generator on, or a fresh one."
-    )
-    steps: Count = Field(
-        description="Steps of the generator alone on the frozen tokenizer; may be 0."
-    )
+    projector_hidden: Positive = Field(512, description="Hidden width of the alignment projector.")
 
     @model_validator(mode="after")
-    def _shapes(self) -> GeneratorConfig:
-        if self.start == "scratch" and not self.steps:
-            raise ValueError(
-                "start: scratch with steps: 0 would sample from random weights: give it steps"
-            )
+    def _check_shape(self) -> Self:
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"width {self.width} is not a multiple of 4 x heads ({self.heads}): 2-D rotary positions need it"
@@ -51,18 +38,36 @@ class GeneratorConfig(Section):
         return self
 
 
+class GeneratorConfig(GeneratorShape):
+    """The generator and its training on the frozen tokenizer (stage 2)."""
+
+    start: Literal["joint", "scratch"] = Field(
+        "joint", description="Stage 2 trains the joint stage's generator on, or a fresh one."
+    )
+    steps: Count = Field(
+        0, description="Steps of the generator alone on the frozen tokenizer; may be 0."
+    )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.start == "scratch" and not self.steps:
+            raise ValueError(
+                "start: scratch with steps: 0 would sample from random weights: give it steps"
+            )
+        return self
+
+
 class SampleConfig(Section):
     """How images are drawn from the generator."""
 
-    n: Positive = Field(description="Images, balanced over classes.")
-    batch: Positive = Field(description="Images at a time; does not change the result.")
+    n: Positive = Field(1344, description="Images, balanced over classes.")
     guidance: Annotated[float, Field(ge=1)] = Field(
-        description="Classifier-free guidance scale; 1 is none."
+        1.0, description="Classifier-free guidance scale; 1 is none."
     )
     interval: tuple[Share, Share] = Field(
         (0.0, 1.0), description="Shares of the sequence between which guidance holds."
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(description="Softmax temperature.")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
     top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Keep the likeliest codes up to this mass; 1 for all."

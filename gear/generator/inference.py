@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.model_folder import load_weights, read_config, read_tensor
-from gear.generator.config import GeneratorConfig
+from gear.generator.config import GeneratorShape
 from gear.generator.transformer import Generator
 
 
@@ -17,7 +17,7 @@ def load_generator(folder: Path) -> Generator:
     if config.get("condition") == "caption":
         shape = {"empty_caption": read_tensor(folder, "cls_embedding.empty")}
     generator = Generator(
-        GeneratorConfig.model_validate(config["generator"]),
+        GeneratorShape.pick(config["generator"]),
         codes=config["codes"],
         grid=config["grid"],
         **shape,

@@ -95,11 +95,15 @@ def draw(
     given: Callable[[np.ndarray], Condition],
     seeds: np.ndarray,
     settings: SampleConfig,
+    batch: int,
 ) -> np.ndarray:
-    """Token grids (N, L) int64, a batch at a time, with progress; `given`: positions 0..N-1 to their conditions."""
+    """Return token grids (N, L) int64, sampled `batch` at a time with progress; the batch changes no token.
+
+    given: positions 0..N-1 to their conditions.
+    """
     parts = []
-    for start in range(0, len(seeds), settings.batch):
-        rows = np.arange(start, min(start + settings.batch, len(seeds)))
+    for start in range(0, len(seeds), batch):
+        rows = np.arange(start, min(start + batch, len(seeds)))
         parts.append(sample(generator, given(rows), seeds[rows], settings).cpu().numpy())
         print(f"sampled {rows[-1] + 1}/{len(seeds)}", flush=True)
     return np.concatenate(parts)

@@ -23,7 +23,7 @@ from gear.generator.conditioning import (
     Condition,
     visible,
 )
-from gear.generator.config import GeneratorConfig
+from gear.generator.config import GeneratorShape
 from gear.generator.rope import rotary_table, rotate
 from gear.nn.attention import attend
 from gear.nn.dropout import Dropout
@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with rotary positions. `text`: leading positions of its input that belong to the text stream."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorShape) -> None:
         super().__init__()
         self.heads = config.heads
         self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 class DualAttention(Attention):
     """Attention whose text positions have projections of their own."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorShape) -> None:
         super().__init__(config)
         self.wqkv_text = nn.Linear(config.width, 3 * config.width, bias=False)
         self.wo_text = nn.Linear(config.width, config.width, bias=False)
@@ -141,7 +141,7 @@ def by_stream(
 class FeedForward(nn.Module):
     """SwiGLU with hidden 8d/3 rounded up to a multiple of 256."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorShape) -> None:
         super().__init__()
         hidden = 256 * -(-(8 * config.width // 3) // 256)
         self.w1 = nn.Linear(config.width, hidden, bias=False)
@@ -156,14 +156,14 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorShape) -> None:
         super().__init__()
         self.attention = self.build_attention(config)
         self.feed_forward = FeedForward(config)
         self.attention_norm = RMSNorm(config.width)
         self.ffn_norm = RMSNorm(config.width)
 
-    def build_attention(self, config: GeneratorConfig) -> Attention:
+    def build_attention(self, config: GeneratorShape) -> Attention:
         """This block's kind of attention."""
         return Attention(config)
 
@@ -182,12 +182,12 @@ class Block(nn.Module):
 class DualBlock(Block):
     """A block whose text positions have norms, attention projections of their own; the feed-forward is shared."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorShape) -> None:
         super().__init__(config)
         self.attention_norm_text = RMSNorm(config.width)
         self.ffn_norm_text = RMSNorm(config.width)
 
-    def build_attention(self, config: GeneratorConfig) -> Attention:
+    def build_attention(self, config: GeneratorShape) -> Attention:
         return DualAttention(config)
 
     def forward(
@@ -231,7 +231,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        config: GeneratorShape,
         *,
         codes: int,
         grid: int,
@@ -239,6 +239,7 @@ class Generator(nn.Module):
         empty_caption: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = False  # set by a training to save memory
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
         self.tok_embeddings = TokenEmbedding(codes, config.width)
         self.cls_embedding: Any = (
@@ -287,7 +288,7 @@ class Generator(nn.Module):
         ):
             run = (
                 partial(checkpoint, layer, use_reentrant=False)
-                if self.config.checkpointing and torch.is_grad_enabled()
+                if self.activation_checkpointing and torch.is_grad_enabled()
                 else layer
             )
             x = run(x, table, mask, None, text)

@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gear.core.settings import Count, Positive, Section, Share
+from gear.core.settings import Count, Section, Share
 
 
 class DataConfig(Section):
     """Where images come from and how they become shards."""
 
     source: Literal["openmoji", "folder", "webdataset", "huggingface"] = Field(
-        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), `webdataset` (tar shards) or `huggingface` (a dataset on disk)."
+        "openmoji",
+        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), `webdataset` (tar shards) or `huggingface` (a dataset on disk).",
     )
     root: str = Field("", description="Folder of every source but the packaged one.")
     condition: Literal["class", "caption"] = Field(
@@ -26,18 +27,17 @@ class DataConfig(Section):
         0.5, description="Share of captions that repeat another's above which the gate closes."
     )
     size: Literal[16, 32, 64, 128, 256, 512] = Field(
-        description="Side of the square training images, pixels."
+        32, description="Side of the square training images, pixels."
     )
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="Share of concepts held out for validation."
+        0.1, description="Share of concepts held out for validation."
     )
     limit: Count = Field(
         0, description="Use at most this many images, spread over the classes; 0 for all."
     )
     flip: bool = Field(
-        description="Mirror images at random in training; off where mirror images differ."
+        True, description="Mirror images at random in training; off where mirror images differ."
     )
     max_reject_share: Share = Field(
-        description="Share of unreadable files above which ingest fails."
+        0.01, description="Share of unreadable files above which ingest fails."
     )
-    workers: Positive = Field(2, description="Decoding processes of ingest.")

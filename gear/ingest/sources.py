@@ -14,16 +14,16 @@ from gear.ingest.records import Picture, Reject
 from gear.ingest.webdataset import webdataset
 
 
-def pictures(data: DataConfig) -> Iterator[Picture | Reject]:
+def pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
     """What `data.source` holds. Raises `InputError` where there is nothing."""
     root = Path(data.root)
     if data.source == "openmoji":
         return openmoji(data.size)
     if data.source == "folder":
-        return image_folder(root, data.size, data.workers)
+        return image_folder(root, data.size, workers)
     given = (
         webdataset(root, data.caption_key)
         if data.source == "webdataset"
         else huggingface(root, data.caption_key)
     )
-    return _decoded(given, data.size, data.workers)
+    return _decoded(given, data.size, workers)

@@ -18,9 +18,9 @@ from gear.ingest.records import Picture, Reject
 from gear.ingest.sources import pictures
 
 
-def into(data: DataConfig, folder: Path) -> None:
+def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
     """The source into train and val shards in `folder`. Raises `InputError` and leaves `folder` as it was."""
-    found = pictures(data)
+    found = pictures(data, workers)
 
     def fill(draft: Path) -> None:
         with Spool(draft / "spool.parquet") as spool:

@@ -22,18 +22,23 @@ class JointConfig(Section):
 
     recipe: Literal[
         "gear", "soft_hard_forward", "llamagen_repa", "llamagen", "continued", "ste"
-    ] = Field(description="Which losses reach which module: docs/recipes.md.")
-    steps: Positive = Field(description="Optimiser steps.")
-    batch: Positive = Field(description="Images a step over all ranks.")
+    ] = Field("gear", description="Which losses reach which module: docs/recipes.md.")
+    steps: Positive = Field(300, description="Optimiser steps.")
+    batch: Positive = Field(64, description="Images a step over all ranks.")
     temperature: Annotated[float, Field(gt=0)] | SupportConfig = Field(
-        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it on the warm tokenizer."
+        0.1,
+        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it on the warm tokenizer.",
     )
-    lambda_tok: Weight = Field(description="Weight of the soft alignment in the tokenizer's loss.")
-    lambda_ar: Weight = Field(description="Weight of the hard alignment in the generator's loss.")
-    lr_tokenizer: Rate = Field(description="AdamW learning rate of the tokenizer.")
-    lr_generator: Rate = Field(description="AdamW learning rate of generator and projector.")
+    lambda_tok: Weight = Field(
+        0.5, description="Weight of the soft alignment in the tokenizer's loss."
+    )
+    lambda_ar: Weight = Field(
+        0.5, description="Weight of the hard alignment in the generator's loss."
+    )
+    lr_tokenizer: Rate = Field(0.001, description="AdamW learning rate of the tokenizer.")
+    lr_generator: Rate = Field(0.002, description="AdamW learning rate of generator and projector.")
     fd_every: Count = Field(
-        0,
+        100,
         description="Steps between Fréchet distances of fresh samples, for the curve; 0 for none.",
     )
     fd_n: Annotated[int, Field(ge=2)] = Field(448, description="Samples of each of them.")

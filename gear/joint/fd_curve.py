@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from gear import paths
-from gear.data.rows import BATCH, batches, round_robin
+from gear.data.rows import batches, round_robin
 from gear.encoders.efficientnet import build_encoder
 from gear.evaluation.frechet import frechet_distance, statistics
 from gear.evaluation.sample_quality import decoded_features
@@ -43,7 +43,7 @@ def fd_probe(
         Tokenizer(config.tokenizer).to(world.device).eval()
     )  # whole copies: under ZeRO-3 the trained ones are in parts
     rows = round_robin(count, len(reference["features"]))
-    plain = SampleConfig(n=count, batch=BATCH, guidance=1.0, temperature=1.0)
+    plain = SampleConfig(n=count)
     seeds = config.run.seed * SEED_STRIDE + np.arange(count)
 
     def given(part: slice) -> Condition:

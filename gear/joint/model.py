@@ -14,9 +14,11 @@ from gear.core.files import read_json, replace_folder
 from gear.core.model_folder import save_model
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import empty_caption
+from gear.generator.config import GeneratorShape
 from gear.generator.transformer import Assigned, Generator, GeneratorOutput
 from gear.joint.alignment import Projector
 from gear.params import Config
+from gear.tokenizer.config import TokenizerShape
 from gear.training.distributed import DistributedContext
 
 
@@ -74,11 +76,14 @@ def write_models(
         save_model(
             draft / "tokenizer",
             tokenizer,
-            {"tokenizer": settings["tokenizer"], "temperature": temperature},
+            {
+                "tokenizer": TokenizerShape.pick(settings["tokenizer"]).model_dump(mode="json"),
+                "temperature": temperature,
+            },
         )
         if guided is not None:
             shape = {
-                "generator": settings["generator"],
+                "generator": GeneratorShape.pick(settings["generator"]).model_dump(mode="json"),
                 "codes": config.tokenizer.codes,
                 "grid": config.grid,
             }

@@ -16,7 +16,7 @@ class LossConfig(Section):
         description="LPIPS where `vgg16` names weights, else distance of the packaged encoder's early features.",
     )
     vgg16: PinnedFile = Field(
-        default_factory=lambda: PinnedFile(path="", sha256=""),
+        PinnedFile(),
         description="torchvision's VGG16 weights (vgg16-397923af.pth), for LPIPS.",
     )
     codebook: Weight = Field(1.0, description="Codes towards latents.")
@@ -33,9 +33,10 @@ class GanConfig(Section):
     """PatchGAN discriminator of the tokenizer's stages."""
 
     start_step: Count = Field(
-        description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out."
+        1000000,
+        description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out.",
     )
-    filters: Positive = Field(description="Channels of the discriminator's first layer.")
-    layers: Positive = Field(description="Strided layers.")
-    lr: Rate = Field(description="AdamW learning rate.")
+    filters: Positive = Field(32, description="Channels of the discriminator's first layer.")
+    layers: Positive = Field(2, description="Strided layers.")
+    lr: Rate = Field(0.0002, description="AdamW learning rate.")
     lecam: Weight = Field(0.0, description="Weight of LeCam regularisation; for small data.")

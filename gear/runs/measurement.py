@@ -181,7 +181,13 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
         )
     reference, chosen = np.load(root / paths.FEATURES / "reference.npz"), config.sample
     seeds = config.run.seed * SEED_STRIDE + np.arange(samples)
-    tokens = draw(generator.to(device), sampling_set(config, samples, root).given, seeds, chosen)
+    tokens = draw(
+        generator.to(device),
+        sampling_set(config, samples, root).given,
+        seeds,
+        chosen,
+        config.host.sample_batch,
+    )
     pixels = decode_tokens(models.tokenizer, tokens)
     fake = pooled_features(build_encoder().to(device), pixels, config.evaluate.input_size)
     real = reference["features"]

@@ -32,7 +32,7 @@ def run(config: Config) -> None:
         load_tokenizer(paths.TOKENIZER / "tokenizer"),
         load_tokenizer(paths.JOINT / "tokenizer"),
     )
-    device, train = pick_device(config), read_split(paths.SHARDS / "train")
+    device, train = pick_device(config.host), read_split(paths.SHARDS / "train")
     warm, joint = warm.to(device), joint.to(device)
     pixels = train.part(evenly_spaced(len(train), IMAGES))
     tokens = {

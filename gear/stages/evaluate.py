@@ -56,7 +56,7 @@ REBUILT = (
 
 def run(config: Config) -> None:
     """Samples, features, shards and models → `reports/metrics.json` (headline) and `reports/protocols.json` (all records)."""
-    device, size = pick_device(config), config.evaluate.input_size
+    device, size = pick_device(config.host), config.evaluate.input_size
     encoder = build_encoder().to(device)
     base = json.loads((paths.FEATURES / "protocol.json").read_text())
     drawn = json.loads((paths.SAMPLES / "protocol.json").read_text())

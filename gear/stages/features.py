@@ -32,7 +32,7 @@ def run(config: Config) -> None:
     inception.npz, inception.json: the same over Inception-v3, where `evaluate.inception` names its weights;
     text/, where data.condition is caption: text states of every caption and of the empty one.
     """
-    device, train = pick_device(config), read_split(paths.SHARDS / "train")
+    device, train = pick_device(config.host), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
     extractor = build_encoder().to(device)
     inception = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gear import paths
-from gear.ingest.split import into
+from gear.ingest.split import ingest_source
 from gear.params import Config
 
 
 def run(config: Config) -> None:
     """`data.source` → `data/shards`."""
-    into(config.data, paths.SHARDS)
+    ingest_source(config.data, paths.SHARDS, config.host.workers)

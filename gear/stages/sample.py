@@ -34,12 +34,16 @@ def run(config: Config) -> None:
 
     Where the condition is the caption: samples of the validation captions in turn, and of `sample.prompts` in `prompts/`.
     """
-    device = pick_device(config)
+    device = pick_device(config.host)
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     chosen, wanted = config.sample, sampling_set(config, config.sample.n)
     tokens = draw(
-        generator, wanted.given, config.run.seed * SEED_STRIDE + np.arange(chosen.n), chosen
+        generator,
+        wanted.given,
+        config.run.seed * SEED_STRIDE + np.arange(chosen.n),
+        chosen,
+        config.host.sample_batch,
     )
     by_caption = wanted.rows is not None
     prompts = Prompts(config, generator) if by_caption else None
@@ -109,7 +113,11 @@ class Prompts:
         each = np.repeat(np.arange(len(states)), PROMPT_IMAGES)
         seeds = config.run.seed * SEED_STRIDE + np.tile(np.arange(PROMPT_IMAGES), len(states))
         self.tokens = draw(
-            generator, lambda rows: pack([states[i] for i in each[rows]]), seeds, config.sample
+            generator,
+            lambda rows: pack([states[i] for i in each[rows]]),
+            seeds,
+            config.sample,
+            config.host.sample_batch,
         )
 
     @property

@@ -23,7 +23,7 @@ def run(config: Config) -> None:
     """Shards → `data/models/tokenizer`: EMA tokenizer, discriminator if it joined, curves."""
     world = join_process_group(config)
     split = read_split(paths.SHARDS / "train")
-    tokenizer = start_tokenizer(config).to(world.device)
+    tokenizer = start_tokenizer(config.tokenizer).to(world.device)
     engine = build_engine(
         tokenizer, config, world, lr=config.tokenizer.lr, batch=config.tokenizer.batch
     )

@@ -12,8 +12,7 @@ from gear.core.errors import InputError
 from gear.core.model_folder import load_weights, read_config
 from gear.data.images import Pixels, to_pixels, to_tensor
 from gear.data.rows import batches
-from gear.params import Config
-from gear.tokenizer.config import TokenizerConfig
+from gear.tokenizer.config import TokenizerConfig, TokenizerShape
 from gear.tokenizer.model import Tokenizer
 
 
@@ -38,14 +37,18 @@ def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint folder, on CPU, in eval mode."""
-    tokenizer = Tokenizer(TokenizerConfig.model_validate(read_config(folder)["tokenizer"]))
+    tokenizer = Tokenizer(TokenizerShape.pick(read_config(folder)["tokenizer"]))
     load_weights(tokenizer, folder)
     return tokenizer.eval()
 
 
-def start_tokenizer(config: Config) -> Tokenizer:
-    """A fresh tokenizer, or the one that `tokenizer.init` names. Raises `InputError` where that is another one or of another shape."""
-    tokenizer, init = Tokenizer(config.tokenizer), config.tokenizer.init
+def start_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Return a new tokenizer, or the one that `tokenizer.init` names.
+
+    Raises:
+        InputError: if the named one has another sha256 or another shape.
+    """
+    tokenizer, init = Tokenizer(config), config.init
     if not init.path:
         return tokenizer
     file = Path(init.path)
@@ -60,8 +63,9 @@ def start_tokenizer(config: Config) -> Tokenizer:
             f"tokenizer.init: {file} has sha256 {actual}, params.yaml says {init.sha256 or '(nothing)'}"
         )
     saved = read_config(file.parent)["tokenizer"]
-    for key in ("quantizer", "codes", "code_dim", "base", "multipliers", "blocks", "z_channels"):
-        wanted = config.tokenizer.model_dump(mode="json")[key]
+    for key, wanted in (
+        TokenizerShape.pick(config.model_dump(mode="json")).model_dump(mode="json").items()
+    ):
         if saved[key] != wanted:
             raise InputError(
                 f"tokenizer.init: {file} has {key} {saved[key]}, params.yaml says {wanted}"

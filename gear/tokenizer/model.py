@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gear.tokenizer import convnet, magvit
-from gear.tokenizer.config import TokenizerConfig
+from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 
@@ -26,7 +26,7 @@ class TokenizerOutput:
 class Tokenizer(nn.Module):
     """Encoder, quantizer, decoder. Images are (B, 3, H, W) in [-1, 1]."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerShape) -> None:
         super().__init__()
         self.config = config
         backbone = magvit if config.quantizer == "lfq" else convnet

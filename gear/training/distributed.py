@@ -28,7 +28,7 @@ class DistributedContext:
 
 def join_process_group(config: Config) -> DistributedContext:
     """Initialise the process group (gloo on CPU, NCCL on GPU) and seed torch."""
-    device = pick_device(config)
+    device = pick_device(config.host)
     cuda = device.type == "cuda"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
     import deepspeed

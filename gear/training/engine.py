@@ -40,7 +40,7 @@ def build_engine(
         "gradient_clipping": config.train.clip,
         # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
         "zero_optimization": {
-            "stage": config.train.zero_stage,
+            "stage": config.host.zero_stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
         },

@@ -91,7 +91,7 @@ def train(
             average.update()
         health.count(indices)
         done = number + 1
-        window_ends, logging = done % config.health.window == 0, done % config.train.log_every == 0
+        window_ends, logging = done % config.health.window == 0, done % config.host.log_every == 0
         if window_ends:
             health.close_window()
         probing = probe is not None and (done % probe.every == 0 or done == steps)
@@ -120,7 +120,7 @@ def train(
             raise StopRequested(
                 f"asked to stop at step {done}: {reason}; state saved in {where}; {_where_next(work)}"
             )
-        if stopping or (done % config.train.checkpoint_every == 0 and done < steps):
+        if stopping or (done % config.host.checkpoint_every == 0 and done < steps):
             work.save(step.engines, _state(done, step, averages, health, rows))
         if window_ends and health.broken() is None:
             work.mark_healthy()

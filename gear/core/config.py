@@ -1,0 +1,33 @@
+"""Settings of the `run` and `host` sections."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gear.core.settings import Count, Positive, Section
+
+
+class RunConfig(Section):
+    """What all stages share."""
+
+    seed: Count = Field(0, description="Seed of every random draw in the run.")
+
+
+class HostConfig(Section):
+    """How this machine does the work. No value here changes what a run computes, so no stage depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device to compute on; auto takes a GPU if there is one."
+    )
+    threads: Count = Field(0, description="CPU threads of PyTorch; 0 leaves the choice to PyTorch.")
+    workers: Positive = Field(2, description="Decoding processes of ingest.")
+    sample_batch: Positive = Field(192, description="Images sampled at a time.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
+    activation_checkpointing: bool = Field(
+        False,
+        description="Recompute the generator's blocks in the backward pass: less memory, a third more time.",
+    )
+    checkpoint_every: Positive = Field(100, description="Steps between resumable states.")
+    log_every: Positive = Field(20, description="Steps between log lines.")

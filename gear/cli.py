@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 STAGES = {
     "ingest": "source images into Parquet shards",
     "validate": "gate the shards with Great Expectations",
-    "features": "cache teacher features and reference statistics",
+    "features": "compute teacher features and text states",
+    "reference": "compute the statistics that samples are compared with",
     "tokenizer": "warm up the VQ tokenizer",
     "joint": "train tokenizer and generator together",
     "generator": "train the generator on, tokenizer frozen",

@@ -36,7 +36,10 @@ def fd_probe(
     """
     if not config.joint.fd_every or not world.is_rank_zero:
         return None
-    encoder, reference = build_encoder().to(world.device), np.load(paths.FEATURES / "reference.npz")
+    encoder, reference = (
+        build_encoder().to(world.device),
+        np.load(paths.REFERENCE / "efficientnet-lite0.npz"),
+    )
     classes, count = guided.generator.classes, config.joint.fd_n
     drawer = build_generator(config, classes).to(world.device).eval()
     decoder = (
@@ -58,7 +61,7 @@ def fd_probe(
         )
         tokens = torch.cat([sample(drawer, given(p), seeds[p], plain) for p in batches(count)])
         features = decoded_features(
-            encoder, decoder, tokens.cpu().numpy(), config.evaluate.input_size
+            encoder, decoder, tokens.cpu().numpy(), int(reference["input_size"])
         )
         return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
 

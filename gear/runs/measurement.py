@@ -174,12 +174,12 @@ def measure(
 def _fidelity(models: Models, root: Path, samples: int, device: torch.device) -> dict[str, Metric]:
     config, generator = models.config, models.generator
     assert generator is not None
-    base = read_json(root / paths.FEATURES / "protocol.json")
+    base = read_json(root / paths.REFERENCE / "protocol.json")
     if base["input_size"] != config.evaluate.input_size:
         raise InputError(
             f"{root / paths.FEATURES} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}"
         )
-    reference, chosen = np.load(root / paths.FEATURES / "reference.npz"), config.sample
+    reference, chosen = np.load(root / paths.REFERENCE / "efficientnet-lite0.npz"), config.sample
     seeds = config.run.seed * SEED_STRIDE + np.arange(samples)
     tokens = draw(
         generator.to(device),
@@ -208,7 +208,7 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
     if config.evaluate.inception.path:
         inception, training = (
             build_inception(config.evaluate.inception).to(device),
-            load_training(root / paths.FEATURES),
+            load_training(root / paths.REFERENCE),
         )
         reference = (
             read_reference(config.evaluate.reference)

@@ -58,9 +58,9 @@ def run(config: Config) -> None:
     """Samples, features, shards and models → `reports/metrics.json` (headline) and `reports/protocols.json` (all records)."""
     device, size = pick_device(config.host), config.evaluate.input_size
     encoder = build_encoder().to(device)
-    base = json.loads((paths.FEATURES / "protocol.json").read_text())
+    base = json.loads((paths.REFERENCE / "protocol.json").read_text())
     drawn = json.loads((paths.SAMPLES / "protocol.json").read_text())
-    reference = np.load(paths.FEATURES / "reference.npz")
+    reference = np.load(paths.REFERENCE / "efficientnet-lite0.npz")
     train, val, samples = (
         read_split(paths.SHARDS / "train"),
         read_split(paths.SHARDS / "val"),
@@ -215,7 +215,7 @@ def _inception(
     config: Config, tokenizer: Tokenizer, val: Split, samples: Split, drawn: dict[str, Any]
 ) -> dict[str, Metric]:
     extractor = build_inception(config.evaluate.inception).to(next(tokenizer.parameters()).device)
-    training = load_training(paths.FEATURES)
+    training = load_training(paths.REFERENCE)
     reference = (
         read_reference(config.evaluate.reference)
         if config.evaluate.reference.path

@@ -1,4 +1,4 @@
-"""Stage features: teacher features and reference statistics, computed once."""
+"""Stage features: teacher features and text states, computed once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ from gear.data.images import ENCODER_BATCH, to_tensor
 from gear.data.rows import batches
 from gear.data.shards import Split, read_split
 from gear.data.text_states import write_states
-from gear.encoders.efficientnet import EXTRACTOR, build_encoder
-from gear.encoders.inception import build_inception
 from gear.encoders.text import TextEncoder
 from gear.encoders.vision import build_teacher, on_grid, spatial_normalise
-from gear.evaluation.frechet import half_floor, statistics
-from gear.evaluation.inception_statistics import save_training
 from gear.params import Config
 
 
@@ -28,18 +24,10 @@ def run(config: Config) -> None:
     """`data/shards` → `data/features`.
 
     train.npy: (N, views, L, C) float16, C the teachers' channels side by side; teachers.json: what they are;
-    reference.npz: the FD extractor's features pooled over space, their statistics and half-vs-half floor;
-    inception.npz, inception.json: the same over Inception-v3, where `evaluate.inception` names its weights;
     text/, where data.condition is caption: text states of every caption and of the empty one.
     """
     device, train = pick_device(config.host), read_split(paths.SHARDS / "train")
     teachers = nn.ModuleList(build_teacher(one) for one in config.teacher.encoders).to(device)
-    extractor = build_encoder().to(device)
-    inception = (
-        build_inception(config.evaluate.inception).to(device)
-        if config.evaluate.inception.path
-        else None
-    )
 
     def fill(draft: Path) -> None:
         widths = _teach(config, teachers, train, draft / "train.npy")
@@ -49,24 +37,6 @@ def run(config: Config) -> None:
             for one, teacher in named
         ]
         write_json(draft / "teachers.json", {"widths": widths, "encoders": encoders})
-        pooled = _pool(extractor, train, config.evaluate.input_size)
-        mean, covariance = statistics(pooled)
-        np.savez(
-            draft / "reference.npz",
-            mean=mean,
-            cov=covariance,
-            features=pooled,
-            floor=half_floor(pooled, config.run.seed),
-        )
-        protocol = {
-            "extractor": EXTRACTOR,
-            "weights_sha256": extractor.weights_sha256,
-            "input_size": config.evaluate.input_size,
-            "resize": "bicubic, antialias, clamped",
-            "pooling": "mean over space",
-            "reference_n": len(train),
-        }
-        write_json(draft / "protocol.json", protocol)
         if config.data.condition == "caption":
             _write_text(
                 config,
@@ -74,8 +44,6 @@ def run(config: Config) -> None:
                 draft / "text",
                 device,
             )
-        if inception is not None:
-            save_training(draft, inception, train)
 
     replace_folder(paths.FEATURES, fill)
 
@@ -119,15 +87,3 @@ def _teach(config: Config, teachers: nn.ModuleList, train: Split, file: Path) ->
         if number % 16 == 15 or part.stop == len(train):
             print(f"teacher features {part.stop}/{len(train)}", flush=True)
     return widths
-
-
-@torch.inference_mode()
-def _pool(extractor: nn.Module, train: Split, input_size: int) -> np.ndarray:
-    """The extractor's features averaged over space, (N, 112) float32."""
-    parts = batches(len(train), ENCODER_BATCH)
-    return np.concatenate(
-        [
-            extractor(to_tensor(train[p], extractor), input_size).mean((2, 3)).cpu().numpy()
-            for p in parts
-        ]
-    )

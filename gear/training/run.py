@@ -13,15 +13,7 @@ from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import fingerprint
 
-CODE = (
-    "data",
-    "text",
-    "tokenizer",
-    "generator",
-    "alignment",
-    "losses",
-    "training",
-)  # packages whose change makes it another run
+CODE = ("data", "nn", "tokenizer", "generator", "losses", "training", "joint")  # a change is another run
 
 
 def open_work(

@@ -43,7 +43,7 @@ def fd_probe(
     classes, count = guided.generator.classes, config.joint.fd_n
     drawer = build_generator(config, classes).to(world.device).eval()
     decoder = (
-        Tokenizer(config.tokenizer).to(world.device).eval()
+        Tokenizer(tokenizer.config).to(world.device).eval()
     )  # whole copies: under ZeRO-3 the trained ones are in parts
     rows = round_robin(count, len(reference["features"]))
     plain = SampleConfig(n=count)

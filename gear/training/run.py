@@ -13,7 +13,15 @@ from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import fingerprint
 
-CODE = ("data", "nn", "tokenizer", "generator", "losses", "training", "joint")  # a change is another run
+CODE = (
+    "data",
+    "nn",
+    "tokenizer",
+    "generator",
+    "losses",
+    "training",
+    "joint",
+)  # a change is another run
 
 
 def open_work(

@@ -43,7 +43,7 @@ def load_weights(module: nn.Module, folder: Path) -> None:
         module.load_state_dict(weights, strict=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())}"
+            f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())[:300]}"
         ) from None
 
 

@@ -27,10 +27,15 @@ class Section(BaseModel):
 
     @classmethod
     def pick(cls, values: Mapping[str, Any]) -> Self:
-        """Return a section made from those of `values` that are its fields; others are ignored."""
-        return cls.model_validate(
-            {name: values[name] for name in cls.model_fields if name in values}
-        )
+        """Return a section made from those of `values` that are its fields; others are ignored.
+
+        Raises:
+            InputError: if one of the fields is absent: no default is invented.
+        """
+        absent = [name for name in cls.model_fields if name not in values]
+        if absent:
+            raise InputError(f"{cls.__name__}: no {absent[0]!r} given")
+        return cls.model_validate({name: values[name] for name in cls.model_fields})
 
     def restricted_to(self, names: Collection[str]) -> Self:
         """Return a copy that holds only some of its fields; reading another raises `UndeclaredParamError`."""

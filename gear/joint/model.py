@@ -64,6 +64,7 @@ def write_models(
     rows: list[dict[str, float]],
     *,
     tokenizer: dict[str, torch.Tensor],
+    tokenizer_shape: TokenizerShape,
     guided: dict[str, torch.Tensor] | None = None,
     discriminator: nn.Module | None = None,
     classes: list[str] | None = None,
@@ -77,7 +78,9 @@ def write_models(
             draft / "tokenizer",
             tokenizer,
             {
-                "tokenizer": TokenizerShape.pick(settings["tokenizer"]).model_dump(mode="json"),
+                "tokenizer": TokenizerShape.pick(
+                    tokenizer_shape.model_dump(mode="json")
+                ).model_dump(mode="json"),
                 "temperature": temperature,
             },
         )

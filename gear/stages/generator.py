@@ -83,6 +83,7 @@ def run(config: Config) -> None:
         config,
         world,
         rows,
+        tokenizer_shape=tokenizer.config,
         tokenizer=tokenizer.state_dict(),
         guided=average.weights,
         classes=classes,

@@ -109,6 +109,7 @@ def run(config: Config) -> None:
         config,
         world,
         rows,
+        tokenizer_shape=tokenizer.config,
         tokenizer=weights,
         guided=averages["guided"].weights,
         classes=classes,

@@ -63,6 +63,12 @@ def run(config: Config) -> None:
         log=paths.WORK / "logs" / "tokenizer.jsonl",
     )
     write_models(
-        paths.TOKENIZER, config, world, rows, tokenizer=average.weights, discriminator=discriminator
+        paths.TOKENIZER,
+        config,
+        world,
+        rows,
+        tokenizer_shape=tokenizer.config,
+        tokenizer=average.weights,
+        discriminator=discriminator,
     )
     work.finish()

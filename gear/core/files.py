@@ -1,19 +1,26 @@
-"""Atomic outputs of stages: a reader sees the old file or the new one, never half of one."""
+"""Atomic files and folders, JSON, exclusive locks and sha256 of files."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
 
 
+class LockedError(InputError):
+    """Another process holds a lock."""
+
+
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a fresh folder beside `folder` and put it in its place; a crash leaves the old one."""
+    """Fill a draft folder and put it in the place of `folder`; a crash leaves the old folder."""
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -22,28 +29,118 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     os.replace(draft, folder)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a draft that replaces `path` if the body succeeds, and is deleted if not.
+
+    Readers see the old file or the whole new one. Processes that write the same file at the same
+    time do not disturb each other: the last one wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_file(path) as draft:
+        draft.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Deterministic JSON: sorted keys, floats to six significant digits."""
-    replace_file(
-        path,
-        (json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-    )
+    """Write deterministic JSON atomically: sorted keys, floats rounded to six significant digits."""
+    text = json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
+    replace_file(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """A stage's own JSON. Raises `InputError` where it is absent or broken."""
+    """Return the content of a stage's JSON file.
+
+    Raises:
+        InputError: if the file is absent or not JSON.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: {error}: run the stage that makes it with `dvc repro`") from None
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that holds one JSON object a line, such as a logged curve."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def exclusive_lock(path: Path, message: str) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, without waiting for it.
+
+    The operating system releases the lock if the process dies. The file holds the process id.
+
+    Args:
+        path: Lock file; it and its folder are created if absent, and it stays afterwards.
+        message: Text of the error; `{holder}` in it is replaced by "process <id>".
+
+    Raises:
+        LockedError: if another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockedError(message.replace("{holder}", holder)) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the sha256 (hex) of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def require_file(path: str, sha256: str, setting: str, remedy: str) -> Path:
+    """Return the path of a local weights file after checking that it is the one that is named.
+
+    Args:
+        path: File named by the setting.
+        sha256: Hash that the setting names.
+        setting: Name of the setting, for errors.
+        remedy: What to do if the file is absent.
+
+    Raises:
+        InputError: if the file is absent or has another sha256.
+    """
+    if not path or not Path(path).is_file():
+        raise InputError(f"{setting}.path: no file {path or '(empty)'}: {remedy}")
+    require_sha256(setting, sha256, Path(path))
+    return Path(path)
+
+
+def require_sha256(setting: str, expected: str, *paths: Path) -> None:
+    """Check the sha256 of files, taken one after the other.
+
+    Raises:
+        InputError: if it is not the expected one.
+    """
+    actual = sha256_of(*paths)
+    if actual != expected:
+        name = str(paths[0]) if len(paths) == 1 else f"{paths[0].parent}/*{paths[0].suffix}"
+        raise InputError(
+            f"{setting}: {name} has sha256 {actual}, params.yaml says {expected or '(nothing)'}"
+        )
 
 
 def _rounded(value: Any) -> Any:

@@ -12,8 +12,9 @@ WORKDIR /gear
 # `pip install` of the project leaves a link to /gear: what lies there, this image's code or a mounted checkout, is what runs.
 FROM base AS tools
 ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml setup.py constraints.txt README.md ./
 COPY gear/__init__.py gear/
+COPY presets presets/
 RUN python3 -m venv /opt/venv \
  && pip install -c constraints.txt --upgrade pip wheel "setuptools<82" ninja
 

@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -54,8 +54,14 @@ test-slow: setup  ## Run the tests that take minutes each: every quantizer and r
 test-postgres: setup  ## Run the tests of the server on PostgreSQL (Debian: apt-get install postgresql)
 	@python -m pytest -m postgres
 
-lint: setup  ## Style, types, import contracts, spelling, Dockerfile
-	@ruff check gear flows tests benchmarks && mypy && lint-imports && codespell gear flows tests benchmarks docs presets *.md && hadolint Dockerfile
+lint: setup  ## Check style, format, types, import contracts, spelling and the Dockerfile
+	@ruff check . && ruff format --check . && mypy && lint-imports && codespell && hadolint Dockerfile
+
+graph-check: setup  ## Edit one thing at a time and show which stages would run again
+	@python tools/graph_check.py
+
+schema: setup  ## Write presets/params.schema.json anew, after a change of settings
+	@python -c "from gear import params, paths; paths.SCHEMA.write_text(params.schema())"
 
 server: setup  ## Start Prefect's server on 127.0.0.1:PORT (4200) in the background: SQLite in .gear/prefect, or DATABASE=postgresql+asyncpg://...
 	@python -m flows.services server

@@ -123,8 +123,10 @@ def require_file(path: str, sha256: str, setting: str, remedy: str) -> Path:
     Raises:
         InputError: if the file is absent or has another sha256.
     """
-    if not path or not Path(path).is_file():
-        raise InputError(f"{setting}.path: no file {path or '(empty)'}: {remedy}")
+    if not path:
+        raise InputError(f"{setting}.path is empty: {remedy}")
+    if not Path(path).is_file():
+        raise InputError(f"{setting}.path: no file {path}: {remedy}")
     require_sha256(setting, sha256, Path(path))
     return Path(path)
 

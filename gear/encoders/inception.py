@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 
 EXTRACTOR = "inception-v3 (2015 TensorFlow weights)"
@@ -52,23 +51,10 @@ class Inception(nn.Module):
         )  # positions first, as TensorFlow lays them out
 
 
-def pinned(weights: PinnedFile, setting: str, source: str) -> Path:
-    """The file of a setting. Raises `InputError`, naming where it is to be had, unless it is there and has its sha256."""
-    path = Path(weights.path)
-    if not path.is_file():
-        raise InputError(f"{setting}.path: no file {path}: download {source}, or leave it empty")
-    with path.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != weights.sha256:
-        raise InputError(
-            f"{setting}: {path} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
-        )
-    return path
-
-
 def build_inception(weights: PinnedFile) -> Inception:
     """The extractor with the weights of `evaluate.inception`. Raises `InputError`."""
-    path = pinned(weights, "evaluate.inception", URL_INCEPTION_V3)
+    remedy = f"download {URL_INCEPTION_V3}, or leave it empty"
+    path = require_file(weights.path, weights.sha256, "evaluate.inception", remedy)
     try:
         tensors = torch.load(path, weights_only=True, map_location="cpu")
         safe = (

@@ -6,7 +6,6 @@ names; nothing is fetched.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from gear.core.errors import InputError
+from gear.core.files import require_sha256
 from gear.encoders.config import TextConfig
 
 BATCH = 64
@@ -101,15 +101,7 @@ def _check(name: str, folder: Path, wanted: str) -> str:
             f"text.encoder {name}: no *.safetensors in {where}: download the folder of huggingface.co/{FAMILIES[name].source} "
             "and name it in text.path"
         )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    if digest.hexdigest() != wanted:
-        raise InputError(
-            f"text.encoder {name}: {folder}/*.safetensors have sha256 {digest.hexdigest()}, not {wanted or '(none named)'}"
-        )
+    require_sha256(f"text.encoder {name}", wanted, *files)
     return wanted
 
 

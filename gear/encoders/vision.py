@@ -6,9 +6,7 @@ have the sha256 that params.yaml names, so that a run's features can be traced a
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.encoders import efficientnet
 from gear.encoders.config import TeacherConfig
 
@@ -87,7 +86,14 @@ class TransformersTeacher(Teacher):
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
         self.family, self.size, self.layer = FAMILIES[config.name], config.input_size, config.layer
-        self.weights_sha256 = _check_weights(config, self.family)
+        self.weights_sha256 = config.sha256
+        require_file(
+            f"{config.path}/model.safetensors" if config.path else "",
+            config.sha256,
+            f"teacher.encoders[{config.name}]",
+            f"download config.json and model.safetensors of huggingface.co/{self.family.source} "
+            "into a folder and name it in teacher.encoders[].path",
+        )
         self.model = _load(config, self.family)
         settings: Any = self.model.config
         shape = settings.patch_size
@@ -122,23 +128,6 @@ class TransformersTeacher(Teacher):
         side = self.size // self.patch
         patches = states[:, -side * side :]  # class and register tokens come first
         return patches.float().transpose(1, 2).unflatten(2, (side, side))
-
-
-def _check_weights(config: TeacherConfig, family: Family) -> str:
-    file = Path(config.path) / "model.safetensors"
-    if not config.path or not file.is_file():
-        where = config.path or "(teacher.encoders[].path is empty)"
-        raise InputError(
-            f"teacher {config.name}: no model.safetensors in {where}: download config.json and model.safetensors of "
-            f"huggingface.co/{family.source} into a folder and name it in teacher.encoders[].path"
-        )
-    with file.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if config.sha256 != actual:
-        raise InputError(
-            f"teacher {config.name}: {file} has sha256 {actual}, params.yaml says {config.sha256 or '(nothing)'}"
-        )
-    return actual
 
 
 def _load(config: TeacherConfig, family: Family) -> nn.Module:

@@ -5,13 +5,12 @@ Not by torchmetrics 1.9: its clip_score does not know what transformers 5 return
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH
 from gear.data.rows import batches
@@ -52,18 +51,11 @@ def clip_score(
 def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:
     import transformers
 
-    file = Path(weights.path)
-    if not file.is_file():
-        raise InputError(
-            f"evaluate.clip.path: no file {file}: download the folder of huggingface.co/openai/clip-vit-large-patch14 and name its "
-            "model.safetensors, or leave it empty"
-        )
-    with file.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != weights.sha256:
-        raise InputError(
-            f"evaluate.clip: {file} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
-        )
+    remedy = (
+        "download the folder of huggingface.co/openai/clip-vit-large-patch14 and name its "
+        "model.safetensors, or leave it empty"
+    )
+    file = require_file(weights.path, weights.sha256, "evaluate.clip", remedy)
     try:
         model = transformers.CLIPModel.from_pretrained(
             file.parent, local_files_only=True, use_safetensors=True

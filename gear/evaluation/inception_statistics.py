@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH, Pixels
 from gear.data.rows import batches, evenly_spaced
 from gear.data.shards import Split
-from gear.encoders.inception import POOLED, SPATIAL, Inception, pinned
+from gear.encoders.inception import POOLED, SPATIAL, Inception
 from gear.evaluation.frechet import frechet_distance
 
 ROWS = 10_000  # training images, at most, whose features stay for precision and recall: their cost is its square
@@ -118,11 +119,11 @@ def read_reference(weights: PinnedFile) -> Reference:
 
     Only the statistics are read: the images beside them stay on disk. Raises `InputError`.
     """
-    path = pinned(
-        weights,
-        "evaluate.reference",
-        "a reference batch such as ADM's VIRTUAL_imagenet256_labeled.npz",
+    remedy = (
+        "download a reference batch such as ADM's VIRTUAL_imagenet256_labeled.npz, "
+        "or leave it empty"
     )
+    path = require_file(weights.path, weights.sha256, "evaluate.reference", remedy)
     try:
         with np.load(path, allow_pickle=False) as file:
             pool = _gaussian(file["mu"], file["sigma"], POOLED)

@@ -5,15 +5,14 @@ The second is not LPIPS and is not called so.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 
 EARLY_FEATURES = "perceptual(efficientnet-lite0 early)"
@@ -81,17 +80,8 @@ class LpipsLoss(nn.Module):
 
 
 def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
-    path = Path(weights.path)
-    if not path.is_file():
-        raise InputError(
-            f"loss.vgg16.path: no file {path}: download vgg16-397923af.pth from download.pytorch.org/models, or leave it empty"
-        )
-    with path.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != weights.sha256:
-        raise InputError(
-            f"loss.vgg16: {path} has sha256 {actual}, params.yaml says {weights.sha256 or '(nothing)'}"
-        )
+    remedy = "download vgg16-397923af.pth from download.pytorch.org/models, or leave it empty"
+    path = require_file(weights.path, weights.sha256, "loss.vgg16", remedy)
     return torch.load(path, weights_only=True, map_location="cpu")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gear.core.errors import InputError
+from gear.core.files import require_file
 from gear.core.model_folder import load_weights, read_config
 from gear.data.images import Pixels, to_pixels, to_tensor
 from gear.data.rows import batches
@@ -51,21 +51,11 @@ def start_tokenizer(config: TokenizerConfig) -> Tokenizer:
     tokenizer, init = Tokenizer(config), config.init
     if not init.path:
         return tokenizer
-    file = Path(init.path)
-    if not file.is_file():
-        raise InputError(
-            f"tokenizer.init.path: no file {file}: name the model.safetensors that `gear import` wrote"
-        )
-    with file.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != init.sha256:
-        raise InputError(
-            f"tokenizer.init: {file} has sha256 {actual}, params.yaml says {init.sha256 or '(nothing)'}"
-        )
+    remedy = "name the model.safetensors that `gear import` wrote"
+    file = require_file(init.path, init.sha256, "tokenizer.init", remedy)
     saved = read_config(file.parent)["tokenizer"]
-    for key, wanted in (
-        TokenizerShape.pick(config.model_dump(mode="json")).model_dump(mode="json").items()
-    ):
+    shape = TokenizerShape.pick(config.model_dump(mode="json"))
+    for key, wanted in shape.model_dump(mode="json").items():
         if saved[key] != wanted:
             raise InputError(
                 f"tokenizer.init: {file} has {key} {saved[key]}, params.yaml says {wanted}"

@@ -93,7 +93,10 @@ def test_a_transformers_teacher_gives_its_models_patch_tokens(name: str, tmp_pat
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"path": "/nowhere"}, "no model.safetensors in /nowhere: download.*facebook/dinov2-base"),
+        (
+            {"path": "/nowhere"},
+            "no file /nowhere/model.safetensors: download.*facebook/dinov2-base",
+        ),
         ({"path": ""}, "path is empty"),
         ({"sha256": "0" * 64}, "has sha256 [0-9a-f]{64}, params.yaml says 0000"),
         ({"layer": 9}, "layer 9: it has hidden states 0 to 2"),

@@ -100,7 +100,7 @@ def test_weights_that_are_absent_or_others_say_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text\.path is empty.*huggingface\.co/Qwen/Qwen3"):
         TextEncoder(TextConfig.model_validate({"encoder": "qwen3"}), CPU)
     config = saved(tmp_path / "weights", "qwen3")
-    with pytest.raises(InputError, match=r"have sha256 .*, not 123"):
+    with pytest.raises(InputError, match=r"has sha256 .*, params.yaml says 123"):
         TextEncoder(config.model_copy(update={"sha256": "123"}), CPU)
     with pytest.raises(InputError, match="t5"):
         TextEncoder(config.model_copy(update={"encoder": "t5"}), CPU)

@@ -27,7 +27,8 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str,
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a checkpoint folder. Raises `InputError` where there is none."""
     try:
-        return json.loads((folder / "config.json").read_text())
+        result: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        return result
     except OSError:
         raise InputError(
             f"{folder}: no checkpoint here (config.json is missing): run the stage that makes it with `dvc repro`"
@@ -51,6 +52,7 @@ def read_tensor(folder: Path, name: str) -> torch.Tensor:
     """One of a checkpoint's tensors; `InputError` where it is not there."""
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
-            return file.get_tensor(name)
+            result: torch.Tensor = file.get_tensor(name)
+            return result
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}/model.safetensors: {error}") from None

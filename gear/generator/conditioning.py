@@ -72,7 +72,8 @@ class ClassEmbedding(nn.Module):
         return labels_B.masked_fill(dropped_B, self.classes)
 
     def forward(self, labels_B: torch.Tensor) -> torch.Tensor:
-        return self.embedding_table(labels_B)[:, None]
+        result: torch.Tensor = self.embedding_table(labels_B)[:, None]
+        return result
 
 
 class CaptionEmbedding(nn.Module):
@@ -108,7 +109,8 @@ class CaptionEmbedding(nn.Module):
         )
 
     def forward(self, captions: Captions) -> torch.Tensor:
-        return self.cap_proj(captions.states_BTC)
+        result: torch.Tensor = self.cap_proj(captions.states_BTC)
+        return result
 
 
 def visible(captions: Captions) -> torch.Tensor:

@@ -30,6 +30,6 @@ def rotate(x_BLHE: torch.Tensor, table_LF2: torch.Tensor) -> torch.Tensor:
 
     A pair is a complex number and the table's (cos, sin) its turn: one product, ten times as fast on CPU as four.
     """
-    pairs = torch.view_as_complex(x_BLHE.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(torch.unflatten(x_BLHE.float(), -1, (-1, 2)))
     turned = pairs * torch.view_as_complex(table_LF2)[None, :, None, :]
     return torch.view_as_real(turned).flatten(-2).type_as(x_BLHE)

@@ -87,7 +87,8 @@ class Attention(nn.Module):
         text: int,
     ) -> torch.Tensor:
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x_BSD, text).chunk(3, dim=-1)
+            torch.unflatten(part, -1, (self.heads, -1))
+            for part in self.qkv(x_BSD, text).chunk(3, dim=-1)
         )
         q, k, v = (
             rotate(q, table).transpose(1, 2),
@@ -100,15 +101,18 @@ class Attention(nn.Module):
         mixed = attend(
             q, k, v, causal=mask is None and first and q.shape[2] > 1, mask=mask
         ).type_as(x_BSD)
-        return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2), text))
+        result: torch.Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(-2), text))
+        return result
 
     def qkv(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
         """Queries, keys and values side by side, (B, S, 3 D)."""
-        return self.wqkv(x_BSD)
+        result: torch.Tensor = self.wqkv(x_BSD)
+        return result
 
     def out(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
         """The output projection."""
-        return self.wo(x_BSD)
+        result: torch.Tensor = self.wo(x_BSD)
+        return result
 
 
 class DualAttention(Attention):
@@ -150,7 +154,8 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        result: torch.Tensor = self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        return result
 
 
 class Block(nn.Module):
@@ -176,7 +181,8 @@ class Block(nn.Module):
         text: int,
     ) -> torch.Tensor:
         x = x + self.attention(self.attention_norm(x), table, mask, cache, text)
-        return x + self.feed_forward(self.ffn_norm(x))
+        result: torch.Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return result
 
 
 class DualBlock(Block):
@@ -205,7 +211,10 @@ class DualBlock(Block):
             cache,
             text,
         )
-        return x + self.feed_forward(by_stream(x, text, self.ffn_norm_text, self.ffn_norm))
+        result: torch.Tensor = x + self.feed_forward(
+            by_stream(x, text, self.ffn_norm_text, self.ffn_norm)
+        )
+        return result
 
 
 class TokenEmbedding(nn.Embedding):
@@ -309,9 +318,10 @@ class Generator(nn.Module):
 
     def null(self, condition: Condition) -> Condition:
         """What guidance compares with: as many null conditions."""
-        return self.cls_embedding.drop(
+        result: Condition = self.cls_embedding.drop(
             condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device)
         )
+        return result
 
     def new_cache(self, condition: Condition, dtype: torch.dtype) -> list[KeyValues]:
         """An empty cache for sequences of full length under this condition."""
@@ -353,7 +363,8 @@ class Generator(nn.Module):
             x = layer(
                 x, self._rows(first, last, text), mask, cache, text if tokens_B is None else 0
             )
-        return self.output(self.norm(x[:, -1:]))[:, 0]
+        result: torch.Tensor = self.output(self.norm(x[:, -1:]))[:, 0]
+        return result
 
 
 def causal_mask(condition: Condition, length: int) -> torch.Tensor | None:

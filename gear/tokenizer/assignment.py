@@ -53,7 +53,10 @@ class Assignment:
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             return (-self._affinity(queries_ND) / temperature).softmax(dim=-1) @ table_KW
 
-        return torch.cat(self._each(part)).unflatten(0, self.queries_BLD.shape[:2])
+        result: torch.Tensor = torch.unflatten(
+            torch.cat(self._each(part)), 0, self.queries_BLD.shape[:2]
+        )
+        return result
 
     def entropies(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Of p = softmax(-d / 0.01): the mean entropy of a token (scalar) and the mean distribution (K,)."""
@@ -93,7 +96,10 @@ class Assignment:
             return -self.scale * (queries @ self.keys_KD.T)
 
     def _chunks(self) -> tuple[torch.Tensor, ...]:
-        return self.queries_BLD.flatten(0, 1).split(max(1, CHUNK // self.codes))
+        result: tuple[torch.Tensor, ...] = torch.split(
+            self.queries_BLD.flatten(0, 1), max(1, CHUNK // self.codes)
+        )
+        return result
 
     def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         chunks = self._chunks()

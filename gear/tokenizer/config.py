@@ -44,7 +44,8 @@ class TokenizerShape(Section):
     @property
     def factor(self) -> int:
         """Downsampling factor f."""
-        return 2 ** (len(self.multipliers) - 1)
+        result: int = 2 ** (len(self.multipliers) - 1)
+        return result
 
 
 class TokenizerConfig(TokenizerShape):

@@ -38,7 +38,8 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        result: torch.Tensor = self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        return result
 
 
 class SpatialAttention(nn.Module):
@@ -54,7 +55,8 @@ class SpatialAttention(nn.Module):
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v))
         mixed = attend(q, k, v).transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(mixed)
+        result: torch.Tensor = x + self.proj_out(mixed)
+        return result
 
 
 class Downsample(nn.Module):
@@ -65,7 +67,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        result: torch.Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return result
 
 
 class Upsample(nn.Module):
@@ -76,7 +79,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        result: torch.Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
 
 
 class Level(nn.Module):
@@ -86,13 +90,16 @@ class Level(nn.Module):
         super().__init__()
         self.res = nn.ModuleList(Residual(inner if i == 0 else outer, outer) for i in range(blocks))
         self.attn = nn.ModuleList(SpatialAttention(outer) for _ in range(blocks if attend else 0))
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
 
-    def blocks(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for number, block in enumerate(self.res):
             x = block(x)
             if self.attn:
                 x = self.attn[number](x)
-        return x
+        change = self.downsample or self.upsample
+        return x if change is None else change(x)
 
 
 def middle(channels: int) -> nn.ModuleList:
@@ -127,12 +134,11 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
         for level in self.conv_blocks:
-            x = level.blocks(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
+            x = level(x)
         for block in self.mid:
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        result: torch.Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return result
 
 
 class Decoder(nn.Module):
@@ -158,7 +164,6 @@ class Decoder(nn.Module):
         for block in self.mid:
             x = block(x)
         for level in self.conv_blocks:
-            x = level.blocks(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(x)
+        result: torch.Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return result

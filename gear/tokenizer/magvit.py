@@ -28,7 +28,8 @@ class PlainResidual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        result: torch.Tensor = self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        return result
 
 
 class AdaptiveNorm(nn.Module):
@@ -42,7 +43,10 @@ class AdaptiveNorm(nn.Module):
     def forward(self, x: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         flat = latent.float().flatten(2)
         scale = self.gamma((flat.var(dim=-1) + 1e-6).sqrt())
-        return scale[..., None, None] * self.gn(x) + self.beta(flat.mean(dim=-1))[..., None, None]
+        result: torch.Tensor = (
+            scale[..., None, None] * self.gn(x) + self.beta(flat.mean(dim=-1))[..., None, None]
+        )
+        return result
 
 
 class DepthToSpace(nn.Module):
@@ -54,7 +58,8 @@ class DepthToSpace(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         corners = self.conv1(x).unflatten(1, (2, 2, -1))  # B, row, column, C, h, w
-        return corners.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        result: torch.Tensor = corners.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        return result
 
 
 class Level(nn.Module):
@@ -67,6 +72,10 @@ class Level(nn.Module):
         self.block = nn.Sequential(
             *(PlainResidual(inner if i == 0 else outer, outer) for i in range(blocks))
         )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.upsample(self.downsample(self.block(x)))
+        return result
 
 
 class Encoder(nn.Module):
@@ -89,8 +98,9 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
         for level in self.down:
-            x = level.downsample(level.block(x))
-        return self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
+            x = level(x)
+        result: torch.Tensor = self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
+        return result
 
 
 class Decoder(nn.Module):
@@ -117,5 +127,6 @@ class Decoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         x = self.mid_block(self.conv_in(z))
         for level, adapt in zip(reversed(self.up), reversed(self.adaptive), strict=True):
-            x = level.upsample(level.block(adapt(x, z)))
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(adapt(x, z))
+        result: torch.Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return result

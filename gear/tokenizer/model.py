@@ -43,17 +43,19 @@ class Tokenizer(nn.Module):
 
     def encode(self, images: torch.Tensor) -> Quantized:
         """The assignment of every image's tokens."""
-        return self.quantize(self.quant_conv(self.encoder(images)))
+        result: Quantized = self.quantize(self.quant_conv(self.encoder(images)))
+        return result
 
     def decode(self, codes_BDhw: torch.Tensor) -> torch.Tensor:
         """Images of quantised codes."""
-        return self.decoder(self.post_quant_conv(codes_BDhw))
+        result: torch.Tensor = self.decoder(self.post_quant_conv(codes_BDhw))
+        return result
 
     def decode_indices(self, indices_BL: torch.Tensor) -> torch.Tensor:
         """Images of a square grid of indices in raster order."""
         side = round(indices_BL.shape[1] ** 0.5)
         codes = self.quantize.lookup(indices_BL)
-        return self.decode(codes.transpose(1, 2).unflatten(2, (side, side)))
+        return self.decode(torch.unflatten(codes.transpose(1, 2), 2, (side, side)))
 
     def forward(self, images: torch.Tensor) -> TokenizerOutput:
         quantized = self.encode(images)

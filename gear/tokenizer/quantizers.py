@@ -30,11 +30,16 @@ class Quantized(NamedTuple):
     entropy_loss: torch.Tensor
 
 
-class Codebook(nn.Embedding):
-    """The learned codes, read as a copy: under ZeRO-3 the weights are whole only while this module is at work."""
+class Codebook(nn.Module):
+    """The learned codes, read as a copy: under ZeRO-3 the weights are whole only inside `forward`."""
 
-    def forward(self) -> torch.Tensor:  # type: ignore[override]
-        """All codes, (K, D) fp32."""
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(codes, width))
+        nn.init.normal_(self.weight)
+
+    def forward(self) -> torch.Tensor:
+        """Return all codes, (K, D) fp32."""
         return self.weight.float().clone()
 
 
@@ -44,11 +49,12 @@ class Quantizer(nn.Module):
     def forward(self, z_BDhw: torch.Tensor) -> Quantized:
         with torch.autocast(z_BDhw.device.type, enabled=False):
             z_BLD = z_BDhw.float().flatten(2).transpose(1, 2)
-            codes_BLD, *rest = self.assign(z_BLD)
-        return Quantized(codes_BLD.transpose(1, 2).reshape(z_BDhw.shape), *rest)
+            quantized = self.assign(z_BLD)
+        codes_BDhw = quantized.codes.transpose(1, 2).reshape(z_BDhw.shape)
+        return quantized._replace(codes=codes_BDhw)
 
-    def assign(self, z_BLD: torch.Tensor) -> tuple:
-        """Fields of `Quantized`, with codes as (B, L, D)."""
+    def assign(self, z_BLD: torch.Tensor) -> Quantized:
+        """Return the assignment of latents (B, L, D), with `codes` as (B, L, D) too."""
         raise NotImplementedError
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
@@ -67,18 +73,18 @@ class VectorQuantizer(Quantizer):
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices_BL, unit(self.embedding()))
 
-    def assign(self, z_BLD: torch.Tensor) -> tuple:
+    def assign(self, z_BLD: torch.Tensor) -> Quantized:
         z_BLD, codebook = unit(z_BLD), unit(self.embedding())
         assignment = Assignment(z_BLD, codebook, scale=2.0, offset=2.0)
         indices = assignment.nearest()
         nearest = F.embedding(indices, codebook)
-        return (
-            straight_through(nearest, z_BLD),
-            indices,
-            assignment,
-            F.mse_loss(nearest, z_BLD.detach()),
-            F.mse_loss(z_BLD, nearest.detach()),
-            entropy_loss(*assignment.entropies()),
+        return Quantized(
+            codes=straight_through(nearest, z_BLD),
+            indices=indices,
+            assignment=assignment,
+            codebook_loss=F.mse_loss(nearest, z_BLD.detach()),
+            commitment_loss=F.mse_loss(z_BLD, nearest.detach()),
+            entropy_loss=entropy_loss(*assignment.entropies()),
         )
 
 
@@ -101,16 +107,16 @@ class LookupFreeQuantizer(Quantizer):
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices_BL, self.bits_KD)
 
-    def assign(self, z_BLD: torch.Tensor) -> tuple:
+    def assign(self, z_BLD: torch.Tensor) -> Quantized:
         on = z_BLD > 0
         signs = on.float() * 2 - 1
-        return (
-            straight_through(signs, z_BLD),
-            (on.long() << torch.arange(z_BLD.shape[-1], device=z_BLD.device)).sum(-1),
-            Assignment(z_BLD, self.bits_KD, scale=2.0),
-            z_BLD.new_zeros(()),
-            F.mse_loss(z_BLD, signs),
-            entropy_loss(*self.entropies(z_BLD)),
+        return Quantized(
+            codes=straight_through(signs, z_BLD),
+            indices=(on.long() << torch.arange(z_BLD.shape[-1], device=z_BLD.device)).sum(-1),
+            assignment=Assignment(z_BLD, self.bits_KD, scale=2.0),
+            codebook_loss=z_BLD.new_zeros(()),
+            commitment_loss=F.mse_loss(z_BLD, signs),
+            entropy_loss=entropy_loss(*self.entropies(z_BLD)),
         )
 
     @staticmethod
@@ -151,7 +157,7 @@ class IndexBackpropQuantizer(Quantizer):
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices_BL, self.embedding())
 
-    def assign(self, z_BLD: torch.Tensor) -> tuple:
+    def assign(self, z_BLD: torch.Tensor) -> Quantized:
         codebook = self.embedding()
         assignment = Assignment(z_BLD, codebook, scale=1.0)
         indices = assignment.nearest()
@@ -159,13 +165,13 @@ class IndexBackpropQuantizer(Quantizer):
         # o E with o = h + s - sg s: the value and the codebook's direct gradient are h E's, the rest flows through s
         soft = assignment.mix(codebook.detach(), temperature=1.0)
         quantised = hard + (soft - soft.detach())
-        return (
-            quantised,
-            indices,
-            assignment,
-            F.mse_loss(quantised, z_BLD) + F.mse_loss(z_BLD, hard.detach()),
-            F.mse_loss(hard, z_BLD.detach()),
-            entropy_loss(*assignment.entropies()),
+        return Quantized(
+            codes=quantised,
+            indices=indices,
+            assignment=assignment,
+            codebook_loss=F.mse_loss(quantised, z_BLD) + F.mse_loss(z_BLD, hard.detach()),
+            commitment_loss=F.mse_loss(hard, z_BLD.detach()),
+            entropy_loss=entropy_loss(*assignment.entropies()),
         )
 
 

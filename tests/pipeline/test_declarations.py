@@ -112,7 +112,7 @@ def test_reading_an_undeclared_param_fails_at_that_moment(tmp_path: Path) -> Non
     config = load_for_stage("tokenizer", params, REPO / "dvc.yaml")
     assert config.data.flip
     assert config.host.device == "auto"
-    with pytest.raises(UndeclaredParamError, match="DataConfig.limit"):
+    with pytest.raises(UndeclaredParamError, match=r"DataConfig\.limit"):
         _ = config.data.limit
 
 

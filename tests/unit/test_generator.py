@@ -37,7 +37,7 @@ def build(**changes: object) -> Generator:
 
 def drawing(**changes: object) -> SampleConfig:
     return SampleConfig.model_validate(
-        {"n": 1, "batch": 1, "guidance": 1.0, "temperature": 1.0} | changes
+        {"n": 1, "guidance": 1.0, "temperature": 1.0} | changes
     )
 
 
@@ -218,7 +218,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 def test_checkpointing_changes_no_gradient(tap_only: bool) -> None:
     gradients = []
     for checkpointing in (False, True):
-        generator = build(checkpointing=checkpointing, dropout=0.3).train()
+        generator = build(dropout=0.3).train()
+        generator.activation_checkpointing = checkpointing
         drawn, labels = tokens()
         torch.manual_seed(5)
         output = generator(drawn, labels, tap_only=tap_only)

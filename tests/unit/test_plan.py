@@ -8,13 +8,13 @@ import pytest
 
 from gear.cli import main
 from gear.commands import estimate as plan
-from gear.params import Config, load
+from gear.params import Config, load_preset
 
 REPO = Path(__file__).parents[2]
 
 
 def preset(name: str) -> Config:
-    return load(REPO / "presets" / f"{name}.yaml")
+    return load_preset(name)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where to compute: `host.device`, one rule for every stage."""
+"""Choose the device to compute on, by `host.device`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gear.core.errors import InputError
 
 
 def pick_device(host: HostConfig) -> torch.device:
-    """This process's device: its own GPU under torchrun, the first one alone, else the CPU.
+    """Return the device of this process: its own GPU under torchrun, the first GPU, or the CPU.
 
     Raises `InputError` where `host.device` is cuda and there is none.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """The user's mistake: printed as one line, exit code 2."""
+    """A mistake of the user: printed as one line, exit code 2."""
 
 
 class StageFailed(RuntimeError):
-    """A stage stopped on purpose for a reason it can name: printed as one line, exit code 1."""
+    """A stage stopped for a reason that it can name: printed as one line, exit code 1."""

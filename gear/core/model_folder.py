@@ -15,7 +15,7 @@ from gear.core.errors import InputError
 
 
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Write one model's fp32 weights and what is needed to build it again."""
+    """Write the fp32 weights of a model, and the config that builds it again."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()},
@@ -25,7 +25,7 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str,
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a checkpoint folder. Raises `InputError` where there is none."""
+    """Return the config.json of a checkpoint folder. Raises `InputError` if there is none."""
     try:
         result: dict[str, Any] = json.loads((folder / "config.json").read_text())
         return result
@@ -38,7 +38,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Load all of a module's weights; a missing, unexpected or misshapen key raises `InputError`."""
+    """Load all weights of a module.
+
+    Raises `InputError` on a missing, unexpected or misshapen key.
+    """
     try:
         weights = load_file(folder / "model.safetensors")
         module.load_state_dict(weights, strict=True)
@@ -49,7 +52,7 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
 
 def read_tensor(folder: Path, name: str) -> torch.Tensor:
-    """One of a checkpoint's tensors; `InputError` where it is not there."""
+    """Return one tensor of a checkpoint. Raises `InputError` if it is not there."""
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             result: torch.Tensor = file.get_tensor(name)

@@ -1,4 +1,4 @@
-"""What the generator is given: a class, or a caption's text states (GEAR, Generator and Text-to-image).
+"""Conditions of the generator: a class, or the text states of a caption (METHOD, Generator).
 
 B batch, T prefix length, D model width, C text width. Either becomes a prefix of vectors before the tokens.
 """
@@ -27,7 +27,7 @@ class Captions:
         return len(self.states_BTC)
 
     def to(self, device: torch.device) -> Captions:
-        """The same on a device."""
+        """Return a copy on a device."""
         return Captions(self.states_BTC.to(device), self.real_BT.to(device))
 
 
@@ -35,7 +35,10 @@ Condition = torch.Tensor | Captions  # (B,) int64 labels, or captions
 
 
 def pack(states: list[np.ndarray]) -> Captions:
-    """Captions of states (t, C) each, padded to the longest and one start position. Raises ValueError on an empty state."""
+    """Return captions of states (t, C) each, padded to the longest and one start position.
+
+    Raises ValueError on an empty state.
+    """
     if not all(len(one) for one in states):
         raise ValueError(
             "a caption without tokens: an encoder gives the empty caption at least one"
@@ -49,7 +52,7 @@ def pack(states: list[np.ndarray]) -> Captions:
 
 
 def concatenate(first: Condition, second: Condition) -> Condition:
-    """Both conditions' rows, one after the other; captions padded to the same length."""
+    """Return the rows of both conditions, one after the other; captions are padded alike."""
     if isinstance(first, Captions) and isinstance(second, Captions):
         return Captions(
             torch.cat([first.states_BTC, second.states_BTC]),
@@ -68,7 +71,7 @@ class ClassEmbedding(nn.Module):
         self.embedding_table = nn.Embedding(classes + 1, width)
 
     def drop(self, labels_B: torch.Tensor, dropped_B: torch.Tensor) -> torch.Tensor:
-        """Labels with the null class where `dropped_B`."""
+        """Return labels with the null class where `dropped_B` is true."""
         return labels_B.masked_fill(dropped_B, self.classes)
 
     def forward(self, labels_B: torch.Tensor) -> torch.Tensor:
@@ -94,7 +97,7 @@ class CaptionEmbedding(nn.Module):
         )
 
     def drop(self, captions: Captions, dropped_B: torch.Tensor) -> Captions:
-        """Captions with the empty one where `dropped_B`, padded as long as needed."""
+        """Return captions with the empty one where `dropped_B` is true, padded as long as needed."""
         length = max(captions.states_BTC.shape[1], len(self.empty) + 1)
         room = length - captions.states_BTC.shape[1]
         states, real = (
@@ -114,5 +117,5 @@ class CaptionEmbedding(nn.Module):
 
 
 def visible(captions: Captions) -> torch.Tensor:
-    """Prefix positions that may be attended to, (B, T) bool: the text and the start position."""
+    """Return prefix positions that may be attended to, (B, T) bool: text and start position."""
     return torch.cat([captions.real_BT[:, :-1], torch.ones_like(captions.real_BT[:, -1:])], dim=1)

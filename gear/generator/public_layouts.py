@@ -1,4 +1,4 @@
-"""Public generator checkpoints of the LlamaGen family, whose names are this project's own. Pure functions over state dicts."""
+"""Public generator checkpoints of the LlamaGen family, whose names are the native ones."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ HEAD = 64  # width of a head in every published class-conditional size
 
 
 def is_generator(state: State) -> bool:
-    """Whether these are weights of a LlamaGen transformer."""
+    """Return whether these are weights of a LlamaGen transformer."""
     return "tok_embeddings.weight" in state and "layers.0.attention.wqkv.weight" in state
 
 
 def is_text_conditional(state: State) -> bool:
-    """Whether its condition is text."""
+    """Return whether the checkpoint is conditioned on text."""
     return any(key.startswith("cls_embedding.cap_proj") for key in state)
 
 
 def to_native(state: State) -> State:
-    """The weights, without tables that are computed."""
+    """Return the weights without computed tables."""
     return {key: value for key, value in state.items() if key != "freqs_cis"}
 
 
 def shape_of(native: State) -> dict[str, Any]:
-    """Layers, width, codes and classes that the shapes imply; heads by the family's head width. Raises KeyError."""
+    """Return layers, width, codes and classes that the shapes imply; heads by the usual head width.
+
+    Raises KeyError if a key that decides is missing.
+    """
     codes, width = native["tok_embeddings.weight"].shape
     layers = 1 + max(int(m.group(1)) for key in native if (m := re.match(r"layers\.(\d+)\.", key)))
     classes = native["cls_embedding.embedding_table.weight"].shape[0] - 1

@@ -1,4 +1,4 @@
-"""2-D rotary positions: half of a head's channels turn with the row, half with the column (GEAR, Generator)."""
+"""2-D rotary positions: half of the channels of a head rotate with the row, half with the column."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 def rotary_table(
     grid: int, head_width: int, prefix: int, mode: str, base: float = 10_000.0
 ) -> torch.Tensor:
-    """(cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
+    """Return (cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
 
     Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public weights were trained).
     """
@@ -26,9 +26,12 @@ def rotary_table(
 
 
 def rotate(x_BLHE: torch.Tensor, table_LF2: torch.Tensor) -> torch.Tensor:
-    """Turn interleaved channel pairs (0,1), (2,3), ... of queries or keys, (B, L, heads, head width), in fp32.
+    """Rotate interleaved channel pairs (0,1), (2,3), ... of queries or keys, in fp32.
 
-    A pair is a complex number and the table's (cos, sin) its turn: one product, ten times as fast on CPU as four.
+    x_BLHE: (B, L, heads, head width).
+
+    A pair is a complex number and (cos, sin) its rotation: one complex product, ten times as
+    fast on CPU as four real ones.
     """
     pairs = torch.view_as_complex(torch.unflatten(x_BLHE.float(), -1, (-1, 2)))
     turned = pairs * torch.view_as_complex(table_LF2)[None, :, None, :]

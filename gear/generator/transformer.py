@@ -1,7 +1,8 @@
-"""The autoregressive transformer of the LlamaGen family, class- or caption-conditional (GEAR, Generator and Text-to-image).
+"""Autoregressive transformer of the LlamaGen family (METHOD, Generator and Text-to-image).
 
-B batch, T prefix length (1 for a class), L tokens, K codes, D model width, H heads, E head width, S = T + L - 1. The input is
-the prefix followed by tokens 0..L-2; its positions T-1.. are the outputs: the k-th has seen tokens 0..k-1 and predicts token k.
+B batch, T prefix length (1 for a class), L tokens, K codes, D model width, H heads, E head width,
+S = T + L - 1. The input is the prefix followed by tokens 0..L-2. Outputs are read from position
+T-1 on: output k has seen tokens 0..k-1 and predicts token k.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class KeyValues:
     filled: int = 0
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add positions (B, H, n, E); returns all keys and values so far in their dtype."""
+        """Add positions (B, H, n, E); return all keys and values so far, in their dtype."""
         end = self.filled + k.shape[2]
         self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
         self.filled = end
@@ -69,7 +70,10 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions. `text`: leading positions of its input that belong to the text stream."""
+    """Causal self-attention with rotary positions.
+
+    text: number of leading positions that belong to the text stream.
+    """
 
     def __init__(self, config: GeneratorShape) -> None:
         super().__init__()
@@ -105,12 +109,12 @@ class Attention(nn.Module):
         return result
 
     def qkv(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
-        """Queries, keys and values side by side, (B, S, 3 D)."""
+        """Return queries, keys and values side by side, (B, S, 3 D)."""
         result: torch.Tensor = self.wqkv(x_BSD)
         return result
 
     def out(self, x_BSD: torch.Tensor, text: int) -> torch.Tensor:
-        """The output projection."""
+        """Apply the output projection."""
         result: torch.Tensor = self.wo(x_BSD)
         return result
 
@@ -136,7 +140,7 @@ def by_stream(
     of_text: Callable[[torch.Tensor], torch.Tensor],
     of_image: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """The first `text` positions through one function, the others through another."""
+    """Apply one function to the first `text` positions and another to the rest."""
     if text == 0:
         return of_image(x_BSD)
     return torch.cat([of_text(x_BSD[:, :text]), of_image(x_BSD[:, text:])], dim=1)
@@ -169,7 +173,7 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.width)
 
     def build_attention(self, config: GeneratorShape) -> Attention:
-        """This block's kind of attention."""
+        """Return the attention module of this kind of block."""
         return Attention(config)
 
     def forward(
@@ -186,7 +190,10 @@ class Block(nn.Module):
 
 
 class DualBlock(Block):
-    """A block whose text positions have norms, attention projections of their own; the feed-forward is shared."""
+    """A block whose text positions have their own norms and attention projections.
+
+    The feed-forward is shared.
+    """
 
     def __init__(self, config: GeneratorShape) -> None:
         super().__init__(config)
@@ -218,10 +225,13 @@ class DualBlock(Block):
 
 
 class TokenEmbedding(nn.Embedding):
-    """The table of token vectors, looked up or mixed: read in here only, where ZeRO-3 has it whole forwards and backwards."""
+    """The table of token vectors, looked up or mixed.
+
+    It is read only in here, where ZeRO-3 has it gathered in the forward and the backward pass.
+    """
 
     def forward(self, assignment: Assigned) -> torch.Tensor:
-        """Rows of indices (B, L), or what a function makes of the table (K, D): (B, L, D)."""
+        """Return rows of indices (B, L), or what a function makes of the table (K, D): (B, L, D)."""
         return (
             super().forward(assignment)
             if isinstance(assignment, torch.Tensor)
@@ -277,9 +287,13 @@ class Generator(nn.Module):
     def forward(
         self, assignment: Assigned, condition: Condition, *, tap_only: bool = False
     ) -> GeneratorOutput:
-        """Predict every token of `assignment`: indices (B, L) int64, or what mixes the embedding table (K, D) to (B, L, D).
+        """Predict every token of an assignment.
 
-        In train mode a condition becomes the null one with probability `class_dropout`. `tap_only` stops after the tap layer.
+        assignment: indices (B, L) int64, or a function that mixes the embedding table (K, D)
+        to (B, L, D).
+
+        In train mode a condition becomes the null one with probability `class_dropout`.
+        tap_only: stop after the tap layer.
         """
         if self.training and self.config.class_dropout:
             dropped = (
@@ -309,7 +323,7 @@ class Generator(nn.Module):
         )
 
     def _rows(self, first: int, last: int, text: int) -> torch.Tensor:
-        """Rotary rows of positions first..last-1 of a sequence with `text` prefix positions."""
+        """Return the rotary rows of positions first..last-1 after `text` prefix positions."""
         if text == 1:
             return self.table[first:last]
         return self.table[
@@ -317,14 +331,14 @@ class Generator(nn.Module):
         ]
 
     def null(self, condition: Condition) -> Condition:
-        """What guidance compares with: as many null conditions."""
+        """Return as many null conditions, for classifier-free guidance."""
         result: Condition = self.cls_embedding.drop(
             condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device)
         )
         return result
 
     def new_cache(self, condition: Condition, dtype: torch.dtype) -> list[KeyValues]:
-        """An empty cache for sequences of full length under this condition."""
+        """Return an empty key-value cache for sequences of full length under this condition."""
         prefix = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
         shape = (
             len(condition),
@@ -348,7 +362,10 @@ class Generator(nn.Module):
         caches: list[KeyValues],
         position: int,
     ) -> torch.Tensor:
-        """Logits (B, K) of token `position`, given the token before it (None at position 0: the prefix goes in)."""
+        """Return the logits (B, K) of token `position`, given the token before it.
+
+        The token before is None at position 0, where the prefix goes in.
+        """
         x = (
             self.cls_embedding(condition)
             if tokens_B is None
@@ -368,7 +385,9 @@ class Generator(nn.Module):
 
 
 def causal_mask(condition: Condition, length: int) -> torch.Tensor | None:
-    """Which positions each may attend to, (B, 1, S, S) bool: none after it, no padding. None for a class: plainly causal.
+    """Return which positions each may attend to, (B, 1, S, S) bool: none after it, no padding.
+
+    None for a class, where attention is plainly causal.
 
     No row is empty: text comes first and every caption has some.
     """

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention in the precision that is fastest where it runs; both models use it."""
+"""Scaled dot-product attention in the precision that is fastest on the device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ def attend(
     causal: bool = False,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(E)) v of (..., L, E) queries, keys and values; the result has the dtype of `v`.
+    """Return softmax(q k^T / sqrt(E)) v of (..., L, E) tensors, in the dtype of `v`.
 
     `mask`: bool, True where a query may attend; broadcast over heads.
 
-    On CPU the product is taken in fp32: torch's fused bf16 backward is slower there than the fp32 one with both casts.
+    On CPU the product is computed in fp32: the fused bf16 backward of PyTorch is slower there
+    than the fp32 one with both casts.
     """
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -1,8 +1,9 @@
-"""The assignment of tokens to codes, read out hard or soft, never larger in memory than a chunk of it (GEAR, Quantizers).
+"""Assignment of tokens to codes, read out hard or soft, in bounded memory (METHOD, Quantizers).
 
 B batch, L tokens an image, D code width, K codes, W width of the table that is mixed.
-The full (B, L, K) matrix of 32 images at 256 tokens and 16384 codes is half a gigabyte, and its softmax, logarithm and
-gradients as much again each: above one chunk they are computed chunk by chunk and once more in the backward pass.
+The full (B, L, K) matrix of 32 images at 256 tokens and 16384 codes is half a gigabyte, and its
+softmax, logarithm and gradients as much again each. Above one chunk they are computed chunk by
+chunk, and once more in the backward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ SHARPNESS = 0.01  # temperature of the entropy term
 
 @dataclass(frozen=True)
 class Assignment:
-    """Distances d = offset - scale <query, key> of every token to every code, fp32 under any autocast."""
+    """Distances of every token to every code, d = offset - scale <query, key>.
+
+    Computed in fp32 under any autocast.
+    """
 
     queries_BLD: torch.Tensor
     keys_KD: torch.Tensor
@@ -30,25 +34,28 @@ class Assignment:
 
     @property
     def codes(self) -> int:
-        """K."""
+        """Codebook size K."""
         return len(self.keys_KD)
 
     def distances(self) -> torch.Tensor:
-        """All of them, (B, L, K): for small K, tests and diagnostics."""
+        """Return all distances, (B, L, K); for small K, tests and diagnostics."""
         return self.offset + self._affinity(self.queries_BLD)
 
     def soft(self, temperature: float) -> torch.Tensor:
-        """The soft read-out softmax(-d / tau), (B, L, K): one-hot on the nearest code as tau goes to 0."""
+        """Return the soft read-out softmax(-d / tau), (B, L, K).
+
+        It becomes one-hot on the nearest code as tau goes to 0.
+        """
         return (-self._affinity(self.queries_BLD) / temperature).softmax(dim=-1)
 
     @torch.no_grad()
     def nearest(self) -> torch.Tensor:
-        """The hard read-out argmin d, (B, L) int64."""
+        """Return the hard read-out argmin d, (B, L) int64."""
         parts = [self._affinity(part).argmin(dim=-1) for part in self._chunks()]
         return torch.cat(parts).view(self.queries_BLD.shape[:2])
 
     def mix(self, table_KW: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Rows of a table weighted by the soft read-out, (B, L, W)."""
+        """Return rows of a table weighted by the soft read-out, (B, L, W)."""
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             return (-self._affinity(queries_ND) / temperature).softmax(dim=-1) @ table_KW
@@ -59,7 +66,7 @@ class Assignment:
         return result
 
     def entropies(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of p = softmax(-d / 0.01): the mean entropy of a token (scalar) and the mean distribution (K,)."""
+        """Return the mean entropy of a token and the mean distribution (K,) of softmax(-d / 0.01)."""
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             affinity = -self._affinity(queries_ND) / SHARPNESS
@@ -74,7 +81,10 @@ class Assignment:
 
     @torch.no_grad()
     def support(self, temperature: float) -> float:
-        """Effective support of the soft read-out: mean over tokens of exp(H(S)), in [1, K]."""
+        """Return the effective support of the soft read-out.
+
+        This is the mean over tokens of exp(H(S)), in [1, K].
+        """
         total = 0.0
         for part in self._chunks():
             log_p = (-self._affinity(part) / temperature).log_softmax(dim=-1)
@@ -83,7 +93,7 @@ class Assignment:
 
     @torch.no_grad()
     def top_mass(self, temperature: float, k: int) -> float:
-        """Mean over tokens of the mass of the k likeliest codes at a temperature, in [0, 1]."""
+        """Return the mean mass of the k likeliest codes at a temperature, in [0, 1]."""
         parts = ((-self._affinity(part) / temperature).softmax(-1) for part in self._chunks())
         return (
             sum(p.topk(min(k, self.codes)).values.sum().item() for p in parts)
@@ -91,7 +101,7 @@ class Assignment:
         )
 
     def _affinity(self, queries: torch.Tensor) -> torch.Tensor:
-        """d without its offset, which no softmax and no argmin sees."""
+        """Return d without its offset, to which softmax and argmin are invariant."""
         with torch.autocast(queries.device.type, enabled=False):
             return -self.scale * (queries @ self.keys_KD.T)
 
@@ -109,12 +119,12 @@ class Assignment:
 
 
 def straight_through(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-    """The value of `hard` with the gradient of `soft`."""
+    """Return the value of `hard` with the gradient of `soft`."""
     return hard.detach() + (soft - soft.detach())
 
 
 def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
-    """A mean over the tokens of all ranks: its value is the all-reduced one, its gradient flows into the local one."""
+    """Return the mean over all ranks; the gradient flows into the local value."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return mean
     everywhere = mean.detach().clone()
@@ -123,11 +133,11 @@ def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
 
 
 def entropy_loss(token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
-    """E[H(p)] - H(mean p): sharp assignments, even use of codes."""
+    """Return E[H(p)] - H(mean p); minimising it asks for sharp assignments and even use of codes."""
     mean_K = mean_over_ranks(mean_K)
     return token_entropy + (mean_K * mean_K.clamp(min=1e-12).log()).sum()
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows scaled to length 1."""
+    """Return rows scaled to length 1."""
     return F.normalize(x, dim=-1)

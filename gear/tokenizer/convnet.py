@@ -1,4 +1,6 @@
-"""The convolutional encoder and decoder of the VQ and IBQ tokenizers (GEAR, Backbones); names follow LlamaGen's checkpoints.
+"""Convolutional encoder and decoder of the VQ and IBQ tokenizers (METHOD, Backbones).
+
+Names of modules follow LlamaGen's checkpoints.
 
 The taming layout of IBQ is this network under other names (`pretrained.py` has the table).
 """
@@ -15,15 +17,16 @@ from gear.nn.attention import attend
 
 
 def groups(channels: int) -> int:
-    """32 groups; fewer at narrow widths, so that a group keeps four channels as at base 128.
+    """Return the number of groups of a group norm: 32, or fewer so that a group keeps four channels.
 
-    A group of one channel would be instance norm, which erases a channel's mean and with it flat colour.
+    A group of one channel would be an instance norm, which erases the mean of a channel and
+    with it flat colour.
     """
     return math.gcd(32, channels // 4)
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group norm as every backbone has it."""
+    """Return the group norm that every backbone uses."""
     return nn.GroupNorm(groups(channels), channels, eps=1e-6)
 
 
@@ -84,7 +87,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention at the lowest, then the change of resolution."""
+    """Residual blocks at one resolution, with attention at the lowest, then the change of resolution."""
 
     def __init__(self, inner: int, outer: int, blocks: int, *, attend: bool) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class Level(nn.Module):
 
 
 def middle(channels: int) -> nn.ModuleList:
-    """Residual, attention, residual."""
+    """Return the middle of the network: residual block, attention, residual block."""
     return nn.ModuleList(
         [Residual(channels, channels), SpatialAttention(channels), Residual(channels, channels)]
     )
@@ -142,7 +145,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, z, h, w) to images (B, 3, h f, w f); one more residual block a level than the encoder."""
+    """Latents (B, z, h, w) to images (B, 3, h f, w f).
+
+    It has one residual block more per level than the encoder.
+    """
 
     def __init__(
         self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int

@@ -18,7 +18,7 @@ from gear.tokenizer.model import Tokenizer
 
 @torch.inference_mode()
 def encode_images(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
-    """Indices (N, L) int64."""
+    """Return indices (N, L) int64 of images (N, H, W, 3) uint8, a batch at a time."""
     return np.concatenate(
         [
             tokenizer.encode(to_tensor(pixels[p], tokenizer)).indices.cpu().numpy()
@@ -29,14 +29,14 @@ def encode_images(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
 
 @torch.inference_mode()
 def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
-    """Decoded pixels (N, H, W, 3) uint8."""
+    """Return decoded images (N, H, W, 3) uint8 of indices (N, L), a batch at a time."""
     device = next(tokenizer.parameters()).device
     parts = (torch.from_numpy(tokens_NL[p]).to(device) for p in batches(len(tokens_NL)))
     return np.concatenate([to_pixels(tokenizer.decode_indices(part)) for part in parts])
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder, on CPU, in eval mode."""
+    """Return the tokenizer of a checkpoint folder, on CPU, in eval mode."""
     tokenizer = Tokenizer(TokenizerShape.pick(read_config(folder)["tokenizer"]))
     load_weights(tokenizer, folder)
     return tokenizer.eval()

@@ -1,4 +1,6 @@
-"""The MAGVIT-2 encoder and decoder of the LFQ tokenizer (GEAR, Backbones); names follow Open-MAGVIT2's checkpoints.
+"""MAGVIT-2 encoder and decoder of the LFQ tokenizer (METHOD, Backbones).
+
+Names of modules follow Open-MAGVIT2's checkpoints.
 
 No attention. The decoder's levels are conditioned on the whole latent: its spatial deviation scales and its mean shifts a
 group norm, so that global statistics need not pass through the conv stack.
@@ -104,7 +106,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, z, h, w) to images (B, 3, h f, w f). Level i of `up` and `adaptive` is level i of the encoder's `down`."""
+    """Latents (B, z, h, w) to images (B, 3, h f, w f).
+
+    Level i of `up` and `adaptive` mirrors level i of the encoder's `down`.
+    """
 
     def __init__(
         self, base: int, multipliers: tuple[int, ...], blocks: int, z_channels: int

@@ -16,7 +16,8 @@ from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 class TokenizerOutput:
     """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from.
 
-    No tuple: DeepSpeed's engine would take a gradient asked for in between (`adaptive_weight`) for the end of the backward pass.
+    Not a tuple: DeepSpeed's engine would take a gradient that is asked for in between
+    (`adaptive_weight`) for the end of the backward pass.
     """
 
     reconstruction: torch.Tensor
@@ -42,17 +43,17 @@ class Tokenizer(nn.Module):
         self.quantize = QUANTIZERS[config.quantizer](config.codes, config.code_dim)
 
     def encode(self, images: torch.Tensor) -> Quantized:
-        """The assignment of every image's tokens."""
+        """Return the quantized latents of images: codes, indices, assignment and losses."""
         result: Quantized = self.quantize(self.quant_conv(self.encoder(images)))
         return result
 
     def decode(self, codes_BDhw: torch.Tensor) -> torch.Tensor:
-        """Images of quantised codes."""
+        """Return images of quantized codes (B, D, h, w)."""
         result: torch.Tensor = self.decoder(self.post_quant_conv(codes_BDhw))
         return result
 
     def decode_indices(self, indices_BL: torch.Tensor) -> torch.Tensor:
-        """Images of a square grid of indices in raster order."""
+        """Return images of indices (B, L) on a square grid in raster order."""
         side = round(indices_BL.shape[1] ** 0.5)
         codes = self.quantize.lookup(indices_BL)
         return self.decode(torch.unflatten(codes.transpose(1, 2), 2, (side, side)))

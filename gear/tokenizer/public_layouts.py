@@ -1,4 +1,6 @@
-"""Public tokenizer checkpoints in native names: LlamaGen, taming (IBQ), Open-MAGVIT2 (LFQ), and GEAR's releases of all three.
+"""Public tokenizer checkpoints in native names.
+
+LlamaGen, taming (IBQ), Open-MAGVIT2 (LFQ), and GEAR's releases in all three layouts.
 
 Pure functions over state dicts; nothing here opens a file. The layouts are listed in GEAR, Backbones.
 """
@@ -25,7 +27,7 @@ TAMING_MIDDLE = {"block_1": "0", "attn_1": "1", "block_2": "2"}
 
 
 def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
-    """The state dict inside a checkpoint's containers, averaged weights first, and which one it was."""
+    """Return the state dict inside a checkpoint and the container it was in; EMA weights first."""
     for name in CONTAINERS:
         if isinstance(raw.get(name), dict):
             inner, where = unwrap(raw[name])
@@ -36,7 +38,7 @@ def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
 
 
 def _averaged(state: State) -> State:
-    """Weights under `model_ema.<name without dots>`, by their dotted names; empty where there are none."""
+    """Return the weights under `model_ema.<name without dots>` by their dotted names, if any."""
     dotted = {key.replace(".", ""): key for key in state if not key.startswith("model_ema.")}
     found = {
         dotted[key[10:]]: value
@@ -64,7 +66,7 @@ def _averaged(state: State) -> State:
 
 
 def layout_of(state: State) -> str | None:
-    """`llamagen`, `taming`, `magvit2`, or None where the encoder is none of them."""
+    """Return `llamagen`, `taming` or `magvit2`; None if the encoder is none of them."""
     if any(key.startswith("encoder.conv_blocks.") for key in state):
         return "llamagen"
     if any(key.startswith("encoder.mid_block.") for key in state):
@@ -73,7 +75,7 @@ def layout_of(state: State) -> str | None:
 
 
 def to_native(state: State, layout: str) -> State:
-    """The same weights under this project's names, what belongs to no tokenizer left out."""
+    """Return the weights under native names, without those that belong to no tokenizer."""
     kept = {key: value for key, value in state.items() if not key.startswith(FOREIGN)}
     if layout == "magvit2":  # whose codes are signs: nothing of its quantizer is a weight
         return {
@@ -102,7 +104,10 @@ def _from_taming(key: str, levels: int) -> str:
 
 
 def shape_of(native: State, layout: str) -> dict[str, Any]:
-    """The tokenizer settings that the weights' shapes imply. Raises KeyError where a deciding key is missing."""
+    """Return the tokenizer settings that the weights' shapes imply.
+
+    Raises KeyError if a key that decides is missing.
+    """
     level, block = ("down", "block") if layout == "magvit2" else ("conv_blocks", "res")
     base, z = native["encoder.conv_in.weight"].shape[0], native["encoder.conv_out.weight"].shape[0]
     count = 1 + max(

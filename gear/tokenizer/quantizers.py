@@ -1,7 +1,7 @@
-"""Three quantizers, one return type (GEAR, Quantizers).
+"""Three quantizers with one return type (METHOD, Quantizers).
 
-B batch, D code width, h w token grid, L = h w tokens in raster order, K codes. All arithmetic is fp32 under any autocast:
-bf16 distances would flip 0.2 to 6 % of the indices.
+B batch, D code width, h w token grid, L = h w tokens in raster order, K codes. All arithmetic is
+fp32 under any autocast: bf16 distances would flip 0.2 to 6 % of the indices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gear.tokenizer.assignment import SHARPNESS, Assignment, entropy_loss, strai
 
 
 class Quantized(NamedTuple):
-    """One assignment and its losses, unweighted scalars; `codes` carries gradients back to the latent.
+    """An assignment and its unweighted scalar losses; `codes` carries gradients to the latent.
 
     A tuple: ZeRO-3 follows tensors into nothing else.
     """
@@ -31,7 +31,10 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """The learned codes, read as a copy: under ZeRO-3 the weights are whole only inside `forward`."""
+    """The learned codes, returned as a copy.
+
+    Under ZeRO-3 the weights are gathered only inside `forward`.
+    """
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class Codebook(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Latents (B, D, h, w) to a `Quantized`; indices back to codes."""
+    """Base class: latents (B, D, h, w) to a `Quantized`, and indices back to codes."""
 
     def forward(self, z_BDhw: torch.Tensor) -> Quantized:
         with torch.autocast(z_BDhw.device.type, enabled=False):
@@ -58,7 +61,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def lookup(self, indices_BL: torch.Tensor) -> torch.Tensor:
-        """Codes of indices, (B, L, D) fp32."""
+        """Return the codes of indices, (B, L, D) fp32."""
         raise NotImplementedError
 
 
@@ -89,7 +92,10 @@ class VectorQuantizer(Quantizer):
 
 
 class LookupFreeQuantizer(Quantizer):
-    """LFQ: the signs of D = log2 K channels. index = sum 2^i [z_i > 0]; d_k = -2 <z, c_k>; no codebook parameters."""
+    """LFQ: the signs of D = log2 K channels, without codebook parameters.
+
+    index = sum_i 2^i [z_i > 0]; d_k = -2 <z, c_k>.
+    """
 
     bits_KD: torch.Tensor
 
@@ -121,10 +127,11 @@ class LookupFreeQuantizer(Quantizer):
 
     @staticmethod
     def entropies(z_BLD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `Assignment.entropies` gives, without K columns a token.
+        """Return what `Assignment.entropies` returns, without K columns per token.
 
-        softmax(2 <z, c> / 0.01) is a product of bits, P(bit i) = sigmoid(4 z_i / 0.01), so a token's entropy is a sum
-        over bits. The mean distribution of K = K_high K_low codes is one matrix product of the two halves' distributions.
+        softmax(2 <z, c> / 0.01) is a product over bits, P(bit i) = sigmoid(4 z_i / 0.01), so the
+        entropy of a token is a sum over bits. The mean distribution of K = K_high K_low codes is
+        one matrix product of the distributions of the two halves.
         """
         logits_ND = 4.0 * z_BLD.flatten(0, 1) / SHARPNESS
         token = (F.softplus(logits_ND) - logits_ND * torch.sigmoid(logits_ND)).sum(-1).mean()
@@ -137,7 +144,7 @@ class LookupFreeQuantizer(Quantizer):
 
 
 def _joint(log_off_ND: torch.Tensor, log_on_ND: torch.Tensor) -> torch.Tensor:
-    """Probabilities of all 2^D settings of independent bits, (N, 2^D), little-endian."""
+    """Return the probabilities of all 2^D values of independent bits, (N, 2^D), little-endian."""
     log_p = log_on_ND.new_zeros(len(log_on_ND), 1)
     for off, on in zip(
         log_off_ND.T, log_on_ND.T, strict=True
@@ -147,7 +154,7 @@ def _joint(log_off_ND: torch.Tensor, log_on_ND: torch.Tensor) -> torch.Tensor:
 
 
 class IndexBackpropQuantizer(Quantizer):
-    """IBQ: logits <z, e_k>, d_k = -logit; the one-hot passes the softmax's gradient to every code."""
+    """IBQ: logits <z, e_k>, d_k = -logit; the softmax passes a gradient to every code."""
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
@@ -162,7 +169,8 @@ class IndexBackpropQuantizer(Quantizer):
         assignment = Assignment(z_BLD, codebook, scale=1.0)
         indices = assignment.nearest()
         hard = F.embedding(indices, codebook)
-        # o E with o = h + s - sg s: the value and the codebook's direct gradient are h E's, the rest flows through s
+        # o E with o = h + s - sg s: its value and the codebook's direct gradient are those of h E,
+        # the rest of the gradient flows through s
         soft = assignment.mix(codebook.detach(), temperature=1.0)
         quantised = hard + (soft - soft.detach())
         return Quantized(

@@ -159,9 +159,7 @@ def test_the_first_third_is_dual_stream_and_its_text_weights_learn() -> None:
 
 def test_guidance_is_its_formula_and_a_sample_does_not_depend_on_its_neighbours() -> None:
     generator, captions = build(), pack(TEXTS)
-    settings = SampleConfig.model_validate(
-        {"n": 3, "guidance": 3.0, "temperature": 1.0}
-    )
+    settings = SampleConfig.model_validate({"n": 3, "guidance": 3.0, "temperature": 1.0})
     seeds = np.arange(3)
     drawn = sample(generator, captions, seeds, settings)
     for row in range(3):

@@ -36,9 +36,7 @@ def build(**changes: object) -> Generator:
 
 
 def drawing(**changes: object) -> SampleConfig:
-    return SampleConfig.model_validate(
-        {"n": 1, "guidance": 1.0, "temperature": 1.0} | changes
-    )
+    return SampleConfig.model_validate({"n": 1, "guidance": 1.0, "temperature": 1.0} | changes)
 
 
 def tokens(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

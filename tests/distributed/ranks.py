@@ -8,7 +8,6 @@ With `zero`: some of them at every ZeRO stage.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,11 +18,12 @@ from gear.joint.model import GuidedGenerator
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.losses.adversarial import PatchDiscriminator
-from gear.params import Config, load
+from gear.params import Config
 from gear.tokenizer.model import Tokenizer
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
+from tests.support.settings import tiny_settings
 
 STEPS, IMAGES, CLASSES, WIDTH = 3, 4, 3, 10
 EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
@@ -34,21 +34,15 @@ CASES = [
 
 
 def settings(quantizer: str, zero_stage: int | None = None) -> Config:
-    base = load(Path(__file__).parents[2] / "presets" / "tiny.yaml")
     own = {"code_dim": 6, "z_channels": 6} if quantizer == "lfq" else {}
-    return base.model_copy(
-        update={
-            "train": base.train.model_copy(
-                update={"bf16": False, "zero_stage": 1 if zero_stage is None else zero_stage}
-            ),
-            "generator": base.generator.model_copy(update={"dropout": 0.0, "class_dropout": 0.0}),
-            "tokenizer": base.tokenizer.model_copy(update={"quantizer": quantizer, **own}),
-            # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
-            "loss": base.loss.model_copy(
-                update={"adaptive": quantizer == "vq" and zero_stage is None}
-            ),
-            "gan": base.gan.model_copy(update={"lecam": 0.1}),
-        }
+    return tiny_settings(
+        host={"zero_stage": 1 if zero_stage is None else zero_stage},
+        train={"bf16": False},
+        generator={"dropout": 0.0, "class_dropout": 0.0},
+        tokenizer={"quantizer": quantizer, **own},
+        # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
+        loss={"adaptive": quantizer == "vq" and zero_stage is None},
+        gan={"lecam": 0.1},
     )
 
 

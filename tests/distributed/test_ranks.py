@@ -1,7 +1,7 @@
 """Two ranks equal one, for every quantizer and recipe; and the losses of a few steps are what they have always been.
 
 Golden losses are kept to the last bit with the processor that made them. Elsewhere kernels add in another order, and they
-are compared to 1e-4. After a change that is meant to move them: `python tests/distributed/test_ranks.py`, and a line in
+are compared to 1e-4. After a change that is meant to move them: `python -m tests.distributed.test_ranks`, and a line in
 CHANGELOG.md that says why.
 """
 
@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.repo import REPO
+
 HERE = Path(__file__).parent
-GOLDEN = HERE.parent / "golden" / "losses.json"
-ENV = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+GOLDEN = REPO / "tests" / "golden" / "losses.json"
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 Results = dict[str, dict[str, torch.Tensor]]
 
 

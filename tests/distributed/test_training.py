@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-REPO = Path(__file__).parents[2]
-ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-
-
-def gear(cwd: Path, *stages: str) -> None:
-    for stage in stages:
-        done = subprocess.run(
-            [sys.executable, "-m", "gear", stage],
-            cwd=cwd,
-            env=ENV,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-
-
-def edit(cwd: Path, **sections: dict) -> None:
-    params = yaml.safe_load((cwd / "params.yaml").read_text())
-    for section, values in sections.items():
-        params[section].update(values)
-    (cwd / "params.yaml").write_text(yaml.safe_dump(params))
+from tests.support.commands import ENV, gear, run_gear, start_joint
+from tests.support.settings import edit_params, tiny_settings, write_params
+from tests.support.wait import wait_until
 
 
 def weights(cwd: Path, model: str) -> bytes:
@@ -48,14 +26,15 @@ def weights(cwd: Path, model: str) -> bytes:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run."""
     cwd = tmp_path_factory.mktemp("run")
-    shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
-    edit(
-        cwd,
-        train={"bf16": False, "log_every": 2, "checkpoint_every": 2},
+    config = tiny_settings(
+        host={"log_every": 2, "checkpoint_every": 2},
+        train={"bf16": False},
         joint={"steps": 8, "batch": 8},
+        generator={"dropout": 0.0, "class_dropout": 0.0},
     )
-    edit(cwd, generator={"dropout": 0.0, "class_dropout": 0.0})
-    gear(cwd, "ingest", "features", "tokenizer", "joint")
+    write_params(cwd, config)
+    for stage in ("ingest", "features", "reference", "tokenizer", "joint"):
+        gear(cwd, stage)
     return cwd
 
 
@@ -69,14 +48,7 @@ def twin(prepared: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
     cwd = twin(prepared, tmp_path)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gear", "joint"],
-        cwd=cwd,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    child = start_joint(cwd)
     assert child.stdout is not None
     for line in child.stdout:
         if line.startswith("joint 4/"):
@@ -120,39 +92,25 @@ def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
 
 def test_a_second_trainer_of_the_same_run_is_refused(prepared: Path, tmp_path: Path) -> None:
     cwd = twin(prepared, tmp_path)
-    edit(cwd, joint={"steps": 400})
-    command = [sys.executable, "-m", "gear", "joint"]
-    first = subprocess.Popen(
-        command, cwd=cwd, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    edit_params(cwd, joint={"steps": 400})
+    first = start_joint(cwd)
     try:
-        deadline = time.monotonic() + 120
-        while not list(cwd.glob(".gear/joint/*/latest")):
-            assert time.monotonic() < deadline and first.poll() is None
-            time.sleep(0.2)
-        second = subprocess.run(
-            command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=120
-        )
+        assert wait_until(lambda: [*cwd.glob(".gear/joint/*/latest")] or first.poll(), 120)
+        assert first.poll() is None
+        second = run_gear(cwd, "joint", timeout=120)
         assert second.returncode == 2
         assert "another process is training" in second.stderr
     finally:
         first.kill()
-        first.wait()
+        first.communicate()
 
 
 def test_a_collapsed_codebook_stops_training_with_its_reason(
     prepared: Path, tmp_path: Path
 ) -> None:
     cwd = twin(prepared, tmp_path)
-    edit(cwd, health={"min_usage": 1.0, "min_perplexity": 1.0, "window": 2, "after_step": 2})
-    done = subprocess.run(
-        [sys.executable, "-m", "gear", "joint"],
-        cwd=cwd,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    edit_params(cwd, health={"min_usage": 1.0, "min_perplexity": 1.0, "window": 2, "after_step": 2})
+    done = run_gear(cwd, "joint", timeout=120)
     assert done.returncode == 1
     assert "codebook collapsed" in done.stderr and "health.min_" in done.stderr
     assert "Traceback" not in done.stderr
@@ -163,15 +121,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_its_images(
     prepared: Path, tmp_path: Path
 ) -> None:
     cwd = twin(prepared, tmp_path)
-    edit(cwd, loss={"l1": 1e39})
-    done = subprocess.run(
-        [sys.executable, "-m", "gear", "joint"],
-        cwd=cwd,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    edit_params(cwd, loss={"l1": 1e39})
+    done = run_gear(cwd, "joint", timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "joint step 0: the tokenizer loss is inf; its weights were not moved" in done.stderr
     (file,) = cwd.glob(".gear/joint/*/nonfinite-step-0-rank-0.json")

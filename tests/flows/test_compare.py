@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from runs import commit, dvc, gear, git, toy_run
+
+from tests.support.runs import commit, dvc, gear, git, toy_run
 
 SWEEP = ("-S", "joint.recipe=gear,llamagen_repa", "-S", "run.seed=range(3)")
 

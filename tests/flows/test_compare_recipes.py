@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from test_pipeline import post
-from toys import toy
+from tests.support.prefect_server import post
+from tests.support.toys import toy
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from test_pipeline import post
-from toys import REPO
+
+from tests.support.prefect_server import post
+from tests.support.settings import tiny_settings, write_params
 
 RUN = "import sys; from flows.dataset import dataset; dataset(root=sys.argv[1])"
 
@@ -53,13 +54,7 @@ def test_verdicts_are_published_and_nothing_of_the_pipeline_is_touched(
     checkout = tmp_path / "c"
     (checkout / "data/shards").mkdir(parents=True)
     (checkout / "data/shards/manifest.json").write_text("the pipeline's")
-    text = (
-        (REPO / "presets/tiny.yaml")
-        .read_text()
-        .replace("size: 32", "size: 16")
-        .replace("workers: 2", "workers: 1")
-    )
-    (checkout / "params.yaml").write_text(text)
+    write_params(checkout, tiny_settings(data={"size": 16}, host={"workers": 1}))
 
     code, output, shown = finish(server, checkout, images(tmp_path / "one", 1, 1.0))
     assert (

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import serving
-from test_pipeline import post, wait_until
-from workers import deploy, end, ended, processes, run_state, runs_in, training, trigger, worker
+
+from tests.support.prefect_server import post, serving
+from tests.support.processes import processes, runs_in
+from tests.support.wait import wait_until
+from tests.support.workers import deploy, end, ended, run_state, training, trigger, worker
 
 POOL = "kills"
 Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mid-training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -16,41 +15,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_pipeline import post, wait_until
-from toys import REPO
 
 from gear.core.errors import InputError
 from gear.generator.inference import load_generator
 from gear.runs.measurement import models_of_state, named_device
 from gear.tokenizer.inference import load_tokenizer
+from tests.support.commands import ENV, gear, start_joint
+from tests.support.prefect_server import post
+from tests.support.settings import edit_params, tiny_settings, write_params
+from tests.support.wait import wait_until
 
-ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 FLOW = "from flows.monitor import monitor; print('ended as', monitor(sys.argv[1], return_state=True).name)"
-
-
-def gear(cwd: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "gear", *words],
-        cwd=cwd,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-def train(cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gear", "joint"]
-    return subprocess.Popen(
-        command, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
     """Train until a line says enough, and end with SIGTERM: the state is saved."""
-    child = train(cwd)
+    child = start_joint(cwd)
     assert child.stdout is not None
     for line in child.stdout:
         if enough(line):
@@ -78,13 +58,6 @@ def artifact(server: dict[str, str], key: str) -> str:
     )
 
 
-def edit(cwd: Path, **sections: dict[str, Any]) -> None:
-    params = yaml.safe_load((cwd / "params.yaml").read_text())
-    for section, values in sections.items():
-        params[section].update(values)
-    (cwd / "params.yaml").write_text(yaml.safe_dump(params))
-
-
 def history(cwd: Path) -> list[dict[str, Any]]:
     (file,) = cwd.glob(".gear/monitor/joint-*.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -99,16 +72,15 @@ def newest_step(cwd: Path) -> int:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout-like folder with shards, features and a warm tokenizer; nothing trained jointly yet."""
     cwd = tmp_path_factory.mktemp("monitored")
-    shutil.copy(REPO / "presets" / "tiny.yaml", cwd / "params.yaml")
-    edit(
-        cwd,
-        train={"bf16": False, "warmup": 0, "log_every": 1, "checkpoint_every": 4},
+    config = tiny_settings(
+        host={"log_every": 1, "checkpoint_every": 4},
+        train={"bf16": False, "warmup": 0},
         generator={"steps": 0},
         sample={"n": 32},
     )
-    gear(cwd, "ingest")
-    gear(cwd, "features")
-    gear(cwd, "tokenizer")
+    write_params(cwd, config)
+    for stage in ("ingest", "features", "reference", "tokenizer"):
+        gear(cwd, stage)
     return cwd
 
 
@@ -122,7 +94,7 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
 ) -> None:
     cwd = copy_of(prepared, tmp_path / "c")
     assert "no training has saved anything" in gear(cwd, "monitor")
-    edit(cwd, joint={"steps": 8, "fd_every": 0})
+    edit_params(cwd, joint={"steps": 8, "fd_every": 0})
     train_until(cwd, lambda line: line.startswith("joint 2/"))
     step = newest_step(cwd)
     (work,) = cwd.glob(".gear/joint/*")
@@ -158,7 +130,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     server: dict[str, str], prepared: Path, tmp_path: Path
 ) -> None:
     cwd = copy_of(prepared, tmp_path / "c")
-    edit(
+    edit_params(
         cwd,
         joint={
             "recipe": "ste",
@@ -168,7 +140,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
             "fd_every": 0,
         },
     )
-    edit(
+    edit_params(
         cwd, health={"min_usage": 0.25, "min_perplexity": 0.05, "window": 10**6, "after_step": 0}
     )  # training's own gate never looks
     train_until(cwd, lambda line: line.startswith("joint 1/"))
@@ -176,7 +148,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     assert run_flow(server, cwd) == "Skipped"
     (line,) = history(cwd)
     assert line["broken"] is None and artifact(server, "monitor").count("measured") == 1
-    training = train(cwd)
+    training = start_joint(cwd)
     try:
         assert wait_until(lambda: newest_step(cwd) >= 40, 240)
         ends = [run_flow(server, cwd)]

@@ -9,16 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import REPO, toy
 
 from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
+from tests.support.prefect_server import post
+from tests.support.processes import processes
+from tests.support.repo import REPO
+from tests.support.toys import toy
+from tests.support.wait import wait_until
 
 IDENTITY = {
     f"GIT_{who}_{what}": "toy@example.org"
@@ -39,51 +40,6 @@ def finish(server: dict[str, str], folder: Path, **parameters: Any) -> tuple[int
     process = start(server, folder, **parameters)
     output, _ = process.communicate(timeout=120)
     return process.returncode, output
-
-
-def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
-    data = json.dumps(body).encode()
-    return answer(
-        urllib.request.Request(
-            f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"}
-        )
-    )
-
-
-def answer(request: urllib.request.Request) -> Any:
-    """What the server answers; 503 is a busy database, which Prefect's own clients ask again too."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.loads(reply.read() or b"null")
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def alive(marker: str) -> list[str]:
-    """Command lines of living processes that hold a marker."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if marker in line and state != "Z" and int(entry.name) != os.getpid():
-            found.append(line)
-    return found
-
-
-def wait_until(true: Any, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.1)
-    return bool(true())
 
 
 def test_stages_run_in_the_order_of_the_graph_and_results_are_published(
@@ -142,9 +98,9 @@ def test_a_flow_that_ends_leaves_no_stage_behind(
     code = f"import pathlib, time; from gear.cli import end_with_dvc; end_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
     (folder / "sleeper.py").write_text(code)
     process = start({**server, "SHELL": shell}, folder)
-    assert wait_until(ready.exists, 60) and alive(marker)
+    assert wait_until(ready.exists, 60) and processes(marker)
     process.send_signal(number)
-    assert wait_until(lambda: not alive(marker), 15), alive(marker)
+    assert wait_until(lambda: not processes(marker), 15), processes(marker)
     process.communicate(timeout=30)
 
 

@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from remotes import s3_server, ssh_server
-from runs import dvc, gear, git, toy_run
+
+from tests.support.remotes import s3_server, ssh_server
+from tests.support.runs import dvc, gear, git, toy_run
 
 OUTS = ("data/shards/train/0.txt", "data/models/joint/curves.jsonl", "data/models/joint/weights")
 

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import postgres
 import pytest
-from test_pipeline import wait_until
-from toys import REPO, free_port, toy
+
+from tests.support import postgres
+from tests.support.processes import is_alive
+from tests.support.repo import REPO
+from tests.support.toys import free_port, toy
+from tests.support.wait import wait_until
 
 SECRET = "somebody:a-secret"
 
@@ -199,20 +202,13 @@ def test_stop_ends_everything_and_a_lost_server_is_no_obstacle(stack: Stack) -> 
     numbers = stack.processes()
     assert set(numbers) == {"server", "worker-cpu", "worker-gpu", "reports"}
     os.kill(numbers["server"], signal.SIGKILL)
-    assert wait_until(lambda: not _alive(numbers["server"]), 10)
+    assert wait_until(lambda: not is_alive(numbers["server"]), 10)
     code, output = stack.services("server")
     assert code == 0 and stack.ask("deployments/count", {}) == 5, output
     code, output = stack.services("stop")
     assert code == 0 and output.count("stopped") == 4 and not stack.processes()
-    assert not [n for n in numbers.values() if _alive(n)]
+    assert not [n for n in numbers.values() if is_alive(n)]
     assert stack.services("stop") == (0, "nothing runs\n")
-
-
-def _alive(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(

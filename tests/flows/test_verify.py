@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import commit, dvc, environment, gear, git, toy_run
 
 from gear.runs import costs
 from gear.runs.revision import Cache, content_md5, find_revision
+from tests.support.runs import commit, dvc, environment, gear, git, toy_run
 
 
 @pytest.fixture(scope="module")

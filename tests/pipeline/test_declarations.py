@@ -13,8 +13,8 @@ import yaml
 from gear.cli import STAGES
 from gear.core.settings import UndeclaredParamError
 from gear.params import NEUTRAL, Config, flatten, load_for_stage, to_yaml
+from tests.support.repo import REPO
 
-REPO = Path(__file__).parents[2]
 PIPELINE = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
 PINS = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["gear"]["pins"]
 TRAININGS = {"tokenizer", "joint", "generator"}

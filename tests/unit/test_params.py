@@ -13,8 +13,8 @@ from gear import params, paths
 from gear.cli import main
 from gear.core.errors import InputError
 from gear.core.settings import UndeclaredParamError
+from tests.support.repo import REPO
 
-REPO = Path(__file__).parents[2]
 TEXT = params.to_yaml(params.Config())
 PRESETS = [path.stem for path in sorted((REPO / "presets").glob("*.yaml"))]
 

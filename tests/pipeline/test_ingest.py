@@ -1,0 +1,121 @@
+"""Ingest and validate on small real inputs and on bad ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gear import params as config
+from gear import paths
+from gear.data.shards import read_split
+from gear.ingest import split as ingest
+from gear.ingest.openmoji import SPLIT_OUT
+from gear.stages import validate
+from tests.support.datasets import settings
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def folder(tmp_path: Path, good: int = 6) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for number in range(good):
+            pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "root" / name / f"{number}.png")
+    return tmp_path / "root"
+
+
+def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path) -> None:
+    chosen = settings(limit=64)
+    ingest.run(chosen)
+    first = {p: p.read_bytes() for p in sorted(paths.SHARDS.rglob("*")) if p.is_file()}
+    shutil.rmtree(paths.SHARDS)
+    ingest.run(chosen)
+    assert first == {p: p.read_bytes() for p in sorted(paths.SHARDS.rglob("*")) if p.is_file()}
+    train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
+    assert len(train) + len(val) == 64 and set(train.labels) == set(val.labels) == set(range(8))
+    assert train.images(np.array([3, 0])).shape == (2, 32, 32, 3)
+
+    def concept(key: str) -> str:
+        return "-".join(part for part in key.split("-") if part not in SPLIT_OUT)
+
+    assert not {concept(k) for k in train.keys} & {concept(k) for k in val.keys}
+    validate.run(chosen)
+    summary = json.loads(paths.VALIDATION_METRICS.read_text())
+    assert summary["passed"] and summary["rows"] == 64 and summary["expectations"] >= 12
+    assert (paths.DATA_DOCS / "index.html").exists()
+
+
+def test_a_folder_with_bad_files_lists_them(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    (root / "cats" / "empty.png").touch()
+    (root / "cats" / "text.png").write_text("not an image")
+    whole = (root / "dogs" / "0.png").read_bytes()
+    (root / "dogs" / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (9000, 9000)).save(root / "dogs" / "huge.png")
+    ingest.run(settings(source="folder", root=str(root), max_reject_share=0.5, val_share=0.3))
+    rejects = {
+        r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())
+    }
+    assert set(rejects) == {"cats/empty.png", "cats/text.png", "dogs/half.png", "dogs/huge.png"}
+    assert rejects["cats/empty.png"] == "empty file" and "megapixels" in rejects["dogs/huge.png"]
+    with pytest.raises(
+        config.InputError, match=r"4 of 16 files rejected, over data\.max_reject_share = 0\.1"
+    ):
+        ingest.run(settings(source="folder", root=str(root), max_reject_share=0.1, val_share=0.3))
+    assert (paths.SHARDS / "manifest.json").exists(), "a failed ingest must leave the old shards"
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "empty class"])
+def test_a_root_without_images_is_one_clear_line(tmp_path: Path, make: str) -> None:
+    root = tmp_path / "root"
+    if make == "empty":
+        root.mkdir()
+    if make == "empty class":
+        folder(tmp_path)
+        (root / "birds").mkdir()
+    with pytest.raises(config.InputError, match=r"data\.root") as caught:
+        ingest.run(settings(source="folder", root=str(root)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_byte_stops_at_the_gate_and_names_the_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.run(settings(limit=64))
+    file = next((paths.SHARDS / "train").glob("*.parquet"))
+    rows = pq.ParquetFile(file).read().to_pylist()
+    rows[5]["sha256"] = "0" * 64
+    table = pq.ParquetFile(file).read()
+    pq.write_table(
+        type(table).from_pylist(rows, schema=table.schema),
+        file,
+        compression="none",
+        row_group_size=64,
+    )
+    with pytest.raises(config.InputError, match="sha_ok"):
+        validate.run(settings(limit=64))
+    assert f"train/{rows[5]['key']}" in capsys.readouterr().out
+    assert not json.loads(paths.VALIDATION_METRICS.read_text())["passed"]
+
+
+def test_a_shard_that_is_not_parquet_or_lacks_a_column_is_named(tmp_path: Path) -> None:
+    ingest.run(settings(limit=64))
+    shard = paths.SHARDS / "train" / "00000.parquet"
+    table = pq.read_table(shard)
+    shard.write_bytes(b"PAR1 not really")
+    with pytest.raises(config.InputError, match=r"00000\.parquet: not a readable"):
+        validate.run(settings())
+    pq.write_table(table.drop(["sha256"]), shard)
+    with pytest.raises(config.InputError, match="no column 'sha256'"):
+        read_split(paths.SHARDS / "train")

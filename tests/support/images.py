@@ -1,0 +1,13 @@
+"""Images of noise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+N = 12
+
+
+def pictures(seed: int, darker: int) -> np.ndarray:
+    """N blotchy images (N, 16, 16, 3) uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256 // darker, (N, 4, 4, 3), dtype=np.uint8)
+    return coarse.repeat(4, axis=1).repeat(4, axis=2)

@@ -1,0 +1,83 @@
+"""A real Prefect server, and questions to its API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flows.wait import wait
+from tests.support.repo import REPO
+from tests.support.toys import free_port
+
+
+@contextmanager
+def serving(
+    home: Path, env: dict[str, str] | None = None
+) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+    """A server with its database in `home`, and the environment of its clients; `env`: where an earlier one was."""
+    if env is None:
+        env = {
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "DO_NOT_TRACK": "1",
+            "PYTHONPATH": str(REPO),
+        }
+    port = urlsplit(env["PREFECT_API_URL"]).port
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (home / "server.log").open("a") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        assert wait(env["PREFECT_API_URL"], 90), (home / "server.log").read_text()[-2000:]
+        yield env, process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
+    data = json.dumps(body).encode()
+    return answer(
+        urllib.request.Request(
+            f"{server['PREFECT_API_URL']}/{path}", data, {"Content-Type": "application/json"}
+        )
+    )
+
+
+def answer(request: urllib.request.Request) -> Any:
+    """What the server answers; 503 is a busy database, which Prefect's own clients ask again too."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.loads(reply.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

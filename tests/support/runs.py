@@ -1,0 +1,131 @@
+"""Finished toy runs under git and DVC: three stages of shell and Python, with settings, code, data and a metric."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.repo import REPO
+
+PIPELINE = """
+stages:
+  shards:
+    cmd: python make.py shards
+    deps: [make.py]
+    params: [data]
+    outs: [data/shards]
+  joint:
+    cmd: python make.py joint
+    deps: [make.py, data/shards]
+    params: [run.seed, joint]
+    outs: [data/models/joint]
+  evaluate:
+    cmd: python make.py evaluate
+    deps: [make.py, data/models/joint]
+    params: [evaluate]
+    metrics: [{reports/metrics.json: {cache: false}}]
+    outs: [{reports/protocols.json: {cache: false}}]
+"""
+PARAMS = "run: {seed: 0}\ndata: {n: 3}\njoint: {recipe: gear, steps: 300}\nevaluate: {size: 64, round: 0}\n"
+CODE = """
+import json, os, pathlib, sys
+import yaml
+
+params = yaml.safe_load(open("params.yaml"))
+pathlib.Path("ran").open("a").write(sys.argv[1] + "\\n")
+
+def shards():
+    out = pathlib.Path("data/shards/train")
+    out.mkdir(parents=True, exist_ok=True)
+    for i in range(params["data"]["n"]):
+        (out / f"{i}.txt").write_text(f"row {i}")
+
+def joint():
+    out = pathlib.Path("data/models/joint")
+    out.mkdir(parents=True, exist_ok=True)
+    steps, seed, recipe = params["joint"]["steps"], params["run"]["seed"], params["joint"]["recipe"]
+    speed = {"gear": 0.5, "llamagen_repa": 0.25}[recipe] + 0.01 * seed
+    rows = [{"step": s, "fd": 250 - speed * s} for s in range(0, steps + 1, 100)]
+    (out / "curves.jsonl").write_text("".join(json.dumps(r) + "\\n" for r in rows))
+    (out / "weights").write_bytes(b"weights")
+
+def evaluate():
+    out = pathlib.Path("reports")
+    out.mkdir(exist_ok=True)
+    models = pathlib.Path("data/models/joint")
+    fd = json.loads((models / "curves.jsonl").read_text().splitlines()[-1])["fd"] * (models / "weights").stat().st_size / 7
+    (out / "metrics.json").write_text(json.dumps({"fd": fd}))
+    record = {"value": fd, "protocol": {"size": params["evaluate"]["size"], "seeds": params["run"]["seed"]}}
+    (out / "protocols.json").write_text(json.dumps({"fd": record}))
+
+globals()[sys.argv[1]]()
+if os.environ.get("PYTHONPATH"):  # else in the clone of `gear verify`, which takes it away
+    from gear.runs import costs
+
+    costs.keep(sys.argv[1], {"llamagen_repa": 10, "gear": 30}[params["joint"]["recipe"]], finished=True)
+"""
+
+
+def dvc(folder: Path, *arguments: str, ok: bool = True) -> str:
+    """A dvc command in a checkout; its output, both streams."""
+    return run(folder, sys.executable, "-m", "dvc", *arguments, ok=ok)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """A git command in a checkout; its output."""
+    return run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments)
+
+
+def gear(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A gear command in a checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "gear", *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Of commands in a toy: this repository's gear, the interpreter of the tests as `python`."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPO),
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def run(folder: Path, *command: str, ok: bool = True) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def toy_run(folder: Path) -> Path:
+    """A checkout with a finished and committed run."""
+    (folder / "data/models").mkdir(parents=True)
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "make.py").write_text(CODE)
+    (folder / ".gitignore").write_text("ran\n/.gear\n")
+    run(folder, "git", "init", "-q", "-b", "main")
+    for key, value in (("user.name", "t"), ("user.email", "t@example.com")):
+        git(folder, "config", key, value)
+    dvc(folder, "init", "-q")
+    dvc(folder, "repro", "-q")
+    commit(folder, "run")
+    return folder
+
+
+def commit(folder: Path, message: str) -> str:
+    """Commit everything; the commit."""
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", message)
+    return git(folder, "rev-parse", "HEAD").strip()

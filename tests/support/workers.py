@@ -1,0 +1,129 @@
+"""Real workers on toy checkouts: a deployment, its runs, and the processes that belong to them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.support.prefect_server import answer, post
+from tests.support.repo import REPO
+from tests.support.toys import toy
+from tests.support.wait import wait_until
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+TRAINER = """
+import fcntl, pathlib, signal, sys, time
+from gear.cli import end_with_dvc
+
+end_with_dvc()
+here = pathlib.Path(sys.argv[1])
+lock = (here / "lock").open("w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    (here / "second").touch()
+    sys.exit(3)
+
+
+def save(*_):
+    (here / "saved").touch()
+    sys.exit(143)
+
+
+signal.signal(signal.SIGTERM, save)
+with (here / "starts").open("a") as starts:
+    starts.write("start\\n")
+(here / "ready").touch()
+while not (here / "finish").exists():
+    time.sleep(0.05)
+pathlib.Path("slow.txt").write_text("slow\\n")
+"""
+
+
+def training(folder: Path) -> Path:
+    """A toy checkout whose one stage trains until `notes/finish` is there, saves on SIGTERM, and notes what happened."""
+    notes = folder.with_name(folder.name + "-notes")
+    notes.mkdir()
+    toy(folder, slow=f"exec {sys.executable} trainer.py {notes}")
+    (folder / "trainer.py").write_text(TRAINER)
+    (folder / "flows").symlink_to(REPO / "flows")  # a deployment's entry point lies in its checkout
+    return notes
+
+
+def worker(server: dict[str, str], pool: str, log: Path) -> subprocess.Popen[bytes]:
+    """A worker of a process pool that looks for work every second."""
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--type",
+        "process",
+        "--limit",
+        "2",
+    ]
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, env={**server, "PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=out, stderr=out
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to one that does not hear it: no worker outlives its test."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
+    """A deployment of the pipeline in a checkout, one run at a time as in prefect.yaml; its id."""
+    try:
+        post(server, "work_pools/", {"name": pool, "type": "process"})
+    except urllib.error.HTTPError as error:  # it is there
+        assert error.code == 409
+    flow = post(server, "flows/", {"name": "pipeline"})
+    body = {
+        "name": folder.parent.name,
+        "flow_id": flow["id"],
+        "entrypoint": "flows/pipeline.py:pipeline",
+        "work_pool_name": pool,
+        "pull_steps": [
+            {"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}
+        ],
+        "concurrency_limit": 1,
+        "concurrency_options": {"collision_strategy": "ENQUEUE"},
+        "enforce_parameter_schema": False,
+    }
+    return str(post(server, "deployments/", body)["id"])
+
+
+def trigger(server: dict[str, str], deployment: str) -> str:
+    return str(
+        post(server, f"deployments/{deployment}/create_flow_run", {"parameters": {"push": False}})[
+            "id"
+        ]
+    )
+
+
+def run_state(server: dict[str, str], run: str) -> dict[str, Any]:
+    state: dict[str, Any] = answer(
+        urllib.request.Request(f"{server['PREFECT_API_URL']}/flow_runs/{run}")
+    )["state"]
+    return state
+
+
+def ended(server: dict[str, str], run: str, seconds: float = 120) -> str:
+    """The final state's type."""
+    assert wait_until(lambda: run_state(server, run)["type"] in FINAL, seconds), run_state(
+        server, run
+    )
+    return str(run_state(server, run)["type"])

@@ -1,0 +1,203 @@
+"""Public checkpoint layouts, written here key by key: imported whole and exactly, or refused with a reason; and written back."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gear.cli import main
+from gear.generator.inference import load_generator
+from gear.tokenizer.inference import load_tokenizer
+from gear.tokenizer.model import Tokenizer
+from tests.support.layouts import QUANTIZER, generator, tokenizer
+
+LEVELS = 3
+
+
+def taming_name(key: str) -> str:
+    """A native name as the taming layout has it (IBQ's model code: down/up by resolution, mid.block_1, attn_1, block_2)."""
+    side, _, rest = key.partition(".")
+    if side in ("encoder", "decoder"):
+        rest = (
+            rest.replace("mid.0.", "mid.block_1.")
+            .replace("mid.1.", "mid.attn_1.")
+            .replace("mid.2.", "mid.block_2.")
+        )
+        if rest.startswith("conv_blocks."):
+            _, level, kind, tail = rest.split(".", 3)
+            number = int(level) if side == "encoder" else LEVELS - 1 - int(level)
+            rest = f"{'down' if side == 'encoder' else 'up'}.{number}.{'block' if kind == 'res' else kind}.{tail}"
+    return f"{side}.{rest}" if rest else side
+
+
+def public(layout: str, model: Tokenizer) -> dict[str, torch.Tensor]:
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    return (
+        {taming_name(key): value for key, value in state.items()} if layout == "taming" else state
+    )
+
+
+def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A Lightning file with live weights of no use and the averages beside them."""
+    live = {key: torch.zeros_like(value) for key, value in state.items()}
+    ema = {f"model_ema.{key.replace('.', '')}": value for key, value in state.items()}
+    extras = {
+        "model_ema.decay": torch.tensor(0.99),
+        "model_ema.num_updates": torch.tensor(3),
+        "loss.discriminator.w": torch.ones(2),
+    }
+    return {**live, **ema, **extras}
+
+
+def wrappers(layout: str, state: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    return {
+        "bare": state,
+        "model": {"model": state, "steps": 7},
+        "state_dict": {"state_dict": {**state, "loss.logvar": torch.zeros(1)}},
+        "ema": {"state_dict": averaged(state)},
+        "gear": {"vq": other, "vq_ema": state},
+    }
+
+
+@pytest.mark.parametrize("wrapper", ["bare", "model", "state_dict", "ema", "gear"])
+@pytest.mark.parametrize("layout", QUANTIZER)
+def test_every_layout_and_container_imports_exactly(
+    layout: str, wrapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = tokenizer(layout)
+    file = tmp_path / "public.ckpt"
+    torch.save(wrappers(layout, public(layout, original))[wrapper], file)
+    assert main(["import", str(file), str(tmp_path / "native")]) == 0
+    assert "all " in capsys.readouterr().out
+    loaded = load_tokenizer(tmp_path / "native/tokenizer")
+    assert (
+        loaded.config.quantizer == QUANTIZER[layout]
+        and loaded.config.multipliers == (1, 2, 2)
+        and loaded.config.codes == 64
+    )
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(loaded(images).reconstruction, original(images).reconstruction)
+    provenance = json.loads((tmp_path / "native/tokenizer/provenance.json").read_text())
+    assert (
+        provenance["file"] == "public.ckpt"
+        and provenance["layout"] == layout
+        and len(provenance["sha256"]) == 64
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_generator_imports_exactly_and_with_the_rotation_it_was_trained_with(
+    suffix: str, tmp_path: Path
+) -> None:
+    original, file = generator(), tmp_path / f"c2i{suffix}"
+    state = {**original.state_dict(), "freqs_cis": torch.zeros(3)}
+    if suffix == ".pt":
+        torch.save({"model": state, "optimizer": {"lr": 1.0}}, file)
+    else:
+        save_file({key: value.contiguous() for key, value in state.items()}, file)
+    assert main(["import", str(file), str(tmp_path / "native"), "--heads", "2", "--grid", "4"]) == 0
+    loaded = load_generator(tmp_path / "native/generator")
+    assert loaded.config.prefix_rope == "zero" and loaded.classes == 5
+    tokens, labels = torch.randint(64, (2, 16)), torch.tensor([0, 4])
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens, labels).logits, original(tokens, labels).logits)
+
+
+def test_export_and_import_again_is_exact(tmp_path: Path) -> None:
+    torch.save({"model": tokenizer("llamagen").state_dict()}, tmp_path / "t.pt")
+    torch.save({"model": generator().state_dict()}, tmp_path / "g.pt")
+    for name in ("t", "g"):
+        assert (
+            main(
+                [
+                    "import",
+                    str(tmp_path / f"{name}.pt"),
+                    str(tmp_path / "one"),
+                    "--heads",
+                    "2",
+                    "--grid",
+                    "4",
+                ]
+            )
+            == 0
+        )
+    for part in ("tokenizer", "generator"):
+        exported = tmp_path / f"{part}.pt"
+        assert main(["export", str(tmp_path / "one" / part), str(exported)]) == 0
+        assert (
+            main(["import", str(exported), str(tmp_path / "two"), "--heads", "2", "--grid", "4"])
+            == 0
+        )
+        one, two = (load_file(tmp_path / n / part / "model.safetensors") for n in ("one", "two"))
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("pwned"),))
+
+
+def drop(key: str) -> Any:
+    return lambda state: {k: v for k, v in state.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            drop("decoder.mid.1.q.weight"),
+            r"covers 9\d\.\d% of the model's \d+ weights; decoder\.mid\.1\.q\.weight \(absent\)",
+        ),
+        (
+            lambda s: {**s, "decoder.conv_out.weight": torch.zeros(3, 8, 1, 1)},
+            r"decoder\.conv_out\.weight \(\(3, 8, 1, 1\), not \(3, 8, 3, 3\)\)",
+        ),
+        (drop("encoder.conv_in.weight"), r"without 'encoder\.conv_in\.weight'"),
+        (
+            lambda s: {"something": torch.zeros(2)},
+            "none of the known layouts.*begins with something",
+        ),
+        (lambda s: {**s, "hook": Evil()}, "holds more than tensors and was not executed"),
+        (lambda s: [1, 2], "holds a list"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_whole(
+    spoil: Any,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(spoil(dict(tokenizer("llamagen").state_dict())), tmp_path / "bad.pt")
+    assert main(["import", "bad.pt", "native"]) == 2
+    line = capsys.readouterr().err
+    assert re.search(words, line) and line.count("\n") == 1 and "Traceback" not in line
+    assert not (tmp_path / "native").exists() and not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
+def test_a_broken_file_gives_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.pt").write_bytes(content)
+    assert main(["import", str(tmp_path / "bad.pt"), str(tmp_path / "native")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_export_refuses_what_the_layout_has_no_place_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(public("magvit2", tokenizer("magvit2")), tmp_path / "lfq.pt")
+    assert main(["import", str(tmp_path / "lfq.pt"), str(tmp_path)]) == 0
+    assert main(["export", str(tmp_path / "tokenizer"), str(tmp_path / "out.pt")]) == 2
+    assert "VQ tokenizers and generators only" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""`gear plan` at ImageNet scale, against counts by hand; and a step at the width of XL."""
+
+from __future__ import annotations
+
+import pytest
+
+from gear.cli import main
+from gear.commands import estimate as plan
+from gear.params import load_preset
+from tests.support.repo import REPO
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("imagenet256-b", 110.9), ("imagenet256-l", 342.9), ("imagenet256-xl", 774.7)],
+)
+def test_parameters_and_flops_match_a_count_by_hand(name: str, millions: float) -> None:
+    config = load_preset(name)
+    parts = {part.name: part for part in plan.measure(config)}
+    assert parts["generator"].parameters / 1e6 == pytest.approx(millions, abs=0.05)
+    g, tokens, codes = config.generator, config.grid**2, config.tokenizer.codes
+    hidden = 256 * -(-(8 * g.width // 3) // 256)
+    block = 2 * tokens * (4 * g.width**2 + 3 * g.width * hidden) + 4 * tokens**2 * g.width
+    head = 2 * tokens * g.width * codes
+    p = g.projector_hidden
+    projector = (
+        2
+        * tokens
+        * (
+            g.width * p
+            + p * p
+            + p * sum(plan.TEACHER_WIDTHS.get(e.name, 768) for e in config.teacher.encoders)
+        )
+    )
+    hard = 3 * (g.layers * block + head + projector)
+    soft = 2 * (g.tap * block + projector + head)  # mixing the table costs what the head costs
+    assert parts["generator"].flops == pytest.approx(hard + soft, rel=0.01)
+
+
+def test_the_text_to_image_generator_is_of_one_billion_parameters() -> None:
+    config = load_preset("t2i-1b")
+    g, text = config.generator, 2048  # Qwen3-1.7B's width
+    hidden = 256 * -(-(8 * g.width // 3) // 256)
+    block = 4 * g.width**2 + 3 * g.width * hidden + 2 * g.width
+    second_stream = 4 * g.width**2 + 2 * g.width
+    caption = (text + 1) * g.width + (g.width + 1) * g.width
+    wanted = (
+        g.layers * block
+        + g.layers // 3 * second_stream
+        + caption
+        + 2 * config.tokenizer.codes * g.width
+        + g.width
+    )
+    (generator,) = (part for part in plan.measure(config) if part.name == "generator")
+    assert generator.parameters == wanted and wanted / 1e9 == pytest.approx(1.0, abs=0.05)
+
+
+def test_zero_splits_what_it_says() -> None:
+    parts = [plan.Part("tokenizer", 100, False, 0, 0), plan.Part("generator", 1000, True, 0, 0)]
+    sums = [plan.model_states(parts, stage, gpus=4)[0] for stage in range(4)]
+    assert sums == [
+        16_400,
+        4000 + 4000 + 2000 + 400,
+        4000 + 1000 + 2000 + 400,
+        1000 + 1000 + 2000 + 400,
+    ]
+    assert plan.model_states(parts, 1, gpus=4)[1] == 4000
+
+
+def test_the_table_and_its_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "8", "--tflops", "200"]) == 0
+    text = capsys.readouterr().out
+    assert "774.7 M" in text and "ZeRO-3" in text and "hours" in text
+    assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "7"]) == 2
+    assert "joint.batch 256 does not divide" in capsys.readouterr().err
+    assert main(["plan", "--preset", "nothing"]) == 2
+
+
+@pytest.mark.slow
+def test_a_joint_step_of_xl_width_runs() -> None:
+    """Two XL blocks over the full tokenizer, 256 px, 16384 codes, on CPU: no shape is wrong at scale."""
+    import torch
+
+    from gear.generator.transformer import Generator
+    from gear.joint.alignment import Projector
+    from gear.joint.model import GuidedGenerator
+    from gear.joint.recipes import RECIPES
+    from gear.joint.step import JointStep
+    from gear.tokenizer.model import Tokenizer
+    from gear.training.batches import Batch
+    from gear.training.distributed import join_process_group
+    from gear.training.engine import build_engine
+
+    base = load_preset("imagenet256-xl")
+    config = base.model_copy(
+        update={"generator": base.generator.model_copy(update={"layers": 2, "tap": 1})}
+    )
+    world = join_process_group(config)
+    tokenizer = Tokenizer(config.tokenizer)
+    generator = Generator(config.generator, codes=16384, grid=16, classes=1000)
+    guided = GuidedGenerator(generator, Projector(1280, 2048, (768,)))
+    step = JointStep(
+        config,
+        RECIPES["gear"],
+        tokenizer=tokenizer,
+        perceptual=None,
+        tokenizer_engine=build_engine(tokenizer, config, world, lr=1e-4, batch=1),
+        generator_engine=build_engine(guided, config, world, lr=1e-4, batch=1),
+        temperature=0.1,
+    )
+    losses, indices = step(
+        Batch(
+            torch.rand(1, 3, 256, 256) * 2 - 1, torch.tensor([7]), torch.randn(1, 256, 768), ["x"]
+        ),
+        0,
+    )
+    assert indices.shape == (1, 256)
+    assert losses["loss/ntp"].item() == pytest.approx(
+        9.704, abs=0.01
+    )  # log 16384: the head starts at zero

@@ -1,0 +1,30 @@
+"""Alignment with a second teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gear.encoders.config import TeacherConfig
+from gear.evaluation.alignment_analysis import compare, two_teachers
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_the_second_teacher_is_the_next_configured_or_another_view() -> None:
+    packaged = TeacherConfig(name="efficientnet-lite0", input_size=64)
+    assert list(two_teachers((packaged,))) == ["efficientnet-lite0/b10", "efficientnet-lite0/b4"]
+    dino, clip = (TeacherConfig(name=name, input_size=224) for name in ("dinov2", "clip"))
+    assert list(two_teachers((dino,))) == ["dinov2/last", "efficientnet-lite0/b10"]
+    assert list(two_teachers((dino, clip, packaged))) == ["dinov2/last", "clip/last"]
+
+
+def test_a_comparison_carries_its_protocol_and_holds_patches_together() -> None:
+    ours = RANDOM.normal(size=(40, 4, 6)).astype(np.float32)
+    metrics = compare(ours, 2 * ours[..., ::-1], {"n": 40})
+    assert all(metric.value == pytest.approx(1, abs=1e-2) for metric in metrics.values())
+    assert (
+        metrics["cknna"].protocol["patches"] == 160 and metrics["probe"].protocol["patches"] == 80
+    )
+    shuffled = compare(ours, ours[:, ::-1], {"n": 40})
+    assert all(metric.value < 0.3 for metric in shuffled.values())

@@ -1,0 +1,46 @@
+"""The Frechet distance against closed forms and foreign implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from gear.evaluation import frechet
+
+
+def test_frechet_distance_against_torchmetrics() -> None:
+    class Pixels(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.double().flatten(1)
+
+    random = np.random.default_rng(0)
+    sets = [random.integers(0, 256, (60, 3, 2, 2), dtype=np.uint8) // scale for scale in (1, 2)]
+    metric = FrechetInceptionDistance(feature=Pixels(), input_img_size=(3, 2, 2)).set_dtype(
+        torch.float64
+    )
+    for images, real in zip(sets, (True, False), strict=True):
+        metric.update(torch.from_numpy(images), real=real)
+    ours = frechet.distance(*(x.reshape(60, -1) for x in sets))
+    assert ours == pytest.approx(metric.compute().item(), rel=1e-4)
+
+
+def test_frechet_distance_against_a_matrix_root_and_a_closed_form() -> None:
+    random = np.random.default_rng(1)
+    a, b = random.normal(size=(50, 5)), random.normal(1, 2, size=(40, 5))
+    (m1, c1), (m2, c2) = frechet.statistics(a), frechet.statistics(b)
+    expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert frechet.distance(a, b) == pytest.approx(expected)
+    assert frechet.frechet_distance(
+        np.zeros(2), np.diag([4.0, 9.0]), np.ones(2), np.diag([1.0, 1.0])
+    ) == pytest.approx(2 + 1 + 4)
+    assert frechet.distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_too_few_features_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        frechet.statistics(np.zeros((1, 3)))

@@ -1,0 +1,25 @@
+"""Drift of token histograms against scipy and Evidently."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import jensenshannon
+
+from gear.evaluation import token_drift
+
+
+def test_drift_agrees_with_scipy_and_evidently_and_knows_a_null(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    same, other = (
+        random.choice(6, (200, 9), p=p) for p in ([1 / 6] * 6, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    )
+    again = random.choice(6, (200, 9))
+    histograms = [np.bincount(x.ravel(), minlength=6) for x in (same, other)]
+    assert token_drift.jensen_shannon(*histograms) == pytest.approx(jensenshannon(*histograms))
+    shifted = token_drift.measure(same, other, 6, 0, tmp_path / "shifted.html")
+    assert shifted["distance"] == pytest.approx(token_drift.jensen_shannon(*histograms), abs=1e-6)
+    assert (
+        shifted["drifted"]
+        and not token_drift.measure(same, again, 6, 0, tmp_path / "again.html")["drifted"]
+    )

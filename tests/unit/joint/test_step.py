@@ -1,0 +1,198 @@
+"""The joint step against a plain PyTorch loop, and what each update must not touch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gear import params as configuration
+from gear.joint.model import GuidedGenerator
+from gear.joint.recipes import RECIPES
+from gear.joint.step import JointStep
+from gear.tokenizer.model import Tokenizer
+from gear.training.autoencoder import NonFinite
+from gear.training.batches import Batch
+from gear.training.distributed import DistributedContext
+from gear.training.engine import build_engine
+from tests.support.joint import batch, models, small
+
+EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+
+
+def joint(
+    config: configuration.Config, world: DistributedContext, recipe: str
+) -> tuple[JointStep, Tokenizer, GuidedGenerator]:
+    tokenizer, guided = models(config)
+    trains = RECIPES[recipe].tokenizer_trains
+    engine = build_engine(tokenizer, config, world, lr=1e-3, batch=4) if trains else None
+    step = JointStep(
+        config,
+        RECIPES[recipe],
+        tokenizer=tokenizer,
+        perceptual=None,
+        tokenizer_engine=engine,
+        generator_engine=build_engine(guided, config, world, lr=1e-3, batch=4),
+        temperature=config.joint.temperature,
+    )
+    return step, tokenizer, guided
+
+
+def plain_loop(
+    config: configuration.Config, steps: int, recipe: str
+) -> tuple[Tokenizer, GuidedGenerator]:
+    """The same two updates with plain optimisers, autograd.grad and formulas written out, the one-hot and all."""
+    tokenizer, guided = models(config)
+    first = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
+    second = torch.optim.AdamW(guided.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
+    weights, tau = config.loss, config.joint.temperature
+    for number in range(steps):
+        data = batch(config, number)
+        output = tokenizer(data.images_BCHW)
+        quantized = output.quantized
+        total = (
+            weights.l1 * (output.reconstruction - data.images_BCHW).abs().mean()
+            + weights.codebook * quantized.codebook_loss
+            + weights.commitment * quantized.commitment_loss
+            + weights.entropy * quantized.entropy_loss
+        )
+        if recipe in ("gear", "soft_hard_forward", "ste"):
+            twin = copy.deepcopy(guided).eval()
+            distances = quantized.assignment.distances()
+            shares = torch.exp((distances.min(-1, keepdim=True).values - distances) / tau)
+            shares = shares / shares.sum(-1, keepdim=True)
+            if recipe != "gear":
+                shares = (
+                    F.one_hot(quantized.indices, config.tokenizer.codes) + shares - shares.detach()
+                )
+            generated, projected = twin(lambda table, shares=shares: shares @ table, data.condition)
+            total = total - config.joint.lambda_tok * mean_cosine(projected, data)
+            if recipe == "ste":
+                total = total - (shares * generated.logits.log_softmax(-1)).sum(-1).mean()
+        if recipe not in ("llamagen", "llamagen_repa"):
+            apply(first, tokenizer, total, config.train.clip)
+        output, projected = guided(quantized.indices, data.condition)
+        loss = -output.logits.log_softmax(-1).gather(-1, quantized.indices[..., None]).mean()
+        if recipe != "llamagen":
+            loss = loss - config.joint.lambda_ar * mean_cosine(projected, data)
+        apply(second, guided, loss, config.train.clip)
+    return tokenizer, guided
+
+
+def mean_cosine(projected: torch.Tensor, data: Batch) -> torch.Tensor:
+    return (F.normalize(projected, dim=-1) * F.normalize(data.teacher_BLC, dim=-1)).sum(-1).mean()
+
+
+def apply(
+    optimizer: torch.optim.Optimizer, module: torch.nn.Module, loss: torch.Tensor, clip: float
+) -> None:
+    for parameter, gradient in zip(
+        module.parameters(),
+        torch.autograd.grad(loss, list(module.parameters()), allow_unused=True),
+        strict=True,
+    ):
+        parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+    torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("quantizer", ["vq", "lfq", "ibq"])
+def test_three_joint_steps_equal_a_plain_loop(
+    world: DistributedContext, quantizer: str, recipe: str
+) -> None:
+    config = small(quantizer)
+    step, tokenizer, guided = joint(config, world, recipe)
+    for engine in step.engines.values():
+        engine.optimizer.param_groups[0]["eps"] = EPS
+    for number in range(3):
+        step(batch(config, number), number)
+    plain_tokenizer, plain_guided = plain_loop(config, 3, recipe)
+    starts = models(config)
+    for ours, plain, start in zip(
+        (tokenizer, guided), (plain_tokenizer, plain_guided), starts, strict=True
+    ):
+        for (name, a), b, c in zip(
+            ours.named_parameters(), plain.parameters(), start.parameters(), strict=True
+        ):
+            assert (a - b).abs().max() < 2e-6, name
+            expected = moves(recipe, name, ours is tokenizer)
+            assert not expected or not torch.equal(b, c) or not b.any(), (
+                f"{name} did not move: the comparison says nothing"
+            )
+
+
+def moves(recipe: str, name: str, of_tokenizer: bool) -> bool:
+    """Whether a recipe trains this parameter; a key's bias shifts all of a softmax's logits alike and gets no gradient."""
+    if "k.bias" in name:
+        return False
+    if of_tokenizer:
+        return RECIPES[recipe].tokenizer_trains
+    return RECIPES[recipe].hard_alignment or "projector" not in name
+
+
+def test_a_frozen_tokenizer_is_bitwise_untouched(world: DistributedContext) -> None:
+    config = small()
+    step, tokenizer, guided = joint(config, world, "llamagen_repa")
+    before = copy.deepcopy(tokenizer.state_dict())
+    moved = copy.deepcopy(guided.state_dict())
+    step(batch(config, 0), 0)
+    assert all(torch.equal(before[name], value) for name, value in tokenizer.state_dict().items())
+    assert any(not torch.equal(moved[name], value) for name, value in guided.state_dict().items())
+
+
+def test_next_token_loss_sends_no_gradient_to_the_tokenizer(world: DistributedContext) -> None:
+    config = small()
+    step, tokenizer, _ = joint(config, world, "gear")
+    data = batch(config, 0)
+    indices = tokenizer(data.images_BCHW).quantized.indices
+    tokenizer.zero_grad()
+    step._update_generator(data, indices, {})
+    assert all(p.grad is None or not p.grad.any() for p in tokenizer.parameters())
+
+
+def test_soft_alignment_moves_the_tokenizer_and_not_the_generator(
+    world: DistributedContext,
+) -> None:
+    config = small()
+    runs = {}
+    for weight in (0.0, 0.5):
+        changed = config.model_copy(
+            update={"joint": config.joint.model_copy(update={"lambda_tok": weight})}
+        )
+        step, tokenizer, guided = joint(changed, world, "gear")
+        before = copy.deepcopy(guided.state_dict())
+        data = batch(changed, 0)
+        step._update_tokenizer(data, step.tokenizer_engine(data.images_BCHW), {}, gan=False)
+        assert all(torch.equal(before[name], value) for name, value in guided.state_dict().items())
+        runs[weight] = tokenizer.quant_conv.weight.detach().clone()
+    assert not torch.equal(runs[0.0], runs[0.5])
+
+
+def test_a_non_finite_loss_stops_before_any_weight_moves(world: DistributedContext) -> None:
+    config = small()
+    step, tokenizer, guided = joint(config, world, "gear")
+    before = [copy.deepcopy(m.state_dict()) for m in (tokenizer, guided)]
+    data = batch(config, 0)
+    data.images_BCHW[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFinite, match="its weights were not moved") as caught:
+        step(data, 0)
+    assert caught.value.keys == data.keys
+    for module, old in zip((tokenizer, guided), before, strict=True):
+        assert all(torch.equal(old[name], value) for name, value in module.state_dict().items())
+
+
+def test_cached_tokens_give_the_step_that_their_images_give(world: DistributedContext) -> None:
+    config, runs = small(), []
+    for cached in (False, True):
+        step, tokenizer, guided = joint(config, world, "llamagen_repa")
+        data = batch(config, 0)
+        if cached:
+            tokens = tokenizer.encode(data.images_BCHW).indices
+            data = Batch(None, data.condition, data.teacher_BLC, data.keys, tokens)
+        runs.append((step(data, 0)[0], guided.state_dict()))
+    (losses, weights), (other_losses, other_weights) = runs
+    assert all(torch.equal(losses[name], other_losses[name]) for name in losses)
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)

@@ -1,0 +1,124 @@
+"""Arms, speeds and their interval, against computations of another kind."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gear.runs.comparison import Arm, Run, check_protocols, group, mean_and_std, speed, steps_to
+
+STEPS = np.arange(0.0, 401.0, 100.0)
+
+
+def make(name: str, recipe: str, seed: int, fd: list[float], **fields: object) -> Run:
+    settings = {"run.seed": seed, "joint.recipe": recipe}
+    records = {"fd": {"value": fd[-1], "protocol": {"n": 4, "seeds": f"{seed} * 2"}}}
+    curves = {
+        "joint": [
+            {"step": float(s), "fd": v, "loss/ntp": 1.0} for s, v in zip(STEPS, fd, strict=True)
+        ]
+    }
+    return replace(Run(name, "c" * 40, settings, "code", records, curves=curves), **fields)
+
+
+SLOW = [
+    make(f"slow-{i}", "llamagen_repa", i, [400, 300, 220 + 9 * i, 170, 140 + 12 * i])
+    for i in range(3)
+]
+
+
+FAST = [make(f"fast-{i}", "gear", i, [400, 210 + 20 * i, 140 + 5 * i, 110, 90]) for i in range(3)]
+
+
+def crossing(values: np.ndarray, target: float) -> float:
+    """The first step at or below the target, by looking at a fine grid."""
+    grid = np.linspace(STEPS[0], STEPS[-1], 40_001)
+    below = np.interp(grid, STEPS, values) <= target + 1e-9
+    return float(grid[below.argmax()]) if below.any() else np.inf
+
+
+def test_steps_to_a_target_are_those_of_a_fine_grid() -> None:
+    curve = np.array([400.0, 300.0, 320.0, 170.0, 200.0])
+    for target in (400.0, 350.0, 310.0, 200.0, 170.0):
+        assert steps_to(STEPS, curve, target) == pytest.approx(crossing(curve, target), abs=2e-2)
+    assert steps_to(STEPS, curve, 169.0) is None
+
+
+def test_the_interval_holds_what_all_resamples_together_give() -> None:
+    """Three seeds an arm have 27 resamples each: all 729 pairs, equally likely, are the distribution that drawing approximates."""
+    slow, fast = (group(runs)[0].curve("joint", "fd") for runs in (SLOW, FAST))
+    found = speed(slow, fast)
+    assert found is not None and found.interval is not None
+    exact = []
+    for a, b in itertools.product(itertools.product(range(3), repeat=3), repeat=2):
+        base, arm = slow[1][list(a)].mean(0), fast[1][list(b)].mean(0)
+        exact.append(crossing(base, base[-1]) / crossing(arm, base[-1]))
+    for bound, share in zip(found.interval, (0.025, 0.975), strict=True):
+        at_most, below = (
+            np.mean(np.array(exact) <= bound + 1e-3),
+            np.mean(np.array(exact) < bound - 1e-3),
+        )
+        assert below - 0.01 <= share <= at_most + 0.01
+    mean = slow[1].mean(0)
+    assert found.target == pytest.approx(152.0) and found.ratio == pytest.approx(
+        crossing(mean, 152) / found.steps, abs=1e-3
+    )
+    assert found.interval[0] < found.ratio < found.interval[1]
+
+
+def test_what_has_no_interval() -> None:
+    slow, fast = group(SLOW)[0].curve("joint", "fd"), group(FAST)[0].curve("joint", "fd")
+    one = (fast[0], fast[1][:1])
+    alone = speed(slow, one)
+    assert alone is not None and alone.interval is None and alone.ratio is not None
+    other_way = speed(fast, slow)  # the slow one never gets to where the fast one ends
+    assert other_way is not None and other_way.ratio is None and other_way.interval == (0.0, 0.0)
+    assert speed((np.array([]), np.empty((3, 0))), fast) is None
+
+
+def test_arms_are_runs_that_differ_in_the_seed_alone() -> None:
+    arms = group([SLOW[0], FAST[0], SLOW[1], FAST[1]])
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [
+        ("recipe llamagen_repa", 2),
+        ("recipe gear", 2),
+    ]
+    assert [arm.label for arm in group([SLOW[0], replace(SLOW[1], code="other")])] == [
+        "slow-0",
+        "slow-1",
+    ]
+    with pytest.raises(ValueError, match="slow-0 and again are one run"):
+        group([SLOW[0], replace(SLOW[0], name="again")])
+
+
+def test_seeds_share_steps_that_all_logged() -> None:
+    short = replace(SLOW[1], curves={"joint": SLOW[1].curves["joint"][::2]})
+    steps, values = Arm("a", [SLOW[0], short]).curve("joint", "fd")
+    assert steps.tolist() == [0, 200, 400] and values.shape == (2, 3)
+
+
+def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
+    check_protocols([*SLOW, *FAST])
+    other = replace(FAST[0], records={"fd": {"value": 1.0, "protocol": {"n": 5, "seeds": "0 * 2"}}})
+    with pytest.raises(
+        ValueError,
+        match="fd of slow-0 and fast-0: measured under different protocols, not comparable: n: 4 against 5",
+    ):
+        check_protocols([SLOW[0], other])
+    with pytest.raises(
+        ValueError, match=r"conditions of slow-0 and fast-0: .*data: 'a' against 'b'"
+    ):
+        check_protocols(
+            [replace(SLOW[0], conditions={"data": "a"}), replace(FAST[0], conditions={"data": "b"})]
+        )
+
+
+def test_spread() -> None:
+    assert (
+        mean_and_std([]),
+        mean_and_std([2.0]),
+        mean_and_std([1.0, 2.0, 3.0]),
+        mean_and_std([100.0, 300.0]),
+    ) == ("-", "2", "2 ± 1", "200 ± 140")

@@ -1,0 +1,33 @@
+"""The report stage: rows of its plots."""
+
+from __future__ import annotations
+
+import yaml
+
+from tests.support.repo import REPO
+
+
+def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None:
+    from gear.stages.report import plot_rows
+
+    plain = {"loss/ntp": 2.0, "codebook/perplexity": 3.0}
+    logged = [
+        {"step": 0, "fd": 9.0},
+        {"step": 1, **plain, "loss/l1": 1.0},
+        {"step": 2, "fd": 5.0, **plain},
+        {"step": 4, "fd": 4.0, **plain},
+    ]
+    rows = plot_rows(logged)
+    assert (
+        [row["step"] for row in rows] == [2, 4]
+        and [row["step"] for row in plot_rows(logged[:2])] == [1]
+        and plot_rows([]) == []
+    )
+    plots = yaml.safe_load((REPO / "dvc.yaml").read_text())["plots"]
+    drawn = {
+        field
+        for plot in plots
+        for options in plot.values()
+        for field in (options["x"], *options["y"].values())
+    }
+    assert all(drawn == set(row) for row in rows)

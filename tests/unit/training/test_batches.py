@@ -1,0 +1,26 @@
+"""Batches: balanced classes, a function of seed and step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gear.training.batches import ClassBalancedSampler
+
+
+def test_the_plan_is_balanced_and_a_function_of_the_step() -> None:
+    labels = np.array([0] * 5 + [1] * 50)
+    plan = ClassBalancedSampler(labels, 10, 3, True)
+    batches = [plan.batch(step) for step in range(20)]
+    assert all(np.bincount(labels[indices]).tolist() == [5, 5] for indices, _ in batches)
+    later = ClassBalancedSampler(labels, 10, 3, True).batch(17)
+    assert np.array_equal(later[0], batches[17][0]) and np.array_equal(later[1], batches[17][1])
+    ones = np.concatenate([indices[labels[indices] == 1] for indices, _ in batches[:10]])
+    assert sorted(ones) == list(range(5, 55)), "each image once before any comes twice"
+
+
+def test_a_batch_of_many_classes_is_no_run_of_neighbours() -> None:
+    labels = np.repeat(np.arange(1000), 2)
+    plan = ClassBalancedSampler(labels, 250, 3, False)
+    turn = [labels[plan.batch(step)[0]] for step in range(4)]
+    assert sorted(np.concatenate(turn)) == list(range(1000)), "every class once a turn"
+    assert all(np.ptp(batch) > 900 for batch in turn)

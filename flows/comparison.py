@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows import publish
 from flows.pipeline import DVC, NAME, experiment
-from flows.stages import StageError, end_with_worker, only_one, run_child
+from flows.stages import StageError, checkout_lock, exit_with_worker, run_command
 from gear import paths
 from gear.core.errors import InputError
 
@@ -37,7 +37,7 @@ def compare_recipes(
         label: Beginning of the experiments' names; empty for the week, as in 2026-w48.
         push: Push the experiments where a DVC remote is set.
     """
-    end_with_worker()
+    exit_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
@@ -51,7 +51,7 @@ def compare_recipes(
     ]
     failed: dict[str, str] = {}
     done: list[str] = []
-    with only_one(where):
+    with checkout_lock(where):
         kept = experiments(where)
         for recipe, seed in chosen:
             name = f"{label}-{recipe}-{seed}".replace("_", "-")
@@ -71,7 +71,7 @@ def compare_recipes(
             else:
                 failed[name] = str(state.message)
         if push and done and publish.data_remote(where) and (git := publish.git_remote(where)):
-            run_child([*DVC, "exp", "push", git, *done], where, logger.info)
+            run_command([*DVC, "exp", "push", git, *done], where, logger.info)
     table = ""
     try:
         table = compared(where, done) if len(done) > 1 else ""
@@ -114,5 +114,5 @@ def compared(folder: Path, names: list[str]) -> str:
         logger.info(line)
         lines.append(line)
 
-    run_child([sys.executable, "-m", "gear", "compare", *names], folder, show)
+    run_command([sys.executable, "-m", "gear", "compare", *names], folder, show)
     return "\n".join(lines)

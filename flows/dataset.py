@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows import publish
-from flows.stages import end_with_worker, run_child
+from flows.stages import exit_with_worker, run_command
 from gear import paths
 from gear.core.errors import InputError
 
@@ -28,14 +28,14 @@ def dataset(root: str = "") -> None:
     Args:
         root: Where the source lies, in place of data.root.
     """
-    end_with_worker()
+    exit_with_worker()
     where = Path.cwd()
     if not (where / paths.PARAMS).is_file():
         raise InputError(f"{where}: no {paths.PARAMS} here: run in a checkout")
     verdict = where / paths.DATASET_VERDICT
     verdict.unlink(missing_ok=True)  # what is published below is of this run or not at all
     try:
-        run_child(
+        run_command(
             [sys.executable, "-m", "gear", "dataset", *(["--root", root] if root else [])],
             where,
             get_run_logger().info,

@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Completed, Failed, State
 
-from flows.stages import StageStopped, end_with_worker, run_child
+from flows.stages import StageStopped, exit_with_worker, run_command
 
 SHOWN = 100  # rows of a history in the table, the newest
 
@@ -30,7 +30,7 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
         stop: Ask a training whose codebook collapsed to stop; it saves its state and fails with the reason.
         device: Where to measure: cpu, cuda or cuda:N. The training's own GPU would be disturbed.
     """
-    end_with_worker()
+    exit_with_worker()
     folder, logger = Path(checkout).resolve(), get_run_logger()
     with tempfile.TemporaryDirectory(prefix="gear-monitor-") as scratch:
         result = Path(scratch) / "result.json"
@@ -47,7 +47,7 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
             str(result),
         ]
         try:
-            run_child(
+            run_command(
                 [*command, *(["--stop"] if stop else [])], Path(__file__).parents[1], logger.info
             )
         except StageStopped:

@@ -16,7 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
 from flows import publish
-from flows.stages import StageError, end_with_worker, only_one, run_child
+from flows.stages import StageError, checkout_lock, exit_with_worker, run_command
 from gear.core.errors import InputError
 from gear.paths import WORK
 
@@ -55,7 +55,7 @@ def _again(_task: Any, _run: Any, state: Any) -> bool:
     try:
         state.result()
     except StageError as error:
-        return error.again
+        return error.retry
     except Exception:
         return False
     return False
@@ -64,7 +64,7 @@ def _again(_task: Any, _run: Any, state: Any) -> bool:
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=_again, persist_result=False)
 def stage(name: str, folder: Path) -> None:
     """One stage by `dvc repro`: run, restored from the cache, or skipped, as its hashes say."""
-    run_child([*DVC, "repro", "--single-item", name], folder, get_run_logger().info)
+    run_command([*DVC, "repro", "--single-item", name], folder, get_run_logger().info)
 
 
 @task(persist_result=False)
@@ -75,7 +75,7 @@ def experiment(name: str, overrides: list[str], targets: list[str], folder: Path
     """
     settings = [word for override in overrides for word in ("-S", override)]
     command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
-    run_child(command, folder, get_run_logger().info, {"GEAR_STATES": str(folder / WORK)})
+    run_command(command, folder, get_run_logger().info, {"GEAR_STATES": str(folder / WORK)})
 
 
 @flow(name="pipeline", persist_result=False)
@@ -96,7 +96,7 @@ def pipeline(
             becomes the scheduled start, for runs of a schedule.
         push: Push the results where a default DVC remote is set, so that nothing is lost when a worker's clone goes.
     """
-    end_with_worker()
+    exit_with_worker()
     where, logger = Path.cwd(), get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
@@ -109,13 +109,13 @@ def pipeline(
         raise InputError(
             f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it"
         )
-    with only_one(where):
+    with checkout_lock(where):
         order = stage_names(where, targets or [])
         if name:
             experiment(name, overrides or [], targets or [], where)
         else:
             if preset:
-                run_child([sys.executable, "-m", "gear", "preset", preset], where, logger.info)
+                run_command([sys.executable, "-m", "gear", "preset", preset], where, logger.info)
             _in_place(order, where)
         publish.results(where, name)
         if push:
@@ -130,13 +130,13 @@ def _push(folder: Path, name: str) -> None:
             "no default DVC remote: the results stay in this checkout (`dvc remote add -d`)"
         )
     elif not name:
-        run_child([*DVC, "push"], folder, logger.info)
+        run_command([*DVC, "push"], folder, logger.info)
     elif not git:
         logger.info(
             f"no git remote: experiment {name} stays in this checkout (`git remote add origin`)"
         )
     else:  # with what it refers to in the cache
-        run_child([*DVC, "exp", "push", git, name], folder, logger.info)
+        run_command([*DVC, "exp", "push", git, name], folder, logger.info)
 
 
 def _in_place(order: list[str], folder: Path) -> None:

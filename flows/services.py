@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 from flows.wait import wait
 from gear.core.errors import InputError
 from gear.paths import REPORTS, WORK
+from gear.process import started_at
 
 SERVICES = WORK / "services"
 POOLS = {
@@ -192,7 +193,7 @@ def _start(name: str, command: list[str]) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    (SERVICES / f"{name}.pid").write_text(f"{process.pid} {_born(process.pid)}")
+    (SERVICES / f"{name}.pid").write_text(f"{process.pid} {started_at(process.pid)}")
     return process.pid
 
 
@@ -202,16 +203,7 @@ def _runs(name: str) -> int:
         number, born = (SERVICES / f"{name}.pid").read_text().split()
     except (OSError, ValueError):
         return 0
-    return int(number) if _born(int(number)) == born else 0
-
-
-def _born(number: int) -> str:
-    """When a living process started, in clock ticks since boot; empty for none (a zombie does not live)."""
-    try:
-        fields = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+    return int(number) if started_at(int(number)) == born else 0
 
 
 def _end(name: str) -> bool:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gear.process import end_with
+from gear.process import exit_with_dvc
 
 if TYPE_CHECKING:
     from gear.params import Config
@@ -53,23 +53,6 @@ def keep_freed_memory() -> None:
             (-2, 1 << 26),
         ):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
             mallopt(option, value)
-
-
-def end_with_dvc() -> None:
-    """Under DVC, send this process SIGTERM when DVC dies: a killed pipeline leaves no training behind, and it saves first.
-
-    DVC is the nearest ancestor without the DVC_STAGE that it gives its stages; the shell in between may stay or not, so the
-    kernel's own signal on the death of a parent would not do. Linux only; elsewhere nothing happens.
-    """
-    if "DVC_STAGE" not in os.environ:
-        return
-    ancestor = os.getppid()
-    try:
-        while b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
-            ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:  # it is gone already, or somebody else's
-        return
-    end_with(ancestor)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -281,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = load_for_stage(chosen.command)
             if config.host.threads:  # before torch and numpy are imported, which read it once
                 os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
-            end_with_dvc()
+            exit_with_dvc()
             keep_freed_memory()
             _timed(chosen.command, config)
         else:

@@ -1,24 +1,150 @@
-"""Ending with another process: what it started, it takes along, whichever way it dies."""
+"""Child processes in groups that end with their parent, by any signal. Imports no torch."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import subprocess
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+GRACE = 12.0  # seconds for a training to save and exit before it is killed
+TAIL = 30  # lines of output kept to explain a failure
 
 
-def end_with(process: int) -> None:
-    """Send this process SIGTERM when another one dies, even by SIGKILL. Linux only; elsewhere, or where it is gone, nothing happens."""
+@dataclass(frozen=True)
+class Ended:
+    """Exit code of a child and the last lines that it printed."""
+
+    code: int  # negative: the signal that ended it
+    tail: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of a gear command, else the last line, else the exit code."""
+        lines = [line.strip() for line in reversed(self.tail.splitlines()) if line.strip()]
+        by_gear = [line for line in lines if line.startswith("gear ")]
+        return next(iter(by_gear or lines), f"exit code {self.code}")
+
+
+def run_child(
+    command: list[str], folder: Path, environment: dict[str, str], show: Callable[[str], None]
+) -> Ended:
+    """Run a command in a process group of its own and end the whole group afterwards.
+
+    The child gets SIGTERM if this process dies, even by SIGKILL.
+
+    Args:
+        command: Program and arguments.
+        folder: Working directory.
+        environment: All variables of the child.
+        show: Called with each line of its output (stdout and stderr together).
+    """
+    child = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_terminate_with_parent,
+    )
+    tail: list[str] = []
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            show(line.rstrip())
+            tail = [*tail[1 - TAIL :], line]
+        child.wait()
+    finally:
+        end_group(child)
+    return Ended(child.returncode, "".join(tail))
+
+
+def end_group(child: subprocess.Popen[str]) -> None:
+    """Send SIGTERM to the child's whole group, then SIGKILL to what is left of it."""
+    for signal_number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 3.0)):
+        if not _group_is_alive(child.pid):
+            break
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal_number)
+        deadline = time.monotonic() + patience
+        while _group_is_alive(child.pid) and time.monotonic() < deadline:
+            child.poll()
+            time.sleep(0.1)
+    child.wait()
+
+
+def exit_with(process_id: int) -> None:
+    """Terminate this process when another one exits, even by SIGKILL.
+
+    Linux only; does nothing elsewhere, or if the other process is gone already.
+    """
     if not hasattr(os, "pidfd_open"):
         return
     try:
-        handle = os.pidfd_open(process)
-    except OSError:  # gone already, or somebody else's
+        handle = os.pidfd_open(process_id)
+    except OSError:  # gone already, or another user's
         return
 
     def wait() -> None:
         select.select([handle], [], [])
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, name=f"end-with-{process}", daemon=True).start()
+    threading.Thread(target=wait, name=f"exit-with-{process_id}", daemon=True).start()
+
+
+def exit_with_dvc() -> None:
+    """Terminate this process when the DVC that runs it exits, so that no training is left behind.
+
+    DVC is the nearest ancestor without the variable DVC_STAGE that it sets for its stages. There
+    may be a shell in between, so the death signal of the parent is not enough. Linux only.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    ancestor = os.getppid()
+    try:
+        while b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
+            ancestor = int(_stat(Path(f"/proc/{ancestor}/stat"))[1])
+    except OSError:  # gone already, or another user's
+        return
+    exit_with(ancestor)
+
+
+def started_at(process_id: int) -> str:
+    """Return when a process started, in clock ticks since boot; empty if it is dead or a zombie."""
+    try:
+        fields = _stat(Path(f"/proc/{process_id}/stat"))
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _terminate_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _group_is_alive(group: int) -> bool:
+    """Return whether a process of the group lives; zombies do not count."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = _stat(entry)
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
+
+
+def _stat(path: Path) -> list[str]:
+    """Return the fields of /proc/<id>/stat from the state on: state, parent, group, ..."""
+    return path.read_text().rsplit(")", 1)[1].split()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gear.core.errors import InputError
+from gear.process import run_child
 from gear.runs.revision import Cache, Locked
-
-PR_SET_PDEATHSIG = 1
-
-GRACE = 12.0  # seconds for a training to save and end
 
 
 class Scratch:
@@ -52,12 +47,9 @@ class Scratch:
         for path in stage.outs:
             self.remove(path)
         flags = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
-        return _child(
-            [sys.executable, "-m", "dvc", "repro", "--quiet", *flags, stage.name],
-            self.folder,
-            self._environment(),
-            show,
-        )
+        command = [sys.executable, "-m", "dvc", "repro", "--quiet", *flags, stage.name]
+        ended = run_child(command, self.folder, self._environment(), show)
+        return ended.reason if ended.code else ""
 
     def _environment(self) -> dict[str, str]:
         """The caller's, less what points at its checkout; `python` is the one that runs this."""
@@ -104,50 +96,3 @@ def _git(folder: Path, *arguments: str) -> None:
 
 def _as_exit(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _child(
-    command: list[str], folder: Path, environment: dict[str, str], show: Callable[[str], None]
-) -> str:
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    )
-    reason = ""
-    try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            show(line.rstrip())
-            if line.startswith("gear ") or (line.strip() and not reason.startswith("gear ")):
-                reason = line.strip()
-        child.wait()
-    except BaseException:
-        _end_group(child)
-        raise
-    return (reason or f"exit code {child.returncode}") if child.returncode else ""
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end_group(child: subprocess.Popen[str]) -> None:
-    """SIGTERM to the child and what it started, then SIGKILL to what is left."""
-    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 3.0)):
-        deadline = time.monotonic() + patience
-        try:
-            os.killpg(child.pid, number)
-            while time.monotonic() < deadline:
-                child.poll()
-                os.killpg(child.pid, 0)
-                time.sleep(0.1)
-        except ProcessLookupError:
-            break
-    child.wait()

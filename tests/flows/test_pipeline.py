@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
+from gear.process import Ended
 from tests.support.prefect_server import post
 from tests.support.processes import processes
 from tests.support.repo import REPO
@@ -95,7 +96,7 @@ def test_a_flow_that_ends_leaves_no_stage_behind(
     marker = f"marker-{os.getpid()}-{number}"
     folder = toy(tmp_path / "c", slow=f"exec {sys.executable} sleeper.py {marker}")
     ready = folder / "ready"
-    code = f"import pathlib, time; from gear.cli import end_with_dvc; end_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
+    code = f"import pathlib, time; from gear.process import exit_with_dvc; exit_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
     (folder / "sleeper.py").write_text(code)
     process = start({**server, "SHELL": shell}, folder)
     assert wait_until(ready.exists, 60) and processes(marker)
@@ -203,7 +204,7 @@ def test_bad_parameters_give_a_reason(
     ],
 )
 def test_failures_by_kind(code: int, tail: str, kind: type) -> None:
-    assert type(classify(code, tail)) is kind
+    assert type(classify(Ended(code, tail))) is kind
 
 
 def test_a_schedule_creates_runs(server: dict[str, str]) -> None:

@@ -17,9 +17,9 @@ from tests.support.wait import wait_until
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 TRAINER = """
 import fcntl, pathlib, signal, sys, time
-from gear.cli import end_with_dvc
+from gear.process import exit_with_dvc
 
-end_with_dvc()
+exit_with_dvc()
 here = pathlib.Path(sys.argv[1])
 lock = (here / "lock").open("w")
 try:

@@ -58,7 +58,8 @@ def concatenate(first: Condition, second: Condition) -> Condition:
             torch.cat([first.states_BTC, second.states_BTC]),
             torch.cat([first.real_BT, second.real_BT]),
         )
-    assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    assert isinstance(first, torch.Tensor)
+    assert isinstance(second, torch.Tensor)
     return torch.cat([first, second])
 
 

@@ -23,7 +23,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = (folder / "dvc.lock").read_bytes()
     dvc(folder, "exp", "run", "--queue", *SWEEP)
     dvc(folder, "exp", "run", "--run-all", "-q", "-j", "3")
-    assert (folder / "dvc.lock").read_bytes() == before and not git(folder, "status", "--porcelain")
+    assert (folder / "dvc.lock").read_bytes() == before
+    assert not git(folder, "status", "--porcelain")
     return folder
 
 
@@ -62,9 +63,8 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     assert done.returncode == 0, done.stderr
     # by hand: baseline 250 - 0.26 s ends at 172 after 300 steps, the other, 250 - 0.51 s, is there after 152.9
     speeds = rows_of(done.stdout, "joint steps to the baseline's last fd")
-    assert speeds["recipe gear"][:2] == ["153", "1.96"] and re.fullmatch(
-        r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2]
-    )
+    assert speeds["recipe gear"][:2] == ["153", "1.96"]
+    assert re.fullmatch(r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2])
     assert speeds["recipe llamagen_repa"][:2] == ["300", "1"]
     assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == [
         "15",
@@ -74,9 +74,12 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     assert rows_of(done.stdout, "Cost, seconds")["joint"] == ["10.0", "30.0"]
     page = swept / done.stdout.rsplit("page: ", 1)[1].strip()
     parsed = Page(page.read_text())
-    assert parsed.charts == 1 and not parsed.fetched and "recipe llamagen_repa" in page.read_text()
+    assert parsed.charts == 1
+    assert not parsed.fetched
+    assert "recipe llamagen_repa" in page.read_text()
     again = gear(swept, "compare", *arms)
-    assert again.stdout == done.stdout and page.read_text().count("<tr>") > 10
+    assert again.stdout == done.stdout
+    assert page.read_text().count("<tr>") > 10
 
 
 def test_one_seed_has_no_interval_and_unknown_cost_is_a_dash(swept: Path) -> None:
@@ -85,13 +88,12 @@ def test_one_seed_has_no_interval_and_unknown_cost_is_a_dash(swept: Path) -> Non
         file.unlink()
     done = gear(swept, "compare", "workspace", names["llamagen_repa", 0])
     assert done.returncode == 0, done.stderr
-    assert "none: needs two seeds in both arms" in done.stdout and "not in 300" in done.stdout
+    assert "none: needs two seeds in both arms" in done.stdout
+    assert "not in 300" in done.stdout
     costs = rows_of(done.stdout, "Cost, seconds")
-    assert (
-        costs["joint"] == ["30.0", "10.0"]
-        and costs["shards"] == ["-", "-"]
-        and costs["together"] == ["-", "-"]
-    )
+    assert costs["joint"] == ["30.0", "10.0"]
+    assert costs["shards"] == ["-", "-"]
+    assert costs["together"] == ["-", "-"]
 
 
 def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None:
@@ -113,20 +115,19 @@ def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None
         ([gear_0, "no-such"], "no experiment or revision 'no-such'"),
     ):
         done = gear(swept, "compare", *arguments)
-        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (
-            done.stderr
-        )
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
     fresh = tmp_path / "fresh"
     git(tmp_path, "clone", "-q", str(swept), str(fresh))
     done = gear(fresh, "compare", "HEAD", "workspace")
-    assert (
-        done.returncode == 2
-        and "of HEAD is not in this checkout's DVC cache" in done.stderr
-        and "dvc fetch" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "of HEAD is not in this checkout's DVC cache" in done.stderr
+    assert "dvc fetch" in done.stderr
     git(fresh, "fetch", "-q", "origin", "refs/exps/*:refs/exps/*")
     done = gear(fresh, "compare", repa_0, gear_0)
-    assert done.returncode == 2 and f"`dvc exp pull origin {repa_0}`" in done.stderr
+    assert done.returncode == 2
+    assert f"`dvc exp pull origin {repa_0}`" in done.stderr
 
 
 def test_a_commit_without_metrics_is_refused(swept: Path, tmp_path: Path) -> None:
@@ -134,7 +135,5 @@ def test_a_commit_without_metrics_is_refused(swept: Path, tmp_path: Path) -> Non
     (folder / "reports/protocols.json").unlink()
     commit(folder, "no metrics")
     done = gear(folder, "compare", "HEAD", "HEAD~1")
-    assert (
-        done.returncode == 2
-        and "HEAD has no reports/protocols.json: run `dvc repro`" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "HEAD has no reports/protocols.json: run `dvc repro`" in done.stderr

@@ -56,10 +56,10 @@ def the_next_run_finishes(server: dict[str, str], case: Case) -> None:
     assert wait_until(lambda: not runs_in(folder), 15), runs_in(folder)
     (notes / "finish").touch()
     assert ended(server, trigger(server, deployment)) == "COMPLETED"
-    assert (folder / "slow.txt").read_text() == "slow\n" and wait_until(
-        lambda: not runs_in(folder), 30
-    )
-    assert (notes / "starts").read_text() == "start\nstart\n" and not (notes / "second").exists()
+    assert (folder / "slow.txt").read_text() == "slow\n"
+    assert wait_until(lambda: not runs_in(folder), 30)
+    assert (notes / "starts").read_text() == "start\nstart\n"
+    assert not (notes / "second").exists()
 
 
 def test_cancelling_saves_and_leaves_no_process(server: dict[str, str], case: Case) -> None:
@@ -74,7 +74,8 @@ def test_a_killed_dvc_takes_its_stage_along(server: dict[str, str], case: Case) 
     folder, notes, _, run = case
     (dvc,) = [pid for pid in processes("-m dvc repro") if pid in runs_in(folder)]
     os.kill(dvc, signal.SIGKILL)
-    assert ended(server, run) == "FAILED" and "StageKilled" in run_state(server, run)["message"]
+    assert ended(server, run) == "FAILED"
+    assert "StageKilled" in run_state(server, run)["message"]
     assert wait_until((notes / "saved").exists, 15)
     the_next_run_finishes(server, case)
 
@@ -85,7 +86,8 @@ def test_a_killed_trainer_is_not_started_again_by_itself(
     _, notes, _, run = case
     for trainer in processes("trainer.py", str(notes)):
         os.kill(trainer, signal.SIGKILL)
-    assert ended(server, run) == "FAILED" and "StageKilled" in run_state(server, run)["message"]
+    assert ended(server, run) == "FAILED"
+    assert "StageKilled" in run_state(server, run)["message"]
     assert (notes / "starts").read_text() == "start\n"
     the_next_run_finishes(server, case)
 
@@ -122,4 +124,5 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
             assert ended(server, run) == "COMPLETED"
             (folder / "slow.txt").unlink()
             assert ended(server, trigger(server, deployment)) == "COMPLETED"
-            assert (folder / "slow.txt").read_text() == "slow\n" and not (notes / "second").exists()
+            assert (folder / "slow.txt").read_text() == "slow\n"
+            assert not (notes / "second").exists()

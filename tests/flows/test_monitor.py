@@ -107,9 +107,8 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
     gear(cwd, "generator")
     assert "finished" in gear(cwd, "monitor", "--samples", "32")
     first, last = history(cwd)
-    assert (first["step"], last["step"]) == (step, None) and first["run"] == last[
-        "run"
-    ] == work.name
+    assert (first["step"], last["step"]) == (step, None)
+    assert first["run"] == last["run"] == work.name
     assert (
         set(first["metrics"]) == set(last["metrics"]) == {"usage", "perplexity", "fd", "coverage"}
     )
@@ -147,7 +146,8 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     assert run_flow(server, cwd) == "Completed"
     assert run_flow(server, cwd) == "Skipped"
     (line,) = history(cwd)
-    assert line["broken"] is None and artifact(server, "monitor").count("measured") == 1
+    assert line["broken"] is None
+    assert artifact(server, "monitor").count("measured") == 1
     training = start_joint(cwd)
     try:
         assert wait_until(lambda: newest_step(cwd) >= 40, 240)
@@ -158,21 +158,19 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
         output, _ = training.communicate(timeout=120)
     finally:
         training.kill()
-    assert training.returncode == 1 and "Traceback" not in output
+    assert training.returncode == 1
+    assert "Traceback" not in output
     stopped = re.search(
         r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: codebook usage (.*); state saved in (\S+);",
         output,
         re.M,
     )
     assert stopped, output[-3000:]
-    assert (
-        "under health.min_usage = 0.25" in stopped[2]
-        and "may well end here again: change them" in output
-    )
+    assert "under health.min_usage = 0.25" in stopped[2]
+    assert "may well end here again: change them" in output
     saved = cwd / stopped[3]
-    assert saved.name == f"stopped-step-{stopped[1]}" and torch.load(
-        saved / "state.pt", weights_only=True
-    )["step"] == int(stopped[1])
+    assert saved.name == f"stopped-step-{stopped[1]}"
+    assert torch.load(saved / "state.pt", weights_only=True)["step"] == int(stopped[1])
     assert "under health.min_usage = 0.25" in artifact(server, "monitor-alert")
     latest = (
         saved.parent / (saved.parent / "latest").read_text()
@@ -182,7 +180,8 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     tokenizer, generator = load_tokenizer(good / "tokenizer"), load_generator(good / "generator")
     with torch.inference_mode():
         tokens = torch.zeros(1, generator.tokens, dtype=torch.int64)
-        assert tokenizer.decode_indices(tokens).isfinite().all() and str(good) in stopped[2]
+        assert tokenizer.decode_indices(tokens).isfinite().all()
+        assert str(good) in stopped[2]
 
 
 def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: Path) -> None:
@@ -194,11 +193,13 @@ def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: P
     (work / "latest").write_text("step-4")
     (work / "settings.json").write_text("{}")
     (found,) = newest(tmp_path)
-    assert isinstance(found, Checkpoint) and found.step == 4
+    assert isinstance(found, Checkpoint)
+    assert found.step == 4
     assert snapshot(found, tmp_path / "draft")
     shutil.rmtree(work / "step-4")
     assert (tmp_path / "draft/state.pt").read_bytes() == b"four"
-    assert not snapshot(found, tmp_path / "draft") and newest(tmp_path) == []
+    assert not snapshot(found, tmp_path / "draft")
+    assert newest(tmp_path) == []
     apart = tmp_path / ".dvc/tmp/exps/standalone/tmpabc/.gear/joint/other"
     (apart / "step-8").mkdir(parents=True)
     (apart / "step-8/state.pt").write_bytes(b"eight")
@@ -219,7 +220,8 @@ def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) ->
         text=True,
         timeout=120,
     )
-    assert done.returncode == 2 and done.stderr.startswith("gear monitor: .: no params.yaml here")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gear monitor: .: no params.yaml here")
     torch.save(
         {"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []},
         tmp_path / "state.pt",

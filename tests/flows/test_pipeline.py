@@ -52,16 +52,17 @@ def test_stages_run_in_the_order_of_the_graph_and_results_are_published(
     code, output = finish(server, folder)
     assert code == 0, output
     order = [output.index(f"Running stage '{name}'") for name in ("zebra", "apple", "mango")]
-    assert order == sorted(order) and (folder / "mango.txt").read_text() == "mango\n"
+    assert order == sorted(order)
+    assert (folder / "mango.txt").read_text() == "mango\n"
     code, output = finish(server, folder, targets=["apple"])
-    assert code == 0 and "Running stage" not in output and "mango" not in output
+    assert code == 0
+    assert "Running stage" not in output
+    assert "mango" not in output
     kept = post(server, "artifacts/latest/filter", {})
     tables = {a["key"]: json.dumps(a["data"]) for a in kept}
-    assert (
-        "12.5" in tables["metrics"]
-        and "12.5" in tables["summary"]
-        and float(tables["pipeline-progress"]) == 100
-    )
+    assert "12.5" in tables["metrics"]
+    assert "12.5" in tables["summary"]
+    assert float(tables["pipeline-progress"]) == 100
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,9 @@ def test_what_cannot_get_better_is_not_tried_again(
         tmp_path / "c", bad=f"echo try >> tries; echo 'gear bad it is wrong' 1>&2; exit {code}"
     )
     status, output = finish(server, folder)
-    assert status != 0 and word in output and "gear bad it is wrong" in output
+    assert status != 0
+    assert word in output
+    assert "gear bad it is wrong" in output
     assert (folder / "tries").read_text().count("try") == tries
 
 
@@ -99,7 +102,8 @@ def test_a_flow_that_ends_leaves_no_stage_behind(
     code = f"import pathlib, time; from gear.process import exit_with_dvc; exit_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
     (folder / "sleeper.py").write_text(code)
     process = start({**server, "SHELL": shell}, folder)
-    assert wait_until(ready.exists, 60) and processes(marker)
+    assert wait_until(ready.exists, 60)
+    assert processes(marker)
     process.send_signal(number)
     assert wait_until(lambda: not processes(marker), 15), processes(marker)
     process.communicate(timeout=30)
@@ -113,7 +117,8 @@ def test_a_second_run_in_the_same_checkout_is_refused(
     try:
         assert wait_until((folder / "started").exists, 60)
         code, output = finish(server, folder)
-        assert code != 0 and f"{folder}: process {first.pid} works here" in output
+        assert code != 0
+        assert f"{folder}: process {first.pid} works here" in output
     finally:
         first.terminate()
         first.communicate(timeout=30)
@@ -127,11 +132,9 @@ def test_a_run_beside_dvc_by_hand_is_refused(server: dict[str, str], tmp_path: P
     try:
         assert wait_until((folder / "started").exists, 60)
         code, output = finish(server, folder)
-        assert (
-            code != 0
-            and f"slow.txt is in use by another DVC process (PID {by_hand.pid})" in output
-            and "wait for it" in output
-        )
+        assert code != 0
+        assert f"slow.txt is in use by another DVC process (PID {by_hand.pid})" in output
+        assert "wait for it" in output
     finally:
         (folder / "finish").touch()
         assert by_hand.wait(60) == 0
@@ -156,11 +159,13 @@ def test_an_experiment_survives_the_clone_that_made_it(
     code, output = finish(
         server | IDENTITY, folder, name="try-1", overrides=["joint.recipe=continued"]
     )
-    assert code == 0 and "no git remote: experiment try-1 stays in this checkout" in output, output
+    assert code == 0, output
+    assert "no git remote: experiment try-1 stays in this checkout" in output, output
     assert states.read_text().strip() == str(
         folder / ".gear"
     )  # not in a folder that is gone when the run is tried again
-    assert not (folder / "one.txt").exists() and "gear" in (folder / "params.yaml").read_text()
+    assert not (folder / "one.txt").exists()
+    assert "gear" in (folder / "params.yaml").read_text()
     run("git", "init", "-q", "--bare", str(hub))
     run("git", "remote", "add", "origin", str(hub))
     run("git", "push", "-q", "origin", "HEAD")
@@ -188,7 +193,8 @@ def test_bad_parameters_give_a_reason(
     server: dict[str, str], tmp_path: Path, parameters: dict[str, Any], words: str
 ) -> None:
     code, output = finish(server, toy(tmp_path / "c", one="true"), **parameters)
-    assert code != 0 and words in output
+    assert code != 0
+    assert words in output
 
 
 @pytest.mark.parametrize(

@@ -107,12 +107,10 @@ def stack(
             database,
         )
         code, output = made.services("worker")
-        assert (
-            code == 2
-            and output.startswith("no Prefect server at")
-            and "make server" in output
-            and output.count("\n") == 1
-        )
+        assert code == 2
+        assert output.startswith("no Prefect server at")
+        assert "make server" in output
+        assert output.count("\n") == 1
         code, output = made.services("server")
         assert code == 0, output
         try:
@@ -129,33 +127,35 @@ def test_a_server_asks_for_its_secret_and_is_started_once(stack: Stack) -> None:
     assert stack.ask("flows/count", {}) == 0
     before = stack.processes()
     code, output = stack.services("server")
-    assert code == 0 and "answers already" in output and stack.processes() == before
+    assert code == 0
+    assert "answers already" in output
+    assert stack.processes() == before
 
 
 def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stack: Stack) -> None:
     first, second = stack.services("worker"), stack.services("worker")
-    assert first[0] == 0 and "worker of pool cpu: process" in first[1]
-    assert (
-        second[0] == 0
-        and second[1].count("runs already") == 2
-        and first[1].split("process ")[1].split(",")[0] in second[1]
-    )
+    assert first[0] == 0
+    assert "worker of pool cpu: process" in first[1]
+    assert second[0] == 0
+    assert second[1].count("runs already") == 2
+    assert first[1].split("process ")[1].split(",")[0] in second[1]
     assert {p["name"]: p["concurrency_limit"] for p in stack.ask("work_pools/filter", {})} == {
         "cpu": None,
         "gpu": 1,
     }
 
     code, output = stack.services("deploy")
-    assert code == 0 and "deployed nightly to pool gpu; schedule 0 2 * * * UTC off" in output, (
-        output
-    )
+    assert code == 0, output
+    assert "deployed nightly to pool gpu; schedule 0 2 * * * UTC off" in output, output
     assert stack.ask("flow_runs/count", {}) == 0, "no schedule is on"
     nightly = stack.ask("deployments/name/pipeline/nightly")
     stack.prefect(
         "deployment", "schedule", "resume", "pipeline/nightly", nightly["schedules"][0]["id"]
     )
     code, output = stack.services("deploy")
-    assert code == 0 and "0 2 * * * UTC on" in output and output.count(" on") == 1, output
+    assert code == 0, output
+    assert "0 2 * * * UTC on" in output, output
+    assert output.count(" on") == 1, output
     assert stack.ask("deployments/count", {}) == 5
     planned = {
         "flow_runs": {
@@ -187,10 +187,8 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert first_run["end_time"] <= second_run["start_time"], "one at a time"
     assert (stack.folder / "one.txt").exists()
     if stack.database:
-        assert (
-            postgres.count(stack.database, "flow_run") >= 2
-            and postgres.count(stack.database, "deployment") == 5
-        )
+        assert postgres.count(stack.database, "flow_run") >= 2
+        assert postgres.count(stack.database, "deployment") == 5
 
 
 def _only_schedule(stack: Stack) -> str:
@@ -204,9 +202,12 @@ def test_stop_ends_everything_and_a_lost_server_is_no_obstacle(stack: Stack) -> 
     os.kill(numbers["server"], signal.SIGKILL)
     assert wait_until(lambda: not is_alive(numbers["server"]), 10)
     code, output = stack.services("server")
-    assert code == 0 and stack.ask("deployments/count", {}) == 5, output
+    assert code == 0, output
+    assert stack.ask("deployments/count", {}) == 5, output
     code, output = stack.services("stop")
-    assert code == 0 and output.count("stopped") == 4 and not stack.processes()
+    assert code == 0
+    assert output.count("stopped") == 4
+    assert not stack.processes()
     assert not [n for n in numbers.values() if is_alive(n)]
     assert stack.services("stop") == (0, "nothing runs\n")
 
@@ -222,17 +223,13 @@ def test_a_port_in_use_and_another_host_give_one_line(
         busy = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(
             what, **{setting: f"http://127.0.0.1:{port}"}
         )
-    assert (
-        busy[0] == 2
-        and f"port {port} for " in busy[1]
-        and "in use" in busy[1]
-        and busy[1].count("\n") == 1
-    )
+    assert busy[0] == 2
+    assert f"port {port} for " in busy[1]
+    assert "in use" in busy[1]
+    assert busy[1].count("\n") == 1
     other = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(
         what, **{setting: "http://elsewhere.example:4200/api"}
     )
-    assert (
-        other[0] == 2
-        and f"{setting} is http://elsewhere.example" in other[1]
-        and other[1].count("\n") == 1
-    )
+    assert other[0] == 2
+    assert f"{setting} is http://elsewhere.example" in other[1]
+    assert other[1].count("\n") == 1

@@ -53,7 +53,8 @@ def scratches(temporary: Path) -> list[Path]:
 def test_hashes_are_those_of_dvc(finished: Path) -> None:
     lock = find_revision("HEAD", finished).lock()
     outs = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
-    assert len(outs) == 4 and outs == {path: content_md5(finished / path) for path in outs}
+    assert len(outs) == 4
+    assert outs == {path: content_md5(finished / path) for path in outs}
 
 
 def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
@@ -64,15 +65,14 @@ def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
     before = state(checkout)
     done = gear(checkout, "verify", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "is reproduced" in done.stdout and "ran again: shards, joint, evaluate" in done.stdout
+    assert "is reproduced" in done.stdout
+    assert "ran again: shards, joint, evaluate" in done.stdout
     assert [
         line for line in done.stdout.splitlines() if "made again" in line and line.endswith("same")
     ]
-    assert (
-        state(checkout) == before
-        and not git(checkout, "status", "--porcelain")
-        and not scratches(tmp_path / "t")
-    )
+    assert state(checkout) == before
+    assert not git(checkout, "status", "--porcelain")
+    assert not scratches(tmp_path / "t")
     assert (checkout / "ran").read_text().split() == [
         "shards",
         "joint",
@@ -91,7 +91,8 @@ def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout:
     dvc(checkout, "repro", "-q")
     commit(checkout, "random")
     done = gear(checkout, "verify", "--all")
-    assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
+    assert done.returncode == 1
+    assert "not reproduced: 1 of" in done.stderr
     differing = [line.split() for line in done.stdout.splitlines() if line.endswith("DIFFERS")]
     assert [line[:2] for line in differing] == [["joint", "data/models/joint"]]
 
@@ -107,7 +108,8 @@ def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
     commit(checkout, "of the caller")
     assert (checkout / "data/models/joint/weights").read_text()
     done = gear(checkout, "verify", "--stages", "joint")
-    assert done.returncode == 1 and "not reproduced: 1 of" in done.stderr
+    assert done.returncode == 1
+    assert "not reproduced: 1 of" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_other_hardware_is_judged_by_metrics(
         text=True,
         timeout=120,
     )
-    assert done.returncode == code and word in done.stdout, done.stdout + done.stderr
-    assert ("metrics decide" in done.stdout) and (
-        "data/models/joint made again on other hardware" in done.stdout
-    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert word in done.stdout, done.stdout + done.stderr
+    assert "metrics decide" in done.stdout
+    assert "data/models/joint made again on other hardware" in done.stdout
     command = [*command[:-1], "--stages", "joint"]
     done = subprocess.run(
         command,
@@ -156,7 +158,8 @@ def test_other_hardware_is_judged_by_metrics(
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1 and "no metric was measured again" in done.stderr
+    assert done.returncode == 1
+    assert "no metric was measured again" in done.stderr
 
 
 def test_a_commit_that_is_not_what_ran_is_told_apart(checkout: Path) -> None:
@@ -168,9 +171,8 @@ def test_a_commit_that_is_not_what_ran_is_told_apart(checkout: Path) -> None:
         " ".join(line.split()) for line in done.stdout.splitlines() if line.endswith("DIFFERS")
     ]
     assert done.returncode == 1
-    assert "shards setting data.n 3 4 DIFFERS" in lines and any(
-        line.startswith("joint code make.py") for line in lines
-    )
+    assert "shards setting data.n 3 4 DIFFERS" in lines
+    assert any(line.startswith("joint code make.py") for line in lines)
     assert gear(checkout, "verify", "HEAD~1", "--stages").returncode == 0
 
 
@@ -179,7 +181,8 @@ def test_data_edited_by_hand_is_found(checkout: Path) -> None:
     file.unlink()
     file.write_text("another row")
     done = gear(checkout, "verify", "--stages")
-    assert done.returncode == 1 and "first: shards, data/shards in the checkout" in done.stderr
+    assert done.returncode == 1
+    assert "first: shards, data/shards in the checkout" in done.stderr
 
 
 def test_damaged_cache_is_found(checkout: Path) -> None:
@@ -188,7 +191,8 @@ def test_damaged_cache_is_found(checkout: Path) -> None:
     weights.chmod(0o644)
     weights.write_bytes(b"weightz")
     done = gear(checkout, "verify", "--stages")
-    assert done.returncode == 1 and "damaged: weights" in done.stdout
+    assert done.returncode == 1
+    assert "damaged: weights" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -205,25 +209,25 @@ def test_damaged_cache_is_found(checkout: Path) -> None:
 )
 def test_bad_input_is_exit_2(finished: Path, arguments: list[str], words: str) -> None:
     done = gear(finished, "verify", *arguments)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> None:
     rewrite(checkout / "make.py", "import yaml", "import yaml  # changed")
     done = gear(checkout, "verify")
-    assert (
-        done.returncode == 2 and "changed and not committed: make.py: commit first" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "changed and not committed: make.py: commit first" in done.stderr
     git(checkout, "checkout", "-q", "make.py")
     shutil.rmtree(checkout / ".dvc/cache")
     done = gear(checkout, "verify")
-    assert (
-        done.returncode == 2
-        and "stage evaluate reads data/models/joint" in done.stderr
-        and "`dvc pull`" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "stage evaluate reads data/models/joint" in done.stderr
+    assert "`dvc pull`" in done.stderr
     done = gear(checkout, "verify", "--stages", "shards")  # reads code only
-    assert done.returncode == 0 and "not in this cache" in done.stdout
+    assert done.returncode == 0
+    assert "not in this cache" in done.stdout
     (checkout / "dvc.lock").unlink()
     commit(checkout, "no lock")
     assert "HEAD has no dvc.lock" in gear(checkout, "verify", "HEAD").stderr
@@ -253,7 +257,8 @@ def test_an_interrupted_verification_leaves_nothing_behind(
     inside = scratches(tmp_path / "t")[0]
     process.send_signal(number)
     process.communicate(timeout=40)
-    assert process.returncode in (130, 143) and not scratches(tmp_path / "t")
+    assert process.returncode in (130, 143)
+    assert not scratches(tmp_path / "t")
     assert not [p for p in Path("/proc").glob("[0-9]*/cwd") if str(inside) in _link(p)]
 
 

@@ -58,48 +58,50 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["dataset", "--root", images("first", 1)]) == 0
-    assert (
-        "nothing to compare with" in verdict()["reasons"][0]
-        and "data.root: first" in capsys.readouterr().out
-    )
+    assert "nothing to compare with" in verdict()["reasons"][0]
+    assert "data.root: first" in capsys.readouterr().out
     first = verdict()["version"]
-    assert json.loads(ACCEPTED.read_text()) == {"versions": [first]} and not paths.INCOMING.exists()
+    assert json.loads(ACCEPTED.read_text()) == {"versions": [first]}
+    assert not paths.INCOMING.exists()
 
     assert main(["dataset", "--root", images("again", 2)]) == 0
     second = verdict()
-    assert second["verdict"] == "accepted" and second["compared_with"] == first and not drifted()
+    assert second["verdict"] == "accepted"
+    assert second["compared_with"] == first
+    assert not drifted()
     assert {"class", "caption_length", "width", "height", "brightness", "feature_1"} <= {
         c["column"] for c in second["columns"]
     }
     page = Path(second["page"]).read_text()
-    assert "a&lt;script&gt;" in page and HOSTILE not in page
+    assert "a&lt;script&gt;" in page
+    assert HOSTILE not in page
 
     assert main(["dataset", "--root", images("dark", 3, light=0.6)]) == 1
-    assert "brightness" in drifted() and "class" not in drifted()
-    assert "brightness drifted by" in capsys.readouterr().err and json.loads(ACCEPTED.read_text())[
-        "versions"
-    ] == [first, second["version"]]
+    assert "brightness" in drifted()
+    assert "class" not in drifted()
+    assert "brightness drifted by" in capsys.readouterr().err
+    assert json.loads(ACCEPTED.read_text())["versions"] == [first, second["version"]]
     aside = paths.QUARANTINE / verdict()["version"]
-    assert json.loads((aside / "verdict.json").read_text()) == verdict() and list(
-        (aside / "train").glob("*.parquet")
-    )
+    assert json.loads((aside / "verdict.json").read_text()) == verdict()
+    assert list((aside / "train").glob("*.parquet"))
     dark = verdict()["version"]
 
     assert main(["dataset", "--root", images("few", 4, {HOSTILE: 12, "dogs": 84})]) == 1
-    assert "class" in drifted() and "brightness" not in drifted()
+    assert "class" in drifted()
+    assert "brightness" not in drifted()
     assert f"'{HOSTILE}'" in verdict()["reasons"][0] or "'dogs'" in verdict()["reasons"][0]
 
     assert main(["dataset", "--accept", dark]) == 0
-    assert (
-        json.loads(ACCEPTED.read_text())["versions"][-1] == dark
-        and not (paths.QUARANTINE / dark).exists()
-    )
-    assert main(["dataset", "--root", "dark"]) == 0 and verdict()["verdict"] == "unchanged"
+    assert json.loads(ACCEPTED.read_text())["versions"][-1] == dark
+    assert not (paths.QUARANTINE / dark).exists()
+    assert main(["dataset", "--root", "dark"]) == 0
+    assert verdict()["verdict"] == "unchanged"
     assert [p for p in paths.SHARDS.rglob("*") if p.is_file()] == [
         paths.SHARDS / "train" / "00000.parquet"
     ]
     assert (paths.SHARDS / "train" / "00000.parquet").read_bytes() == b"the pipeline's"
-    assert not paths.VALIDATION_METRICS.exists() and not paths.DATA_DOCS.exists()
+    assert not paths.VALIDATION_METRICS.exists()
+    assert not paths.DATA_DOCS.exists()
 
 
 def test_a_broken_version_is_put_aside_and_names_its_rows(
@@ -108,7 +110,8 @@ def test_a_broken_version_is_put_aside_and_names_its_rows(
     root = images("bad", 1, {"cats": 4, "dogs": 4})
     (Path(root) / "cats" / "1.png").write_bytes(b"not an image")
     assert main(["dataset", "--root", root]) == 2
-    assert "cats/1.png" in capsys.readouterr().err and verdict()["verdict"] == "quarantined"
+    assert "cats/1.png" in capsys.readouterr().err
+    assert verdict()["verdict"] == "quarantined"
     kept = json.loads((paths.QUARANTINE / verdict()["version"] / "rejects.json").read_text())
     assert [r["file"] for r in kept] == ["cats/1.png"]
 
@@ -116,9 +119,12 @@ def test_a_broken_version_is_put_aside_and_names_its_rows(
         main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2
     )  # its caption is a blank
     line = capsys.readouterr().err
-    assert "caption_length" in line and "'train/_/0.png'" in line and line.count("\n") == 1
+    assert "caption_length" in line
+    assert "'train/_/0.png'" in line
+    assert line.count("\n") == 1
     aside = verdict()["version"]
-    assert list((paths.QUARANTINE / aside / "train").glob("*.parquet")) and not ACCEPTED.exists()
+    assert list((paths.QUARANTINE / aside / "train").glob("*.parquet"))
+    assert not ACCEPTED.exists()
     assert main(["dataset", "--accept", aside]) == 2
     assert "mended at its source" in capsys.readouterr().err
 
@@ -161,7 +167,8 @@ def test_two_checks_at_once_do_not_meet() -> None:
         env={**os.environ, "PYTHONPATH": str(REPO)},
         stdout=subprocess.PIPE,
     ) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
         try:
             with pytest.raises(config.InputError, match="another check"):
                 version_check()

@@ -43,7 +43,8 @@ def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path)
     ingest.run(chosen)
     assert first == {p: p.read_bytes() for p in sorted(paths.SHARDS.rglob("*")) if p.is_file()}
     train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
-    assert len(train) + len(val) == 64 and set(train.labels) == set(val.labels) == set(range(8))
+    assert len(train) + len(val) == 64
+    assert set(train.labels) == set(val.labels) == set(range(8))
     assert train.images(np.array([3, 0])).shape == (2, 32, 32, 3)
 
     def concept(key: str) -> str:
@@ -52,7 +53,9 @@ def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path)
     assert not {concept(k) for k in train.keys} & {concept(k) for k in val.keys}
     validate.run(chosen)
     summary = json.loads(paths.VALIDATION_METRICS.read_text())
-    assert summary["passed"] and summary["rows"] == 64 and summary["expectations"] >= 12
+    assert summary["passed"]
+    assert summary["rows"] == 64
+    assert summary["expectations"] >= 12
     assert (paths.DATA_DOCS / "index.html").exists()
 
 
@@ -68,7 +71,8 @@ def test_a_folder_with_bad_files_lists_them(tmp_path: Path) -> None:
         r["file"]: r["reason"] for r in json.loads((paths.SHARDS / "rejects.json").read_text())
     }
     assert set(rejects) == {"cats/empty.png", "cats/text.png", "dogs/half.png", "dogs/huge.png"}
-    assert rejects["cats/empty.png"] == "empty file" and "megapixels" in rejects["dogs/huge.png"]
+    assert rejects["cats/empty.png"] == "empty file"
+    assert "megapixels" in rejects["dogs/huge.png"]
     with pytest.raises(
         config.InputError, match=r"4 of 16 files rejected, over data\.max_reject_share = 0\.1"
     ):

@@ -31,7 +31,8 @@ def test_the_whole_pipeline(folder: Path, quantizer: str, recipe: str) -> None:
     write_params(folder, config)
     run(folder, sys.executable, "-m", "dvc", "repro")
     metrics = json.loads((folder / "reports/metrics.json").read_text())
-    assert metrics["fd"] > 0 and metrics["ntp_bits"] > 0
+    assert metrics["fd"] > 0
+    assert metrics["ntp_bits"] > 0
     details = json.loads((folder / "reports/codebook-details.json").read_text())
     assert details["support"]["warm"]["effective_support"] == pytest.approx(
         8.0, rel=0.2

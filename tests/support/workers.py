@@ -88,8 +88,9 @@ def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
     """A deployment of the pipeline in a checkout, one run at a time as in prefect.yaml; its id."""
     try:
         post(server, "work_pools/", {"name": pool, "type": "process"})
-    except urllib.error.HTTPError as error:  # it is there
-        assert error.code == 409
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # the pool exists already
+            raise
     flow = post(server, "flows/", {"name": "pipeline"})
     body = {
         "name": folder.parent.name,

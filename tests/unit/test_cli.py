@@ -15,7 +15,8 @@ def test_help_imports_no_torch() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "codebook" in done.stdout
+    assert done.returncode == 0
+    assert "codebook" in done.stdout
     assert not [
         line
         for line in done.stderr.splitlines()

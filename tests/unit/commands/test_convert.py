@@ -77,20 +77,16 @@ def test_every_layout_and_container_imports_exactly(
     assert main(["import", str(file), str(tmp_path / "native")]) == 0
     assert "all " in capsys.readouterr().out
     loaded = load_tokenizer(tmp_path / "native/tokenizer")
-    assert (
-        loaded.config.quantizer == QUANTIZER[layout]
-        and loaded.config.multipliers == (1, 2, 2)
-        and loaded.config.codes == 64
-    )
+    assert loaded.config.quantizer == QUANTIZER[layout]
+    assert loaded.config.multipliers == (1, 2, 2)
+    assert loaded.config.codes == 64
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         assert torch.equal(loaded(images).reconstruction, original(images).reconstruction)
     provenance = json.loads((tmp_path / "native/tokenizer/provenance.json").read_text())
-    assert (
-        provenance["file"] == "public.ckpt"
-        and provenance["layout"] == layout
-        and len(provenance["sha256"]) == 64
-    )
+    assert provenance["file"] == "public.ckpt"
+    assert provenance["layout"] == layout
+    assert len(provenance["sha256"]) == 64
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -105,7 +101,8 @@ def test_a_generator_imports_exactly_and_with_the_rotation_it_was_trained_with(
         save_file({key: value.contiguous() for key, value in state.items()}, file)
     assert main(["import", str(file), str(tmp_path / "native"), "--heads", "2", "--grid", "4"]) == 0
     loaded = load_generator(tmp_path / "native/generator")
-    assert loaded.config.prefix_rope == "zero" and loaded.classes == 5
+    assert loaded.config.prefix_rope == "zero"
+    assert loaded.classes == 5
     tokens, labels = torch.randint(64, (2, 16)), torch.tensor([0, 4])
     with torch.no_grad():
         assert torch.equal(loaded(tokens, labels).logits, original(tokens, labels).logits)
@@ -137,7 +134,8 @@ def test_export_and_import_again_is_exact(tmp_path: Path) -> None:
             == 0
         )
         one, two = (load_file(tmp_path / n / part / "model.safetensors") for n in ("one", "two"))
-        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -181,8 +179,11 @@ def test_a_file_that_does_not_fit_is_refused_whole(
     torch.save(spoil(dict(tokenizer("llamagen").state_dict())), tmp_path / "bad.pt")
     assert main(["import", "bad.pt", "native"]) == 2
     line = capsys.readouterr().err
-    assert re.search(words, line) and line.count("\n") == 1 and "Traceback" not in line
-    assert not (tmp_path / "native").exists() and not (tmp_path / "pwned").exists()
+    assert re.search(words, line)
+    assert line.count("\n") == 1
+    assert "Traceback" not in line
+    assert not (tmp_path / "native").exists()
+    assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])

@@ -23,4 +23,5 @@ def test_the_packaged_teacher_and_its_perceptual_loss() -> None:
     loss = EarlyFeaturesLoss(encoder)
     assert loss(x, x.detach()).item() == 0
     loss(x, torch.zeros_like(x)).backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0

@@ -32,12 +32,11 @@ def test_spatial_features_are_the_first_channels_of_the_map_in_tensorflows_order
         for name in before[: before.index("Mixed_6d")]:
             x = getattr(network, name)(x)
         by_hand = network.Mixed_6d.branch1x1(x)
-    assert spatial.shape == (2, SPATIAL) and by_hand.shape == (2, 192, 17, 17)
+    assert spatial.shape == (2, SPATIAL)
+    assert by_hand.shape == (2, 192, 17, 17)
     as_maps = spatial.unflatten(1, (17, 17, 7))
-    assert (
-        torch.allclose(as_maps.permute(0, 3, 1, 2), by_hand[:, :7], rtol=1e-3, atol=1e-3)
-        and as_maps.std() > 0.1
-    )
+    assert torch.allclose(as_maps.permute(0, 3, 1, 2), by_hand[:, :7], rtol=1e-3, atol=1e-3)
+    assert as_maps.std() > 0.1
 
 
 def test_weights_that_cannot_be_used_say_why(inception_weights: PinnedFile, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def saved(folder: Path, kind: str) -> TextConfig:
 
 def test_minilm_gives_its_last_hidden_states(minilm: TextEncoder) -> None:
     states = minilm(["", "red heart"])
-    assert [s.shape for s in states] == [(2, 384), (4, 384)] and states[0].dtype == np.float16
+    assert [s.shape for s in states] == [(2, 384), (4, 384)]
+    assert states[0].dtype == np.float16
     ids = minilm.tokenizer("red heart", return_tensors="pt")
     with torch.inference_mode():
         wanted = minilm.model(**ids).last_hidden_state[0].numpy()
@@ -90,9 +91,8 @@ def test_local_encoders(tmp_path: Path, kind: str) -> None:
     config = saved(tmp_path / "weights", kind)
     encoder = TextEncoder(config, CPU)
     states = encoder(["red heart two dogs", ""])
-    assert states[0].shape == (4, 16) and states[1].shape == (1, 16), (
-        "the empty caption has a token too"
-    )
+    assert states[0].shape == (4, 16), "the empty caption has a token too"
+    assert states[1].shape == (1, 16), "the empty caption has a token too"
     alone = encoder(["red heart two dogs"])[0]
     np.testing.assert_allclose(alone.astype(np.float32), states[0].astype(np.float32), atol=5e-3)
 

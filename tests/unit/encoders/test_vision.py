@@ -58,14 +58,15 @@ def saved(name: str, folder: Path) -> TeacherConfig:
 def test_a_transformers_teacher_gives_its_models_patch_tokens(name: str, tmp_path: Path) -> None:
     config = saved(name, tmp_path)
     teacher = build_teacher(config).train()
-    assert not any(m.training for m in teacher.modules()) and not any(
-        p.requires_grad for p in teacher.parameters()
-    )
+    assert not any(m.training for m in teacher.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
     images = torch.rand(2, 3, 40, 40) * 2 - 1
     maps = teacher(images)
-    assert maps.shape == (2, 24, 4, 4) and maps.dtype == torch.float32
+    assert maps.shape == (2, 24, 4, 4)
+    assert maps.dtype == torch.float32
     first = build_teacher(config.model_copy(update={"layer": 1}))(images)
-    assert first.shape == maps.shape and not torch.allclose(first, maps)
+    assert first.shape == maps.shape
+    assert not torch.allclose(first, maps)
     # a patch's features follow that patch: moving the image by a patch moves what is far from the border most alike
     changed = images.clone()
     changed[:, :, -10:, -10:] = 0.9

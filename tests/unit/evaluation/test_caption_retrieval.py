@@ -30,7 +30,8 @@ def test_own_images_rank_as_a_loop_says() -> None:
         for s, o in zip(samples, own, strict=True)
     ]
     found = caption_retrieval.own_agreement(samples, REAL, own, 0.1)
-    assert found.score == pytest.approx(np.mean(naive)) and found.low < found.score < found.high
+    assert found.score == pytest.approx(np.mean(naive))
+    assert found.low < found.score < found.high
     assert found.floor == pytest.approx(0.1, abs=0.03), "a shuffled caption's image is anywhere"
 
 
@@ -39,7 +40,8 @@ def test_samples_that_follow_their_captions_are_told_from_the_floor_and_others_a
     asked = captions % 4
     followed = np.where(RANDOM.random(200) < 0.7, asked, RANDOM.integers(0, 4, 200))
     found = caption_retrieval.category_agreement(followed, asked, captions)
-    assert found.low > found.floor and found.floor == pytest.approx(0.25, abs=0.04)
+    assert found.low > found.floor
+    assert found.floor == pytest.approx(0.25, abs=0.04)
     blind = caption_retrieval.category_agreement(RANDOM.integers(0, 4, 200), asked, captions)
     assert blind.low < blind.floor < blind.high
 

@@ -108,7 +108,8 @@ def test_each_metric_carries_its_protocol(records: dict[str, dict], inception: I
     )
     assert len(records["fid"]["protocol"]["reference_sha256"]) == 64
     assert records["inception_recall"]["protocol"]["k"] == 3
-    assert records["sfid"]["value"] > 0 and records["sfid"]["value"] != records["fid"]["value"]
+    assert records["sfid"]["value"] > 0
+    assert records["sfid"]["value"] != records["fid"]["value"]
 
 
 def test_inception_score_is_its_formula() -> None:

@@ -27,9 +27,8 @@ def test_moments_in_batches_are_the_moments_of_the_whole() -> None:
     for part in np.split(features, [7, 30]):
         moments.add(part)
     mean, covariance = frechet.statistics(features)
-    assert np.allclose(moments.gaussian().mean, mean) and np.allclose(
-        moments.gaussian().covariance, covariance
-    )
+    assert np.allclose(moments.gaussian().mean, mean)
+    assert np.allclose(moments.gaussian().covariance, covariance)
     with pytest.raises(ValueError, match="at least two"):
         Moments(4).gaussian()
 
@@ -43,11 +42,10 @@ def test_kept_rows_are_those_asked_for_in_any_batches(
         extract_statistics(inception, pixels, keep, "all"),
         extract_statistics(inception, pixels[keep], np.arange(3), "some"),
     )
-    assert whole.n == 5 and np.allclose(whole.pooled, alone.pooled, rtol=1e-3, atol=1e-4)
-    assert (
-        np.allclose(whole.logits, alone.logits, rtol=1e-3, atol=1e-4)
-        and len(np.unique(whole.pooled, axis=0)) == 3
-    )
+    assert whole.n == 5
+    assert np.allclose(whole.pooled, alone.pooled, rtol=1e-3, atol=1e-4)
+    assert np.allclose(whole.logits, alone.logits, rtol=1e-3, atol=1e-4)
+    assert len(np.unique(whole.pooled, axis=0)) == 3
 
 
 @pytest.fixture
@@ -55,7 +53,7 @@ def reference(tmp_path: Path) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
     random = np.random.default_rng(0)
     arrays = {"mu": random.normal(size=POOLED), "sigma": np.eye(POOLED, dtype=np.float32)}
     arrays |= {"mu_s": random.normal(size=SPATIAL), "sigma_s": np.eye(SPATIAL, dtype=np.float32)}
-    yield tmp_path / "reference.npz", arrays
+    return tmp_path / "reference.npz", arrays
 
 
 def test_a_reference_batch_is_read_and_named_by_its_hash(
@@ -66,10 +64,10 @@ def test_a_reference_batch_is_read_and_named_by_its_hash(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     read = read_reference(PinnedFile(path=str(path), sha256=sha256))
     assert read.named == {"reference": "file", "reference_sha256": sha256}
-    assert np.array_equal(read.pool.mean, arrays["mu"]) and np.array_equal(
-        read.pool.covariance, arrays["sigma"]
-    )
-    assert read.spatial is not None and np.array_equal(read.spatial.mean, arrays["mu_s"])
+    assert np.array_equal(read.pool.mean, arrays["mu"])
+    assert np.array_equal(read.pool.covariance, arrays["sigma"])
+    assert read.spatial is not None
+    assert np.array_equal(read.spatial.mean, arrays["mu_s"])
     np.savez(path, mu=arrays["mu"], sigma=arrays["sigma"])
     plain = read_reference(
         PinnedFile(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -100,7 +100,9 @@ def test_position_k_is_blind_to_token_k_and_later(position: int) -> None:
 
 def test_no_row_of_the_mask_is_empty() -> None:
     mask = causal_mask(pack(TEXTS), 5 + L - 1)
-    assert mask is not None and mask.any(-1).all() and not mask.triu(1).any()
+    assert mask is not None
+    assert mask.any(-1).all()
+    assert not mask.triu(1).any()
     with pytest.raises(ValueError, match="without tokens"):
         pack([TEXTS[0][:0]])
 
@@ -158,9 +160,8 @@ def test_the_first_third_is_dual_stream_and_its_text_weights_learn() -> None:
     loss = generator.train()(tokens(), pack(TEXTS)).logits.square().sum()
     loss.backward()
     text = {n: p for n, p in generator.named_parameters() if "_text" in n or "cap_proj" in n}
-    assert len(text) == 2 * 4 + 4 and all(
-        p.grad is not None and p.grad.abs().sum() > 0 for p in text.values()
-    )
+    assert len(text) == 2 * 4 + 4
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in text.values())
 
 
 def test_guidance_is_its_formula_and_a_sample_does_not_depend_on_its_neighbours() -> None:
@@ -185,7 +186,8 @@ def test_guidance_is_its_formula_and_a_sample_does_not_depend_on_its_neighbours(
 def test_concatenated_captions_keep_their_rows() -> None:
     captions = pack(TEXTS)
     both = concatenate(captions, captions)
-    assert len(both) == 6 and isinstance(both, Captions)
+    assert len(both) == 6
+    assert isinstance(both, Captions)
     torch.testing.assert_close(both.states_BTC[3:], captions.states_BTC)
 
 

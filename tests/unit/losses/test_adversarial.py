@@ -36,7 +36,8 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
     a, b = torch.randn(3), torch.randn(3)
     found = adaptive_weight((a * weight).sum(), (b * weight).sum(), weight)
     assert found.item() == pytest.approx((a.norm() / (b.norm() + 1e-4)).item(), rel=1e-5)
-    assert not found.requires_grad and weight.grad is None
+    assert not found.requires_grad
+    assert weight.grad is None
     assert (
         adaptive_weight(
             (a * weight).sum(), (0 * weight).sum() + (1e-30 * weight).sum(), weight

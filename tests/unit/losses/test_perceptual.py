@@ -50,9 +50,8 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
 
 def test_lpips_is_its_formula_over_the_weights_given(vgg16: PinnedFile) -> None:
     loss = LpipsLoss(vgg16).train()
-    assert not any(m.training for m in loss.modules()) and not any(
-        p.requires_grad for p in loss.parameters()
-    )
+    assert not any(m.training for m in loss.modules())
+    assert not any(p.requires_grad for p in loss.parameters())
     x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
     network = torchvision.models.vgg16(weights=None).features.eval()
     network.load_state_dict(

@@ -31,4 +31,5 @@ def test_on_cpu_bf16_inputs_are_multiplied_in_fp32() -> None:
     exact = attend(q.float(), k.float(), v.float()).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         ours = attend(q, k, v)
-    assert ours.dtype == torch.bfloat16 and torch.equal(ours, exact)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, exact)

@@ -51,7 +51,8 @@ def test_the_interval_holds_what_all_resamples_together_give() -> None:
     """Three seeds an arm have 27 resamples each: all 729 pairs, equally likely, are the distribution that drawing approximates."""
     slow, fast = (group(runs)[0].curve("joint", "fd") for runs in (SLOW, FAST))
     found = speed(slow, fast)
-    assert found is not None and found.interval is not None
+    assert found is not None
+    assert found.interval is not None
     exact = []
     for a, b in itertools.product(itertools.product(range(3), repeat=3), repeat=2):
         base, arm = slow[1][list(a)].mean(0), fast[1][list(b)].mean(0)
@@ -63,9 +64,8 @@ def test_the_interval_holds_what_all_resamples_together_give() -> None:
         )
         assert below - 0.01 <= share <= at_most + 0.01
     mean = slow[1].mean(0)
-    assert found.target == pytest.approx(152.0) and found.ratio == pytest.approx(
-        crossing(mean, 152) / found.steps, abs=1e-3
-    )
+    assert found.target == pytest.approx(152.0)
+    assert found.ratio == pytest.approx(crossing(mean, 152) / found.steps, abs=1e-3)
     assert found.interval[0] < found.ratio < found.interval[1]
 
 
@@ -73,9 +73,13 @@ def test_what_has_no_interval() -> None:
     slow, fast = group(SLOW)[0].curve("joint", "fd"), group(FAST)[0].curve("joint", "fd")
     one = (fast[0], fast[1][:1])
     alone = speed(slow, one)
-    assert alone is not None and alone.interval is None and alone.ratio is not None
+    assert alone is not None
+    assert alone.interval is None
+    assert alone.ratio is not None
     other_way = speed(fast, slow)  # the slow one never gets to where the fast one ends
-    assert other_way is not None and other_way.ratio is None and other_way.interval == (0.0, 0.0)
+    assert other_way is not None
+    assert other_way.ratio is None
+    assert other_way.interval == (0.0, 0.0)
     assert speed((np.array([]), np.empty((3, 0))), fast) is None
 
 
@@ -96,7 +100,8 @@ def test_arms_are_runs_that_differ_in_the_seed_alone() -> None:
 def test_seeds_share_steps_that_all_logged() -> None:
     short = replace(SLOW[1], curves={"joint": SLOW[1].curves["joint"][::2]})
     steps, values = Arm("a", [SLOW[0], short]).curve("joint", "fd")
-    assert steps.tolist() == [0, 200, 400] and values.shape == (2, 3)
+    assert steps.tolist() == [0, 200, 400]
+    assert values.shape == (2, 3)
 
 
 def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:

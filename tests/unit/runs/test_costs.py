@@ -35,11 +35,9 @@ def test_a_stopped_run_counts_with_the_one_that_goes_on(folder: Path) -> None:
     assert costs.find(folder, "joint", locked(folder)) is None
     costs.keep("joint", 2.0, finished=True)
     record = costs.find(folder, "joint", locked(folder))
-    assert (
-        record is not None
-        and record["seconds"] == 9.0
-        and record["hardware"] == costs.hardware_class()
-    )
+    assert record is not None
+    assert record["seconds"] == 9.0
+    assert record["hardware"] == costs.hardware_class()
     (folder / "models/weights").write_bytes(b"other")
     assert costs.find(folder, "joint", locked(folder)) is None
     costs.keep("joint", 2.0, finished=True)
@@ -53,7 +51,8 @@ def test_an_experiment_keeps_its_record_where_it_was_started(
     monkeypatch.setenv("DVC_STAGE", "joint")
     monkeypatch.setenv("DVC_ROOT", str(home))
     costs.keep("joint", 2.0, finished=True)
-    assert costs.find(home, "joint", locked(folder)) and not (folder / ".gear").exists()
+    assert costs.find(home, "joint", locked(folder))
+    assert not (folder / ".gear").exists()
 
 
 def test_only_the_lead_rank_records_and_nothing_fails_a_stage(

@@ -18,11 +18,9 @@ def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None
         {"step": 4, "fd": 4.0, **plain},
     ]
     rows = plot_rows(logged)
-    assert (
-        [row["step"] for row in rows] == [2, 4]
-        and [row["step"] for row in plot_rows(logged[:2])] == [1]
-        and plot_rows([]) == []
-    )
+    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["step"] for row in plot_rows(logged[:2])] == [1]
+    assert plot_rows([]) == []
     plots = yaml.safe_load((REPO / "dvc.yaml").read_text())["plots"]
     drawn = {
         field

@@ -151,7 +151,8 @@ def test_soft_becomes_hard_as_temperature_falls(name: str) -> None:
     out = build(name)(latents())
     hard = F.one_hot(out.indices, K).float()
     gaps = [(out.assignment.soft(tau) - hard).abs().max().item() for tau in (1.0, 0.1, 0.01, 1e-6)]
-    assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 1e-6
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 1e-6
 
 
 def test_a_full_size_assignment_stays_within_two_gigabytes() -> None:

@@ -13,7 +13,8 @@ def test_the_plan_is_balanced_and_a_function_of_the_step() -> None:
     batches = [plan.batch(step) for step in range(20)]
     assert all(np.bincount(labels[indices]).tolist() == [5, 5] for indices, _ in batches)
     later = ClassBalancedSampler(labels, 10, 3, True).batch(17)
-    assert np.array_equal(later[0], batches[17][0]) and np.array_equal(later[1], batches[17][1])
+    assert np.array_equal(later[0], batches[17][0])
+    assert np.array_equal(later[1], batches[17][1])
     ones = np.concatenate([indices[labels[indices] == 1] for indices, _ in batches[:10]])
     assert sorted(ones) == list(range(5, 55)), "each image once before any comes twice"
 

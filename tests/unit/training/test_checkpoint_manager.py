@@ -34,7 +34,8 @@ def test_the_newest_and_the_last_healthy_state_are_kept_and_no_other(
     assert kept(work) == {"step-2", "step-4"}
     assert work.roll_back() == work.folder / "step-2"
     restored = work.load({})
-    assert restored is not None and restored["step"] == 2
+    assert restored is not None
+    assert restored["step"] == 2
     work.save({}, state(3))
     work.mark_healthy()
     assert kept(work) == {"step-3"}
@@ -44,7 +45,8 @@ def test_without_a_confirmed_state_the_newest_is_what_is_left(
     world: DistributedContext, tmp_path: Path
 ) -> None:
     work = CheckpointManager(tmp_path / "w", world)
-    assert work.roll_back() is None and work.load({}) is None
+    assert work.roll_back() is None
+    assert work.load({}) is None
     work.save({}, state(1))
     assert work.roll_back() == work.folder / "step-1"
 
@@ -56,15 +58,14 @@ def test_a_stopped_run_is_saved_beside_the_state_it_would_resume_from(
     work.save({}, state(4))
     assert work.save_stopped({}, state(7)) == work.folder / "stopped-step-7"
     restored = work.load({})
-    assert (
-        restored is not None
-        and restored["step"] == 4
-        and kept(work) == {"step-4", "stopped-step-7"}
-    )
+    assert restored is not None
+    assert restored["step"] == 4
+    assert kept(work) == {"step-4", "stopped-step-7"}
     alone = CheckpointManager(tmp_path / "other", world)
     alone.save_stopped({}, state(3))
     restored = alone.load({})
-    assert restored is not None and restored["step"] == 3
+    assert restored is not None
+    assert restored["step"] == 3
 
 
 def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
@@ -73,7 +74,8 @@ def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
     work = CheckpointManager(tmp_path / "w", world)
     assert not work.stop_requested()
     (work.folder / "stop").write_text("too few\ncodes")
-    assert work.stop_requested() and work.stop_reason() == "too few codes"
+    assert work.stop_requested()
+    assert work.stop_reason() == "too few codes"
     with pytest.raises(InputError, match="another process is training"):
         CheckpointManager(work.folder, world)
     assert work.stop_requested()  # one that was refused clears nothing

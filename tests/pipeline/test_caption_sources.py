@@ -14,8 +14,7 @@ from PIL import Image
 from gear import paths
 from gear.core.errors import InputError
 from gear.data.shards import load_manifest, read_split
-from gear.ingest import split as ingest
-from gear.stages import validate
+from gear.stages import ingest, validate
 from tests.support.datasets import good, picture, settings, write_tar
 
 

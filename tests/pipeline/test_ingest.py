@@ -14,9 +14,8 @@ from PIL import Image
 from gear import params as config
 from gear import paths
 from gear.data.shards import read_split
-from gear.ingest import split as ingest
 from gear.ingest.openmoji import SPLIT_OUT
-from gear.stages import validate
+from gear.stages import ingest, validate
 from tests.support.datasets import settings
 
 

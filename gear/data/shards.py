@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gear.core.errors import InputError
+from gear.data.rows import evenly_spaced
 
 SCHEMA = pa.schema(
     [
@@ -54,6 +56,38 @@ def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) ->
         )
         written += len(chunk)
     return written
+
+
+def image_row(key: str, image: bytes, size: tuple[int, int], label: int, caption: str) -> Row:
+    """Return a shard row of an encoded image; size: its width and height in pixels."""
+    return {
+        "key": key,
+        "image": image,
+        "label": label,
+        "caption": caption,
+        "width": size[0],
+        "height": size[1],
+        "sha256": hashlib.sha256(image).hexdigest(),
+    }
+
+
+def write_samples(
+    images: Iterable[np.ndarray], labels: np.ndarray, captions: list[str], folder: Path
+) -> None:
+    """Write sampled images, (H, W, 3) uint8 each, as shards; their keys are sample-000000, ..."""
+    write_shards(
+        (
+            image_row(
+                f"sample-{number:06d}",
+                encode_png(image),
+                (image.shape[1], image.shape[0]),
+                int(labels[number]),
+                captions[number],
+            )
+            for number, image in enumerate(images)
+        ),
+        folder,
+    )
 
 
 def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -164,8 +198,12 @@ class Split:
         return self.images(np.arange(*part.indices(len(self))))
 
     def part(self, indices: np.ndarray) -> Subset:
-        """Some rows of this split, read as lazily."""
+        """Return the rows `indices`, read on demand."""
         return Subset(self, indices)
+
+    def subset(self, count: int) -> Subset:
+        """Return all rows, or `count` evenly spaced ones if there are more; read on demand."""
+        return Subset(self, evenly_spaced(len(self), count))
 
     def _encoded(self, rows: list[int]) -> list[bytes]:
         """Encoded images of rising rows: each row group is read once, and of it only what is asked for is decoded."""

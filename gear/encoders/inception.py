@@ -20,7 +20,10 @@ EXTRACTOR = "inception-v3 (2015 TensorFlow weights)"
 
 RESIZE = "bilinear as in TensorFlow 1, no antialias, to 299"
 
-POOLED, SPATIAL, CHANNELS = 2048, 2023, 7
+POOLED = 2048
+SPATIAL = 2023
+LOGITS = 1008
+CHANNELS = 7
 
 
 class Inception(nn.Module):

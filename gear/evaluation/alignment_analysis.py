@@ -1,8 +1,12 @@
-"""Features of tokenizers and generator beside those of two teachers, on the same validation patches: the alignment flip in numbers."""
+"""Compare features of tokenizers and generator with those of two teachers (GEAR, Alignment analysis).
+
+All features describe the same validation patches. Joint training is expected to move the
+generator towards the teacher and the tokenizer away from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,136 +19,141 @@ from gear.encoders.config import TeacherConfig
 from gear.encoders.vision import Teacher, build_teacher, on_grid, spatial_normalise
 from gear.evaluation import feature_similarity
 from gear.evaluation.metric import Metric
-from gear.generator.conditioning import Condition
+from gear.generator.conditions import Conditions
 from gear.generator.transformer import Generator
 from gear.tokenizer.inference import encode_images
 from gear.tokenizer.model import Tokenizer
 
-IMAGES, PATCHES, NEIGHBOURS = 512, 2048, 10  # at most; CKNNA's cost is the square of the patches
-
-EARLIER = 4  # the packaged encoder's block that stands in for a second teacher
+IMAGES = 512  # at most
+PATCHES = 2048  # at most; CKNNA's cost is the square
+NEIGHBOURS = 10
+EARLIER_BLOCK = 4  # of the packaged encoder; stands in for a second teacher
 
 
 def two_teachers(configured: tuple[TeacherConfig, ...]) -> dict[str, TeacherConfig]:
-    """The run's teacher and a second one by name: the next that is configured, else another view by the packaged encoder."""
+    """Return the run's teacher and a second one, by name.
+
+    The second is the next that is configured, else another block or network of the packaged one.
+    """
     first = configured[0]
     if len(configured) > 1:
         second = configured[1]
     elif first.name == "efficientnet-lite0":
-        second = TeacherConfig(
-            name="efficientnet-lite0",
-            input_size=first.input_size,
-            layer=0 if first.layer == EARLIER else EARLIER,
-        )
+        layer = 0 if first.layer == EARLIER_BLOCK else EARLIER_BLOCK
+        second = TeacherConfig(name=first.name, input_size=first.input_size, layer=layer)
     else:
         second = TeacherConfig(name="efficientnet-lite0", input_size=128)
-    return {_named(one): one for one in (first, second)}
+    return {_name(teacher): teacher for teacher in (first, second)}
 
 
-def _named(one: TeacherConfig) -> str:
-    layer = (
-        efficientnet.BLOCK if one.name == "efficientnet-lite0" and one.layer == -1 else one.layer
-    )
-    return f"{one.name}/{'last' if layer == -1 else f'b{layer}'}"
+def _name(config: TeacherConfig) -> str:
+    layer = config.layer
+    if config.name == "efficientnet-lite0" and layer == -1:
+        layer = efficientnet.BLOCK
+    return f"{config.name}/{'last' if layer == -1 else f'b{layer}'}"
 
 
 @torch.inference_mode()
 def teacher_features(
     config: TeacherConfig, teacher: Teacher, pixels: Pixels, grid: int
 ) -> np.ndarray:
-    """A teacher's features on the token grid as training sees them, (N, L, C)."""
-    parts = (teacher(to_tensor(pixels[p], teacher)) for p in batches(len(pixels), ENCODER_BATCH))
+    """Return a teacher's features on the token grid as training sees them, (N, L, C) float32."""
+    maps = (teacher(to_tensor(pixels[p], teacher)) for p in batches(len(pixels), ENCODER_BATCH))
     return np.concatenate(
-        [spatial_normalise(on_grid(x, grid), config.spatial).cpu().numpy() for x in parts]
+        [spatial_normalise(on_grid(x, grid), config.spatial).cpu().numpy() for x in maps]
     )
 
 
 @torch.inference_mode()
 def latents(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
-    """What the tokenizer quantises, (N, L, D)."""
-    parts = (
+    """Return the tokenizer's latents before quantization, (N, L, D) float32."""
+    maps = (
         tokenizer.quant_conv(tokenizer.encoder(to_tensor(pixels[p], tokenizer)))
         for p in batches(len(pixels))
     )
-    return np.concatenate([x.float().flatten(2).transpose(1, 2).cpu().numpy() for x in parts])
+    return np.concatenate([x.float().flatten(2).transpose(1, 2).cpu().numpy() for x in maps])
 
 
 @torch.inference_mode()
-def taps(
-    generator: Generator, tokens_NL: np.ndarray, given: Callable[[np.ndarray], Condition]
-) -> np.ndarray:
-    """The generator's residual stream at its tap, (N, L, width): position k has seen the tokens before patch k."""
-    device, found = next(generator.parameters()).device, []
+def taps(generator: Generator, tokens_NL: np.ndarray, conditions: Conditions) -> np.ndarray:
+    """Return the generator's residual stream at its tap, (N, L, width) float32.
+
+    Position k has seen the tokens before patch k.
+    """
+    device = next(generator.parameters()).device
+    parts = []
     for part in batches(len(tokens_NL)):
-        tokens, condition = (
-            torch.from_numpy(tokens_NL[part]).to(device),
-            given(np.arange(part.start, part.stop)).to(device),
-        )
-        found.append(generator(tokens, condition, tap_only=True).tap.float().cpu().numpy())
-    return np.concatenate(found)
+        tokens = torch.from_numpy(tokens_NL[part]).to(device)
+        condition = conditions(np.arange(part.start, part.stop)).to(device)
+        parts.append(generator(tokens, condition, tap_only=True).tap.float().cpu().numpy())
+    return np.concatenate(parts)
 
 
-def compare(
+def compare_features(
     ours_NLC: np.ndarray, theirs_NLD: np.ndarray, protocol: dict[str, Any]
 ) -> dict[str, Metric]:
-    """CKNNA and linear CKA over at most some thousand patches; the probe fits on every other image and is tested on the rest."""
-    chosen = evenly_spaced(ours_NLC.shape[0] * ours_NLC.shape[1], PATCHES)
-    ours, theirs = (x.reshape(-1, x.shape[-1])[chosen] for x in (ours_NLC, theirs_NLD))
+    """Return `cknna`, `cka` (linear) and `probe` (R^2) of two sets of patch features.
+
+    The first two use at most `PATCHES` patches; the probe is fitted on every other image and
+    tested on the rest.
+    """
+    rows = evenly_spaced(ours_NLC.shape[0] * ours_NLC.shape[1], PATCHES)
+    ours, theirs = (x.reshape(-1, x.shape[-1])[rows] for x in (ours_NLC, theirs_NLD))
     halves = [
         x[start::2].reshape(-1, x.shape[-1]) for start in (0, 1) for x in (ours_NLC, theirs_NLD)
     ]
-    base = {**protocol, "patches": len(chosen), "widths": [ours.shape[1], theirs.shape[1]]}
+    base = {**protocol, "patches": len(rows), "widths": [ours.shape[1], theirs.shape[1]]}
+    kernel = {"k": NEIGHBOURS, "kernel": "cosine", "hsic": "unbiased"}
+    fit = {
+        "patches": len(halves[2]),
+        "fit": "every other image",
+        "ridge": feature_similarity.RIDGE,
+    }
     return {
-        "cknna": Metric(
-            feature_similarity.cknna(ours, theirs, NEIGHBOURS),
-            {**base, "k": NEIGHBOURS, "kernel": "cosine", "hsic": "unbiased"},
-        ),
+        "cknna": Metric(feature_similarity.cknna(ours, theirs, NEIGHBOURS), {**base, **kernel}),
         "cka": Metric(feature_similarity.linear_cka(ours, theirs), base),
-        "probe": Metric(
-            feature_similarity.probe(*halves),
-            {
-                **base,
-                "patches": len(halves[2]),
-                "fit": "every other image",
-                "ridge": feature_similarity.RIDGE,
-            },
-        ),
+        "probe": Metric(feature_similarity.probe(*halves), {**base, **fit}),
     }
 
 
-def measure(
-    warm: Tokenizer,
-    joint: Tokenizer,
-    generator: Generator,
+@dataclass(frozen=True)
+class AnalysedModels:
+    """The models whose features are compared: both tokenizers, and the joint stage's generator."""
+
+    warm: Tokenizer
+    joint: Tokenizer
+    generator: Generator
+
+
+def analyse_alignment(
+    models: AnalysedModels,
     configured: tuple[TeacherConfig, ...],
     pixels: Pixels,
-    given: Callable[[np.ndarray], Condition],
+    conditions: Conditions,
 ) -> list[dict[str, Any]]:
-    """One row for each of warm latents, joint latents and generator taps, and each teacher: records by metric."""
+    """Return one row for each set of features and each teacher: names, and records by metric."""
     features = {
-        "warm tokenizer's latents": latents(warm, pixels),
-        "joint tokenizer's latents": latents(joint, pixels),
-        "generator's tap": taps(generator, encode_images(joint, pixels), given),
+        "warm tokenizer's latents": latents(models.warm, pixels),
+        "joint tokenizer's latents": latents(models.joint, pixels),
+        "generator's tap": taps(models.generator, encode_images(models.joint, pixels), conditions),
     }
-    device, grid, rows = next(joint.parameters()).device, round(generator.tokens**0.5), []
+    device = next(models.joint.parameters()).device
+    grid = round(models.generator.tokens**0.5)
+    rows = []
     for name, config in two_teachers(configured).items():
         teacher = build_teacher(config).to(device)
         theirs = teacher_features(config, teacher, pixels, grid)
-        protocol: dict[str, Any] = {
+        base = {
             "teacher": name,
             "weights_sha256": teacher.weights_sha256,
             "split": "val",
+            "input_size": config.input_size,
+            "spatial": config.spatial,
+            "weights": "EMA",
         }
-        protocol |= {"input_size": config.input_size, "spatial": config.spatial}
         for which, ours in features.items():
-            records = compare(
-                ours, theirs, {**protocol, "n": len(ours), "features": which, "weights": "EMA"}
-            )
-            rows.append(
-                {
-                    "features": which,
-                    "teacher": name,
-                    **{key: metric.record() for key, metric in records.items()},
-                }
-            )
+            protocol = {**base, "n": len(ours), "features": which}
+            metrics = compare_features(ours, theirs, protocol)
+            records = {key: metric.record() for key, metric in metrics.items()}
+            rows.append({"features": which, "teacher": name, **records})
     return rows

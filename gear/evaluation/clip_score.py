@@ -1,6 +1,6 @@
-"""CLIPScore (Hessel et al. 2021, without its factor 2.5) from local CLIP weights; nothing where none are named.
+"""CLIPScore (Hessel et al. 2021, without its factor 2.5) from local CLIP weights.
 
-Not by torchmetrics 1.9: its clip_score does not know what transformers 5 returns.
+torchmetrics 1.9 is not used: its clip_score does not work with transformers 5.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from gear.evaluation.metric import Metric
 
 @torch.inference_mode()
 def clip_score(
-    weights: PinnedFile, samples: Split, device: torch.device, drawn: dict[str, Any]
+    weights: PinnedFile, samples: Split, device: torch.device, protocol: dict[str, Any]
 ) -> dict[str, Metric]:
-    """Mean over samples of max(0, 100 cos(image, caption)). Raises `InputError` on weights that are not the ones named."""
+    """Return `clip_score`, the mean over samples of max(0, 100 cos(image, caption)).
+
+    Nothing is returned if no weights are named.
+
+    Raises:
+        InputError: if the weights are absent, have another sha256 or are not CLIP's.
+    """
     if not weights.path:
         return {}
     model, processor = _load(weights, device)
@@ -36,16 +42,15 @@ def clip_score(
             truncation=True,
         )
         output = model(**inputs.to(device))
-        total += (
-            (100.0 * (output.image_embeds * output.text_embeds).sum(-1)).clamp(min=0).sum().item()
-        )
-    protocol = {
-        **drawn,
+        cosines = (output.image_embeds * output.text_embeds).sum(-1)
+        total += (100.0 * cosines).clamp(min=0).sum().item()
+    measured = {
+        **protocol,
         "extractor": "clip",
         "weights_sha256": weights.sha256,
         "formula": "mean of max(0, 100 cos)",
     }
-    return {"clip_score": Metric(total / len(samples), protocol)}
+    return {"clip_score": Metric(total / len(samples), measured)}
 
 
 def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:

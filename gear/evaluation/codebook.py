@@ -1,31 +1,78 @@
-"""Codebook health from histograms of codes (GEAR, Evaluation)."""
+"""Codebook health: usage, perplexity, effective support and churn (GEAR, Evaluation)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+
+from gear.data.images import to_tensor
+from gear.tokenizer.model import Tokenizer
 
 
-def histogram(indices: np.ndarray, codes: int) -> np.ndarray:
-    """Counts of every code, (K,) int64."""
-    return np.bincount(indices.reshape(-1), minlength=codes).astype(np.int64)
+def codebook_health(tokens_NL: np.ndarray, codes: int) -> dict[str, Any]:
+    """Return usage, perplexity, dead codes, top mass and the sorted histogram of tokens."""
+    counts = histogram(tokens_NL, codes)
+    return {
+        "usage": usage(counts),
+        "perplexity": perplexity(counts),
+        "dead": int((counts == 0).sum()),
+        "top_mass": {str(k): top_mass(counts, k) for k in (1, 10, 100) if k < codes},
+        "histogram": np.sort(counts)[::-1].tolist(),
+    }
+
+
+@torch.inference_mode()
+def soft_support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -> dict[str, float]:
+    """Return the effective support of the soft assignment and the mass of its ten likeliest codes.
+
+    pixels: (N, H, W, 3) uint8. Both values are means over tokens.
+    """
+    assignment = tokenizer.encode(to_tensor(pixels, tokenizer)).assignment
+    return {
+        "effective_support": assignment.support(temperature),
+        "top_10_mass": assignment.top_mass(temperature, 10),
+    }
+
+
+def histogram(tokens: np.ndarray, codes: int) -> np.ndarray:
+    """Return the count of every code, (codes,) int64."""
+    return np.bincount(tokens.reshape(-1), minlength=codes).astype(np.int64)
 
 
 def perplexity(counts_K: np.ndarray) -> float:
-    """exp(H) of the unigram distribution, in [1, K]."""
+    """Return exp(H) of the unigram distribution, in [1, K].
+
+    >>> perplexity(np.array([2, 2, 0, 0]))
+    2.0
+    """
     share = counts_K[counts_K > 0] / counts_K.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def usage(counts_K: np.ndarray) -> float:
-    """Share of codes seen at all."""
+    """Return the share of codes that occur.
+
+    >>> usage(np.array([2, 2, 0, 1]))
+    0.75
+    """
     return float((counts_K > 0).mean())
 
 
 def top_mass(counts_K: np.ndarray, k: int) -> float:
-    """Share of tokens that the k most frequent codes take."""
+    """Return the share of tokens that the k most frequent codes take.
+
+    >>> top_mass(np.array([1, 6, 3]), 2)
+    0.9
+    """
     return float(np.sort(counts_K)[::-1][:k].sum() / counts_K.sum())
 
 
 def churn(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of tokens whose index changed between two tokenizers on the same images."""
+    """Return the share of tokens whose index differs between two tokenizers on the same images.
+
+    >>> churn(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 0]))
+    0.5
+    """
     return float((first != second).mean())

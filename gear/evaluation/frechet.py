@@ -1,24 +1,45 @@
-"""The Fréchet distance between Gaussians fitted to features. Over anything but Inception-v3 it is FD(extractor), never FID."""
+"""Fréchet distance between Gaussians fitted to features.
+
+Over the features of any network but Inception-v3 it is named FD(extractor), not FID.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 
-def statistics(features_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (C,) and unbiased covariance (C, C), float64. Raises ValueError under two rows."""
-    if len(features_NC) < 2:
-        raise ValueError(f"statistics need at least two feature rows, not {len(features_NC)}")
-    features = np.asarray(features_NC, dtype=np.float64)
-    return features.mean(0), np.cov(features, rowvar=False)
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (C,) and unbiased covariance (C, C) of features, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def fit(cls, features_NC: np.ndarray) -> Gaussian:
+        """Return the Gaussian of features (N, C). Raises ValueError if N is less than two."""
+        if len(features_NC) < 2:
+            raise ValueError(f"statistics need at least two feature rows, not {len(features_NC)}")
+        features = np.asarray(features_NC, dtype=np.float64)
+        return cls(features.mean(0), np.cov(features, rowvar=False))
+
+    def distance(self, other: Gaussian) -> float:
+        """Return the Fréchet distance to another Gaussian."""
+        return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
 
 
 def frechet_distance(
     mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
 ) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), Heusel et al. 2017.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), Heusel et al. 2017, equation 6.
 
-    tr (C1 C2)^(1/2) is the sum of square roots of the eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2).
+    tr (C1 C2)^(1/2) is computed as the sum of square roots of the eigenvalues of the symmetric
+    matrix C1^(1/2) C2 C1^(1/2).
+
+    >>> frechet_distance(np.zeros(2), np.diag([4.0, 9.0]), np.ones(2), np.eye(2))
+    7.0
     """
     values, vectors = np.linalg.eigh(cov1)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
@@ -26,13 +47,13 @@ def frechet_distance(
     return float(((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * cross)
 
 
-def distance(features1_NC: np.ndarray, features2_NC: np.ndarray) -> float:
-    """Fréchet distance of two sets of features."""
-    return frechet_distance(*statistics(features1_NC), *statistics(features2_NC))
+def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
+    """Return the Fréchet distance of two sets of features."""
+    return Gaussian.fit(features1_NC).distance(Gaussian.fit(features2_MC))
 
 
 def half_floor(features_NC: np.ndarray, seed: int) -> float:
-    """Distance between two random halves of one set: what sampling noise alone gives at that size."""
+    """Return the distance between two random halves of a set: the sampling noise at that size."""
     order = np.random.default_rng(seed).permutation(len(features_NC))
     half = len(order) // 2
     return distance(features_NC[order[:half]], features_NC[order[half : 2 * half]])

@@ -1,8 +1,7 @@
-"""FID, sFID, Inception score, precision and recall, and rFID, each with its protocol. All over Inception-v3 (inception.py)."""
+"""FID, sFID, Inception score, precision, recall and rFID over Inception-v3, each with its protocol."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,22 @@ from gear.data.images import Pixels
 from gear.encoders.inception import EXTRACTOR, RESIZE, Inception
 from gear.evaluation.coverage import recall
 from gear.evaluation.frechet import half_floor
-from gear.evaluation.inception_statistics import Reference, Training, extract_statistics
+from gear.evaluation.inception_statistics import (
+    InceptionReference,
+    TrainingStatistics,
+    extract_statistics,
+)
 from gear.evaluation.metric import Metric
-from gear.tokenizer.inference import decode_tokens, encode_images
+from gear.evaluation.reconstruction import Reconstructions
 from gear.tokenizer.model import Tokenizer
 
-NEIGHBOURS, SPLITS, SHUFFLE_SEED = 3, 10, 2020
+NEIGHBOURS = 3
+SPLITS = 10
+SHUFFLE_SEED = 2020
 
 
 def extractor_protocol(inception: Inception) -> dict[str, Any]:
-    """What every metric over Inception has in its protocol."""
+    """Return the part of the protocol that all metrics over Inception share."""
     return {
         "extractor": EXTRACTOR,
         "weights_sha256": inception.weights_sha256,
@@ -36,80 +41,68 @@ def extractor_protocol(inception: Inception) -> dict[str, Any]:
 
 
 def inception_score(logits_NC: np.ndarray) -> tuple[float, float]:
-    """exp(E KL(p(y|x) || p(y))), Salimans et al. 2016: mean and deviation over ten splits of the shuffled samples."""
+    """Return exp(E KL(p(y|x) || p(y))), Salimans et al. 2016.
+
+    Mean and standard deviation over ten splits of the shuffled samples.
+    """
     scores = isc_features_to_metric(
         torch.from_numpy(logits_NC), splits=SPLITS, shuffle=True, rng_seed=SHUFFLE_SEED
     )
     return scores[KEY_METRIC_ISC_MEAN], scores[KEY_METRIC_ISC_STD]
 
 
-@dataclass(frozen=True)
-class Rebuilt:
-    """A tokenizer's reconstructions of images, made when they are asked for."""
-
-    tokenizer: Tokenizer
-    originals: Pixels
-
-    def __len__(self) -> int:
-        return len(self.originals)
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        return decode_tokens(self.tokenizer, encode_images(self.tokenizer, self.originals[part]))
-
-
-def of_samples(
+def sample_metrics(
     inception: Inception,
     samples: Pixels,
-    reference: Reference,
-    training: Training,
-    drawn: dict[str, Any],
+    reference: InceptionReference,
+    training: TrainingStatistics,
+    protocol: dict[str, Any],
     seed: int,
 ) -> dict[str, Metric]:
-    """FID, sFID, IS, precision and recall of samples; `drawn`: how they were drawn; `seed` splits the training images for the floor."""
-    seen = extract_statistics(inception, samples, np.arange(len(samples)), "samples")
-    base = {**extractor_protocol(inception), **drawn, "n": seen.n}
-    against = {**base, **reference.named}
-    near = {**base, **training.named, "k": NEIGHBOURS, "reference_rows": len(training.features)}
+    """Return FID and its floor, precision and recall; also sFID and Inception score if possible.
+
+    sFID needs spatial statistics in the reference, Inception score at least ten samples.
+
+    protocol: how the samples were drawn. seed: of the split of training images for the floor.
+    """
+    statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples")
+    base = {**extractor_protocol(inception), **protocol, "n": statistics.n}
+    against = {**base, **reference.protocol}
+    known = training.reference.protocol
+    near = {**base, **known, "k": NEIGHBOURS, "reference_rows": len(training.features)}
     floor = {
         **extractor_protocol(inception),
-        **training.named,
+        **known,
         "n": len(training.features) // 2,
         "against": "as many others",
         "seed": seed,
     }
+    precision = recall(statistics.pooled, training.features, NEIGHBOURS)
     metrics = {
-        "fid": Metric(seen.pool.distance(reference.pool), against),
+        "fid": Metric(statistics.pool.distance(reference.pool), against),
         "fid_floor": Metric(half_floor(training.features, seed), floor),
-        "inception_precision": Metric(recall(seen.pooled, training.features, NEIGHBOURS), near),
-        "inception_recall": Metric(recall(training.features, seen.pooled, NEIGHBOURS), near),
+        "inception_precision": Metric(precision, near),
+        "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
     }
     if reference.spatial is not None:
-        metrics["sfid"] = Metric(
-            seen.spatial.distance(reference.spatial),
-            {**against, "features": "mixed_6/conv, 7 channels"},
-        )
-    if seen.n >= SPLITS:
-        mean, deviation = inception_score(seen.logits)
+        layer = {**against, "features": "mixed_6/conv, 7 channels"}
+        metrics["sfid"] = Metric(statistics.spatial.distance(reference.spatial), layer)
+    if statistics.n >= SPLITS:
+        mean, deviation = inception_score(statistics.logits)
         split = {**base, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED}
-        metrics |= {
-            "inception_score": Metric(mean, split),
-            "inception_score_std": Metric(deviation, split),
-        }
+        metrics["inception_score"] = Metric(mean, split)
+        metrics["inception_score_std"] = Metric(deviation, split)
     return metrics
 
 
-def of_reconstructions(
-    inception: Inception, tokenizer: Tokenizer, originals: Pixels, named: dict[str, Any]
+def reconstruction_metrics(
+    inception: Inception, tokenizer: Tokenizer, originals: Pixels, protocol: dict[str, Any]
 ) -> dict[str, Metric]:
-    """rFID: reconstructions against the images they were made from; `named`: which these are."""
+    """Return `rfid`: FID of reconstructions to their originals; protocol: which images these are."""
     nothing = np.arange(0)
     rebuilt = extract_statistics(
-        inception, Rebuilt(tokenizer, originals), nothing, "reconstructions"
+        inception, Reconstructions(tokenizer, originals), nothing, "reconstructions"
     )
     given = extract_statistics(inception, originals, nothing, "their originals")
-    return {
-        "rfid": Metric(
-            rebuilt.pool.distance(given.pool),
-            {**extractor_protocol(inception), **named, "n": given.n},
-        )
-    }
+    measured = {**extractor_protocol(inception), **protocol, "n": given.n}
+    return {"rfid": Metric(rebuilt.pool.distance(given.pool), measured)}

@@ -13,44 +13,35 @@ import numpy as np
 import torch
 
 from gear.core.errors import InputError
-from gear.core.files import require_file
+from gear.core.files import read_json, require_file
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH, Pixels
 from gear.data.rows import batches, evenly_spaced
 from gear.data.shards import Split
-from gear.encoders.inception import POOLED, SPATIAL, Inception
-from gear.evaluation.frechet import frechet_distance
+from gear.encoders.inception import LOGITS, POOLED, SPATIAL, Inception
+from gear.evaluation.frechet import Gaussian
 
-ROWS = 10_000  # training images, at most, whose features stay for precision and recall: their cost is its square
-
-SAY_EVERY = 20.0  # seconds
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """What a Fréchet distance compares: mean (C,) and unbiased covariance (C, C) of N features, float64."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-    def distance(self, other: Gaussian) -> float:
-        return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
+ROWS = 10_000  # training images, at most, in precision and recall: their cost is the square
+PROGRESS_EVERY = 20.0  # seconds
 
 
 class Moments:
-    """Mean and covariance of features that come in batches; the features themselves are not kept."""
+    """Accumulates mean and covariance of features that come in batches."""
 
     def __init__(self, width: int) -> None:
-        self.n, self._sum, self._outer = 0, np.zeros(width), np.zeros((width, width))
+        self.n = 0
+        self._sum = np.zeros(width)
+        self._outer = np.zeros((width, width))
 
     def add(self, features_NC: np.ndarray) -> None:
+        """Add a batch of features."""
         features = features_NC.astype(np.float64)
         self.n += len(features)
         self._sum += features.sum(0)
         self._outer += features.T @ features
 
     def gaussian(self) -> Gaussian:
-        """Raises ValueError under two rows."""
+        """Return mean and unbiased covariance. Raises ValueError for fewer than two features."""
         if self.n < 2:
             raise ValueError(f"statistics need at least two feature rows, not {self.n}")
         mean = self._sum / self.n
@@ -59,7 +50,11 @@ class Moments:
 
 @dataclass(frozen=True)
 class InceptionStatistics:
-    """A set of images as Inception sees it; `pooled` and `logits` are those of the kept rows."""
+    """Inception statistics of n images.
+
+    pool, spatial: Gaussians of pooled (2048) and spatial (2023) features of all images.
+    pooled, logits: (kept, 2048) and (kept, 1008) float32, of the images that were asked for.
+    """
 
     n: int
     pool: Gaussian
@@ -72,67 +67,83 @@ class InceptionStatistics:
 def extract_statistics(
     inception: Inception, pixels: Pixels, keep: np.ndarray, name: str
 ) -> InceptionStatistics:
-    """InceptionStatistics at all images, a batch at a time; `keep`: rising positions whose features stay. Says how far it is and how fast."""
+    """Return statistics of all images, and the features of some; print progress under `name`.
+
+    keep: rising positions of the images whose features and logits are kept.
+    """
     device = next(inception.parameters()).device
-    pool, spatial = Moments(POOLED), Moments(SPATIAL)
-    pooled, logits = (
-        np.empty((len(keep), POOLED), np.float32),
-        np.empty((len(keep), 1008), np.float32),
-    )
-    began = said = time.monotonic()
+    pool = Moments(POOLED)
+    spatial = Moments(SPATIAL)
+    pooled = np.empty((len(keep), POOLED), np.float32)
+    logits = np.empty((len(keep), LOGITS), np.float32)
+    began = printed = time.monotonic()
     for part in batches(len(pixels), ENCODER_BATCH):
         images = torch.from_numpy(np.ascontiguousarray(pixels[part])).to(device).permute(0, 3, 1, 2)
-        seen = [x.cpu().numpy() for x in inception(images)]
-        pool.add(seen[0])
-        spatial.add(seen[1])
+        outputs = [x.cpu().numpy() for x in inception(images)]
+        pool.add(outputs[0])
+        spatial.add(outputs[1])
         rows = slice(*np.searchsorted(keep, (part.start, part.stop)))
-        pooled[rows], logits[rows] = (seen[i][keep[rows] - part.start] for i in (0, 2))
+        pooled[rows] = outputs[0][keep[rows] - part.start]
+        logits[rows] = outputs[2][keep[rows] - part.start]
         now = time.monotonic()
-        if now - said > SAY_EVERY or part.stop == len(pixels):
-            print(
-                f"inception, {name}: {part.stop}/{len(pixels)}, {part.stop / (now - began):.1f} images/s",
-                flush=True,
-            )
-            said = now
+        if now - printed > PROGRESS_EVERY or part.stop == len(pixels):
+            speed = part.stop / (now - began)
+            print(f"inception, {name}: {part.stop}/{len(pixels)}, {speed:.1f} images/s", flush=True)
+            printed = now
     return InceptionStatistics(pool.n, pool.gaussian(), spatial.gaussian(), pooled, logits)
 
 
-def contents_hash(split: Split) -> str:
-    """sha256 over the hashes of a split's images, in order: names the reference, whatever machine computes its statistics."""
-    total = hashlib.sha256()
-    for file in split.files:
-        total.update("".join(file.read(columns=["sha256"])["sha256"].to_pylist()).encode())
-    return total.hexdigest()
-
-
 @dataclass(frozen=True)
-class Reference:
-    """What samples are compared with: Gaussians (no spatial one in plain .npz files), and what names them in protocols."""
+class InceptionReference:
+    """What samples are compared with.
+
+    pool, spatial: Gaussians; there is no spatial one in .npz files without mu_s and sigma_s.
+    protocol: what names the reference in metric records.
+    """
 
     pool: Gaussian
     spatial: Gaussian | None
-    named: dict[str, str | int]
+    protocol: dict[str, str | int]
 
 
-def read_reference(weights: PinnedFile) -> Reference:
-    """The statistics of a reference batch as ADM publishes them: an .npz with mu, sigma, and mu_s, sigma_s for sFID.
+@dataclass(frozen=True)
+class TrainingStatistics:
+    """The training images as a reference, and features of some of them for precision and recall."""
 
-    Only the statistics are read: the images beside them stay on disk. Raises `InputError`.
+    reference: InceptionReference
+    features: np.ndarray
+
+
+def choose_reference(file: PinnedFile, training: TrainingStatistics) -> InceptionReference:
+    """Return the reference batch that a setting names, or the training images if it is empty."""
+    return read_reference(file) if file.path else training.reference
+
+
+def read_reference(file: PinnedFile) -> InceptionReference:
+    """Return the statistics of a reference batch in the format that ADM publishes.
+
+    That is an .npz with mu and sigma, and mu_s and sigma_s for sFID. Its images are not read.
+
+    Raises:
+        InputError: if the file is absent, has another sha256, or lacks the statistics.
     """
     remedy = (
         "download a reference batch such as ADM's VIRTUAL_imagenet256_labeled.npz, "
         "or leave it empty"
     )
-    path = require_file(weights.path, weights.sha256, "evaluate.reference", remedy)
+    path = require_file(file.path, file.sha256, "evaluate.reference", remedy)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            pool = _gaussian(file["mu"], file["sigma"], POOLED)
-            spatial = _gaussian(file["mu_s"], file["sigma_s"], SPATIAL) if "mu_s" in file else None
+        with np.load(path, allow_pickle=False) as arrays:
+            pool = _gaussian(arrays["mu"], arrays["sigma"], POOLED)
+            spatial = (
+                _gaussian(arrays["mu_s"], arrays["sigma_s"], SPATIAL) if "mu_s" in arrays else None
+            )
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"evaluate.reference: {path}: no reference batch with mu and sigma: {' '.join(str(error).split())[:200]}"
+            f"evaluate.reference: {path}: no reference batch with mu and sigma: {text}"
         ) from None
-    return Reference(pool, spatial, {"reference": "file", "reference_sha256": weights.sha256})
+    return InceptionReference(pool, spatial, {"reference": "file", "reference_sha256": file.sha256})
 
 
 def _gaussian(mean: np.ndarray, covariance: np.ndarray, width: int) -> Gaussian:
@@ -143,40 +154,38 @@ def _gaussian(mean: np.ndarray, covariance: np.ndarray, width: int) -> Gaussian:
     return Gaussian(mean.astype(np.float64), covariance.astype(np.float64))
 
 
-@dataclass(frozen=True)
-class Training:
-    """The training images as Inception saw them: as a reference, and the features of some thousand of them for precision and recall."""
-
-    reference: Reference
-    features: np.ndarray
-
-    @property
-    def named(self) -> dict[str, str | int]:
-        return self.reference.named
-
-
-def save_training(folder: Path, inception: Inception, train: Split) -> None:
-    """InceptionStatistics at the training images → `inception.npz` (ADM's names, and `features`) and `inception.json` in `folder`."""
-    seen = extract_statistics(inception, train, evenly_spaced(len(train), ROWS), "training images")
+def save_training_statistics(folder: Path, inception: Inception, train: Split) -> None:
+    """Write `inception.npz` (ADM's names, and `features`) and `inception.json` to `folder`."""
+    keep = evenly_spaced(len(train), ROWS)
+    statistics = extract_statistics(inception, train, keep, "training images")
     np.savez(
         folder / "inception.npz",
-        mu=seen.pool.mean,
-        sigma=seen.pool.covariance,
-        mu_s=seen.spatial.mean,
-        sigma_s=seen.spatial.covariance,
-        features=seen.pooled,
+        mu=statistics.pool.mean,
+        sigma=statistics.pool.covariance,
+        mu_s=statistics.spatial.mean,
+        sigma_s=statistics.spatial.covariance,
+        features=statistics.pooled,
     )
-    named = {
+    protocol = {
         "reference": "training images",
-        "reference_n": seen.n,
-        "reference_sha256": contents_hash(train),
+        "reference_n": statistics.n,
+        "reference_sha256": _contents_hash(train),
     }
-    (folder / "inception.json").write_text(json.dumps(named, indent=2) + "\n")
+    (folder / "inception.json").write_text(json.dumps(protocol, indent=2) + "\n")
 
 
-def load_training(folder: Path) -> Training:
-    """What `save_training` wrote."""
+def load_training_statistics(folder: Path) -> TrainingStatistics:
+    """Return what `save_training_statistics` wrote to `folder`."""
     with np.load(folder / "inception.npz", allow_pickle=False) as file:
-        pool, spatial = Gaussian(file["mu"], file["sigma"]), Gaussian(file["mu_s"], file["sigma_s"])
-        named = json.loads((folder / "inception.json").read_text())
-        return Training(Reference(pool, spatial, named), file["features"])
+        pool = Gaussian(file["mu"], file["sigma"])
+        spatial = Gaussian(file["mu_s"], file["sigma_s"])
+        reference = InceptionReference(pool, spatial, read_json(folder / "inception.json"))
+        return TrainingStatistics(reference, file["features"])
+
+
+def _contents_hash(split: Split) -> str:
+    """Return the sha256 over the hashes of a split's images, the same on every machine."""
+    digest = hashlib.sha256()
+    for file in split.files:
+        digest.update("".join(file.read(columns=["sha256"])["sha256"].to_pylist()).encode())
+    return digest.hexdigest()

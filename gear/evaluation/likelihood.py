@@ -1,37 +1,70 @@
-"""Next-token loss of a generator on tokens of real images."""
+"""Likelihood of real images' tokens under a generator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from gear.data.rows import batches
-from gear.generator.conditioning import Condition
+from gear.data.shards import Split
+from gear.evaluation.metric import Metric
+from gear.generator.conditions import Conditions
 from gear.generator.transformer import Generator
+from gear.tokenizer.inference import encode_images
+from gear.tokenizer.model import Tokenizer
 
-NTP_BATCH = 16  # sequences at a time: their logits over 16384 codes are half a gigabyte in fp64
+BATCH = 16  # sequences at a time: their logits over 16384 codes are half a gigabyte in fp64
+
+
+def likelihood(
+    tokenizer: Tokenizer,
+    generator: Generator,
+    val: Split,
+    conditions: Conditions,
+    condition: str,
+) -> dict[str, Metric]:
+    """Return `ntp_nats` (nats per token) and `ntp_bits` (bits per image) of the validation images.
+
+    condition: the setting data.condition, for the protocol.
+    """
+    nats = next_token_nats(generator, encode_images(tokenizer, val), conditions)
+    protocol = {
+        "split": "val",
+        "n": len(val),
+        "codes": generator.codes,
+        "tokens": generator.tokens,
+        "weights": "EMA",
+        "given": condition,
+    }
+    bits = bits_per_image(nats, generator.tokens)
+    return {
+        "ntp_nats": Metric(nats, protocol),
+        "ntp_bits": Metric(bits, {**protocol, "unit": "bits an image"}),
+    }
 
 
 @torch.inference_mode()
-def next_token_nats(
-    generator: Generator, tokens_NL: np.ndarray, given: Callable[[np.ndarray], Condition]
-) -> float:
-    """Mean next-token loss, nats a token; `given`: rows to their condition."""
-    total, device = 0.0, next(generator.parameters()).device
-    for part in batches(len(tokens_NL), NTP_BATCH):
+def next_token_nats(generator: Generator, tokens_NL: np.ndarray, conditions: Conditions) -> float:
+    """Return the mean next-token loss, nats per token; conditions: rows to their conditions."""
+    total = 0.0
+    device = next(generator.parameters()).device
+    for part in batches(len(tokens_NL), BATCH):
         tokens = torch.from_numpy(tokens_NL[part]).to(device)
-        logits = generator(tokens, given(np.arange(part.start, part.stop)).to(device)).logits
+        condition = conditions(np.arange(part.start, part.stop)).to(device)
+        logits = generator(tokens, condition).logits
         assert logits is not None
-        total += F.cross_entropy(
-            logits.double().flatten(0, 1), tokens.flatten(), reduction="sum"
-        ).item()
+        losses = F.cross_entropy(logits.double().flatten(0, 1), tokens.flatten(), reduction="sum")
+        total += losses.item()
     return total / tokens_NL.size
 
 
 def bits_per_image(nats: float, tokens: int) -> float:
-    """Nats a token to bits an image."""
+    """Return nats per token as bits per image of `tokens` tokens.
+
+    >>> bits_per_image(math.log(2), 64)
+    64.0
+    """
     return nats * tokens / math.log(2)

@@ -8,17 +8,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A value and everything that determines it."""
+    """A value with everything that determines how it was measured."""
 
     value: float
     protocol: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
+        """Return value and protocol as a dictionary."""
         return asdict(self)
 
 
 def difference(first: Metric, second: Metric) -> float:
-    """second - first. Raises ValueError, naming how they differ, unless the protocols are equal."""
+    """Return second - first.
+
+    Raises:
+        ValueError: if their protocols differ; the message names how.
+
+    >>> difference(Metric(1.0, {"n": 5}), Metric(3.0, {"n": 5}))
+    2.0
+    """
     keys = sorted(first.protocol.keys() | second.protocol.keys())
     unlike = [
         f"{k}: {first.protocol.get(k)!r} against {second.protocol.get(k)!r}"

@@ -1,4 +1,4 @@
-"""Drift of token histograms by Evidently, against a threshold calibrated on null splits of the reference."""
+"""Drift of token histograms by Evidently, with a threshold calibrated on null splits."""
 
 from __future__ import annotations
 
@@ -7,55 +7,50 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import jensenshannon
 
-NULLS, LEVEL = 40, 0.99
-
-
-def jensen_shannon(first_K: np.ndarray, second_K: np.ndarray) -> float:
-    """Jensen-Shannon distance of two histograms, the square root of the divergence in base e (as scipy and Evidently)."""
-    p, q = first_K / first_K.sum(), second_K / second_K.sum()
-    middle = (p + q) / 2
-
-    def divergence(a: np.ndarray) -> float:
-        seen = a > 0
-        return float((a[seen] * np.log(a[seen] / middle[seen])).sum())
-
-    return float(np.sqrt(max(0.0, (divergence(p) + divergence(q)) / 2)))
+NULLS = 40
+LEVEL = 0.99
 
 
-def null_threshold(reference: np.ndarray, current_rows: int, codes: int, seed: int) -> float:
-    """Distance that random splits of the reference's images, at sizes like the comparison's, exceed 1 time in 100.
+def null_threshold(reference_NL: np.ndarray, current_rows: int, codes: int, seed: int) -> float:
+    """Return the Jensen-Shannon distance that 1 % of null comparisons exceed.
 
-    reference: indices (N, L). Whole images are resampled, with replacement, since tokens of one image are not independent.
+    A null comparison is between two random resamples of the reference's images, of the sizes
+    compared. Whole images are resampled, since tokens of one image are not independent.
     """
     random = np.random.default_rng(seed)
     distances = []
     for _ in range(NULLS):
-        one, other = (
-            reference[random.integers(0, len(reference), n)] for n in (len(reference), current_rows)
-        )
-        distances.append(
-            jensen_shannon(*(np.bincount(x.reshape(-1), minlength=codes) for x in (one, other)))
-        )
+        histograms = [
+            np.bincount(
+                reference_NL[random.integers(0, len(reference_NL), rows)].reshape(-1),
+                minlength=codes,
+            )
+            for rows in (len(reference_NL), current_rows)
+        ]
+        distances.append(jensenshannon(*histograms))
     return float(np.quantile(distances, LEVEL))
 
 
-def measure(
-    reference: np.ndarray, current: np.ndarray, codes: int, seed: int, page: Path
+def measure_token_drift(
+    reference_NL: np.ndarray, current_ML: np.ndarray, codes: int, seed: int, page: Path
 ) -> dict[str, Any]:
-    """Evidently's drift of code ids, with the calibrated threshold; its page goes to `page` (volatile)."""
+    """Return the drift of code indices: distance, threshold and whether it is over the threshold.
+
+    page: HTML file that Evidently's report is written to.
+    """
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    threshold = null_threshold(reference, len(current), codes, seed)
+    threshold = null_threshold(reference_NL, len(current_ML), codes, seed)
     definition = DataDefinition(categorical_columns=["code"])
-    sets = [
+    current, reference = (
         Dataset.from_pandas(pd.DataFrame({"code": x.reshape(-1).astype(str)}), definition)
-        for x in (current, reference)
-    ]
-    snapshot = Report([ValueDrift(column="code", method="jensenshannon", threshold=threshold)]).run(
-        *sets
+        for x in (current_ML, reference_NL)
     )
+    metric = ValueDrift(column="code", method="jensenshannon", threshold=threshold)
+    snapshot = Report([metric]).run(current, reference)
     page.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(page))
     value = float(snapshot.dict()["metrics"][0]["value"])

@@ -1,4 +1,8 @@
-"""What the generator is given for rows of a split, as `data.condition` says: labels, or text states."""
+"""Conditions of the generator for rows of a split: class labels, or text states of captions.
+
+In all functions `condition` is the setting `data.condition`, "class" or "caption", and `features`
+is the folder that the features stage wrote, which holds the text states.
+"""
 
 from __future__ import annotations
 
@@ -10,93 +14,94 @@ from typing import Any
 import numpy as np
 import torch
 
-from gear import paths
 from gear.data.captions import may_mirror
 from gear.data.rows import round_robin
 from gear.data.shards import Split, load_manifest, read_split
 from gear.data.text_states import EMPTY, TextStates
 from gear.generator.conditioning import Condition, pack
+from gear.generator.config import SampleConfig
 from gear.generator.sampling import SEED_STRIDE
-from gear.params import Config
 
-HERE = Path()
-
-Conditions = Callable[[np.ndarray], Condition]  # rows to their condition, on CPU
+Conditions = Callable[[np.ndarray], Condition]  # rows (n,) to their conditions, on CPU
 
 
-def empty_caption(config: Config) -> torch.Tensor | None:
-    """Text states of the empty caption, (t, C); None where the condition is the class."""
-    if config.data.condition == "class":
+def empty_caption(condition: str, features: Path) -> torch.Tensor | None:
+    """Return text states of the empty caption, (t, C) float32; None if the condition is the class."""
+    if condition == "class":
         return None
-    return torch.from_numpy(TextStates(paths.FEATURES / "text")[EMPTY].astype(np.float32))
+    return torch.from_numpy(TextStates(features / "text")[EMPTY].astype(np.float32))
 
 
-def conditions_for(config: Config, split: Split, root: Path = HERE) -> Conditions:
-    """Conditions of a split's rows; `root`: the checkout whose features hold their text states."""
-    if config.data.condition == "class":
+def conditions_for(split: Split, condition: str, features: Path) -> Conditions:
+    """Return a function from rows of a split to their conditions.
+
+    Raises:
+        InputError: if there are no text states of the captions.
+    """
+    if condition == "class":
         return lambda rows: torch.from_numpy(split.labels[rows])
-    states = TextStates(root / paths.FEATURES / "text")
+    states = TextStates(features / "text")
     return lambda rows: pack([states[split.captions[row]] for row in rows])
 
 
-def mirrored(config: Config, split: Split) -> bool | np.ndarray:
-    """Which images training may mirror: as `data.flip` says, but for those whose caption, where it is the condition, names a side."""
-    if config.data.condition == "class" or not config.data.flip:
-        return config.data.flip
+def mirrored(split: Split, condition: str, *, flip: bool) -> bool | np.ndarray:
+    """Return which images training may mirror: all, none, or a mask (N,) bool.
+
+    flip: the setting data.flip. If captions are the condition, an image whose caption says left or
+    right is not mirrored.
+    """
+    if condition == "class" or not flip:
+        return flip
     return may_mirror(split.captions)
 
 
 @dataclass(frozen=True)
 class SamplingSet:
-    """What samples are drawn for: balanced classes, or the validation captions in turn.
+    """The conditions that N samples are drawn for: balanced classes, or validation captions in turn.
 
-    rows: of the validation split, (N,), where the condition is the caption; labels: their classes, (N,); captions: what each is of.
+    rows: (N,) int64, rows of the validation split; None if the condition is the class.
+    labels: (N,) int64, classes.
+    captions: N captions, or class names.
+    conditions: positions 0..N-1 to their conditions.
     """
 
     rows: np.ndarray | None
     labels: np.ndarray
     captions: list[str]
-    given: Conditions
+    conditions: Conditions
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def sampling_set(config: Config, count: int, root: Path = HERE) -> SamplingSet:
-    """The first `count` conditions that samples are drawn for, from the shards of a checkout."""
-    if config.data.condition == "class":
-        names = load_manifest(root / paths.SHARDS)["classes"]
+def sampling_set(count: int, condition: str, shards: Path, features: Path) -> SamplingSet:
+    """Return the first `count` conditions that samples are drawn for."""
+    if condition == "class":
+        names = load_manifest(shards)["classes"]
         labels = np.arange(count, dtype=np.int64) % len(names)
-        return SamplingSet(
-            None,
-            labels,
-            [names[label] for label in labels],
-            lambda chosen: torch.from_numpy(labels[chosen]),
-        )
-    val = read_split(root / paths.SHARDS / "val")
-    rows, conditions = round_robin(count, len(val)), conditions_for(config, val, root)
-    return SamplingSet(
-        rows,
-        val.labels[rows],
-        [val.captions[row] for row in rows],
-        lambda chosen: conditions(rows[chosen]),
-    )
+        captions = [names[label] for label in labels]
+        return SamplingSet(None, labels, captions, lambda i: torch.from_numpy(labels[i]))
+    val = read_split(shards / "val")
+    rows = round_robin(count, len(val))
+    of_val = conditions_for(val, condition, features)
+    captions = [val.captions[row] for row in rows]
+    return SamplingSet(rows, val.labels[rows], captions, lambda i: of_val(rows[i]))
 
 
-def drawn(config: Config, count: int) -> dict[str, Any]:
-    """The protocol of `count` samples drawn as `sample` says."""
-    by_caption, chosen = config.data.condition == "caption", config.sample
+def sampling_protocol(
+    count: int, condition: str, settings: SampleConfig, seed: int
+) -> dict[str, Any]:
+    """Return how `count` samples of a run with this seed are drawn, for metric records."""
+    balanced = "balanced class: i mod classes"
     return {
         "n": count,
-        "condition": "validation captions in turn"
-        if by_caption
-        else "balanced class: i mod classes",
-        "seeds": f"{config.run.seed} * {SEED_STRIDE} + i",
-        "guidance": chosen.guidance,
-        "interval": list(chosen.interval),
-        "temperature": chosen.temperature,
-        "top_k": chosen.top_k,
-        "top_p": chosen.top_p,
+        "condition": balanced if condition == "class" else "validation captions in turn",
+        "seeds": f"{seed} * {SEED_STRIDE} + i",
+        "guidance": settings.guidance,
+        "interval": list(settings.interval),
+        "temperature": settings.temperature,
+        "top_k": settings.top_k,
+        "top_p": settings.top_p,
         "weights": "EMA",
         "rounding": "nearest uint8",
     }

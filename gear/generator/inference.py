@@ -11,7 +11,7 @@ from gear.generator.transformer import Generator
 
 
 def load_generator(folder: Path) -> Generator:
-    """Return the generator of a checkpoint folder, on CPU, in eval mode."""
+    """Return the generator of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
     config = read_config(folder)
     shape: dict[str, Any] = {"classes": config["classes"]}
     if config.get("condition") == "caption":

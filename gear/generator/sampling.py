@@ -1,4 +1,4 @@
-"""Drawing token grids: KV cache, classifier-free guidance, one seed a sample."""
+"""Sample token grids: KV cache, classifier-free guidance, one seed per sample."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from gear.data.rows import batches
 from gear.generator.conditioning import Condition, concatenate
 from gear.generator.config import SampleConfig
 from gear.generator.transformer import Generator
 
-SEED_STRIDE = 1_000_003  # sample i of a run is drawn with seed run.seed * SEED_STRIDE + i
+SEED_STRIDE = 1_000_003
+
+
+def sample_seeds(seed: int, count: int) -> np.ndarray:
+    """Return the seeds of a run's first samples, (count,) int64: seed * SEED_STRIDE + i."""
+    return seed * SEED_STRIDE + np.arange(count)
 
 
 def uniforms(seeds: np.ndarray, tokens: int) -> torch.Tensor:
-    """One row of `tokens` uniforms in [0, 1) a seed, (N, tokens) float64: a sample's draws depend on its seed alone."""
-    return torch.from_numpy(
-        np.stack(
-            [np.random.Generator(np.random.Philox(int(seed))).random(tokens) for seed in seeds]
-        )
-    )
+    """Return uniform numbers in [0, 1), (N, tokens) float64; row i depends on seeds[i] alone."""
+    rows = [np.random.Generator(np.random.Philox(int(seed))).random(tokens) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
 
 
 def truncate(logits_BK: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Keep the `top_k` likeliest codes (0: all), then the fewest of those that hold mass `top_p`; others to -inf."""
+    """Apply top-k, then top-p (nucleus) truncation: other logits become -inf.
+
+    top_k: number of most likely codes that stay; 0 for all.
+    top_p: the fewest most likely codes whose probabilities sum to at least this stay; 1 for all.
+
+    >>> probabilities = torch.tensor([[0.5, 0.3, 0.2]])
+    >>> truncate(probabilities.log(), 0, 0.7).softmax(-1)
+    tensor([[0.6250, 0.3750, 0.0000]])
+    """
     if 0 < top_k < logits_BK.shape[-1]:
         least = logits_BK.topk(top_k, dim=-1).values[..., -1:]
         logits_BK = logits_BK.masked_fill(logits_BK < least, -torch.inf)
@@ -38,12 +49,11 @@ def truncate(logits_BK: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 
 
 def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
-    """Inverse-CDF draw from softmax(logits), (B,) int64."""
+    """Sample from softmax(logits) by the inverse CDF of given uniform numbers, (B,) int64."""
     cumulative = logits_BK.softmax(-1).cumsum(-1)
     target = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(
-        max=logits_BK.shape[-1] - 1
-    )
+    codes = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return codes.clamp(max=logits_BK.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -53,28 +63,25 @@ def sample(
     seeds: np.ndarray,
     settings: SampleConfig,
 ) -> torch.Tensor:
-    """Token grids (N, L) int64 of the given classes or captions; guidance u + s (c - u), no second pass where s is 1.
+    """Sample token grids, (N, L) int64, for N classes or captions.
 
-    Guidance holds for the positions inside `settings.interval`, shares of the sequence. A sample depends on its condition and
-    seed, not on which others it is drawn with (up to the last bits of a matmul).
+    Logits are u + s (c - u) at the positions inside `settings.interval`, c elsewhere; there is no
+    unconditional pass if the guidance scale s is 1. A sample depends on its condition and seed, not
+    on the others in the batch (up to the last bits of a matmul).
     """
     device = generator.output.weight.device
-    count, guided = len(condition), settings.guidance != 1.0
+    count = len(condition)
+    guided = settings.guidance != 1.0
     first, last_guided = (share * generator.tokens for share in settings.interval)
     condition = condition.to(device)
     if guided:
         null = generator.null(condition)
-        condition = concatenate(
-            generator.cls_embedding.drop(
-                condition, torch.zeros(count, dtype=torch.bool, device=device)
-            ),
-            null,
-        )
+        kept = torch.zeros(count, dtype=torch.bool, device=device)
+        condition = concatenate(generator.cls_embedding.drop(condition, kept), null)
     draws = uniforms(seeds, generator.tokens).to(device)
     half = device.type == "cuda"  # where it is faster; logits are compared in fp64 either way
-    caches = generator.new_cache(
-        condition, torch.bfloat16 if half else generator.output.weight.dtype
-    )
+    dtype = torch.bfloat16 if half else generator.output.weight.dtype
+    caches = generator.new_cache(condition, dtype)
     tokens = torch.empty(count, generator.tokens, dtype=torch.int64, device=device)
     last = None
     for position in range(generator.tokens):
@@ -84,26 +91,26 @@ def sample(
             conditional, unconditional = logits.chunk(2)
             scale = settings.guidance if first <= position < last_guided else 1.0
             logits = unconditional + scale * (conditional - unconditional)
-        kept = truncate(logits / settings.temperature, settings.top_k, settings.top_p)
-        tokens[:, position] = pick(kept, draws[:, position])
+        logits = truncate(logits / settings.temperature, settings.top_k, settings.top_p)
+        tokens[:, position] = pick(logits, draws[:, position])
         last = torch.cat([tokens[:, position]] * 2) if guided else tokens[:, position]
     return tokens
 
 
 def draw(
     generator: Generator,
-    given: Callable[[np.ndarray], Condition],
+    conditions: Callable[[np.ndarray], Condition],
     seeds: np.ndarray,
     settings: SampleConfig,
     batch: int,
 ) -> np.ndarray:
-    """Return token grids (N, L) int64, sampled `batch` at a time with progress; the batch changes no token.
+    """Sample token grids, (N, L) int64, `batch` at a time with progress; the batch changes no token.
 
-    given: positions 0..N-1 to their conditions.
+    conditions: positions 0..N-1 to their conditions.
     """
     parts = []
-    for start in range(0, len(seeds), batch):
-        rows = np.arange(start, min(start + batch, len(seeds)))
-        parts.append(sample(generator, given(rows), seeds[rows], settings).cpu().numpy())
-        print(f"sampled {rows[-1] + 1}/{len(seeds)}", flush=True)
+    for part in batches(len(seeds), batch):
+        rows = np.arange(part.start, part.stop)
+        parts.append(sample(generator, conditions(rows), seeds[part], settings).cpu().numpy())
+        print(f"sampled {part.stop}/{len(seeds)}", flush=True)
     return np.concatenate(parts)

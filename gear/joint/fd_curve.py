@@ -8,12 +8,12 @@ import torch
 from gear import paths
 from gear.data.rows import batches, round_robin
 from gear.encoders.efficientnet import build_encoder
-from gear.evaluation.frechet import frechet_distance, statistics
+from gear.evaluation.feature_reference import load_feature_reference
 from gear.evaluation.sample_quality import decoded_features
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions
 from gear.generator.config import SampleConfig
-from gear.generator.sampling import SEED_STRIDE, sample
+from gear.generator.sampling import sample, sample_seeds
 from gear.joint.model import GuidedGenerator, build_generator
 from gear.params import Config
 from gear.tokenizer.model import Tokenizer
@@ -36,18 +36,16 @@ def fd_probe(
     """
     if not config.joint.fd_every or not world.is_rank_zero:
         return None
-    encoder, reference = (
-        build_encoder().to(world.device),
-        np.load(paths.REFERENCE / "efficientnet-lite0.npz"),
-    )
+    encoder = build_encoder().to(world.device)
+    reference = load_feature_reference(paths.REFERENCE)
     classes, count = guided.generator.classes, config.joint.fd_n
     drawer = build_generator(config, classes).to(world.device).eval()
     decoder = (
         Tokenizer(tokenizer.config).to(world.device).eval()
     )  # whole copies: under ZeRO-3 the trained ones are in parts
-    rows = round_robin(count, len(reference["features"]))
+    rows = round_robin(count, len(reference.features))
     plain = SampleConfig(n=count)
-    seeds = config.run.seed * SEED_STRIDE + np.arange(count)
+    seeds = sample_seeds(config.run.seed, count)
 
     def given(part: slice) -> Condition:
         drawn = np.arange(part.start, part.stop)
@@ -60,9 +58,7 @@ def fd_probe(
             averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict()
         )
         tokens = torch.cat([sample(drawer, given(p), seeds[p], plain) for p in batches(count)])
-        features = decoded_features(
-            encoder, decoder, tokens.cpu().numpy(), int(reference["input_size"])
-        )
-        return {"fd": frechet_distance(*statistics(features), reference["mean"], reference["cov"])}
+        features = decoded_features(encoder, decoder, tokens.cpu().numpy(), reference.input_size)
+        return {"fd": reference.fd(features)}
 
     return EvalHook(config.joint.fd_every, measure)

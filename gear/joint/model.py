@@ -44,7 +44,7 @@ def teacher_widths(folder: Path = paths.FEATURES) -> tuple[int, ...]:
 
 def build_generator(config: Config, classes: int) -> Generator:
     """A fresh generator of the condition that `data.condition` names."""
-    empty = empty_caption(config)
+    empty = empty_caption(config.data.condition, paths.FEATURES)
     shape: dict[str, Any] = {"classes": classes} if empty is None else {"empty_caption": empty}
     return Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape)
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from html import escape
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-MARGIN, GAP = 130, 2
+from gear.data.rows import evenly_spaced
+
+MARGIN = 130
+GAP = 2
 ROWS = 40  # of a grid of classes, at most
 LINES = 5  # of a row's name
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def grid_rows(
     labels: np.ndarray, classes: list[str], columns: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """What a grid of some images a class shows: which images, their rows, the rows' names; of many classes, evenly spaced ones."""
-    chosen = np.linspace(0, len(classes) - 1, min(len(classes), ROWS)).round().astype(np.int64)
+    """Return what a grid with a row per class shows: image indices, their rows, names of the rows.
+
+    A row has at most `columns` images. Of more than `ROWS` classes, evenly spaced ones are shown.
+    """
+    chosen = evenly_spaced(len(classes), ROWS)
     parts = [np.flatnonzero(labels == label)[:columns] for label in chosen]
     return (
         np.concatenate(parts),
@@ -29,7 +43,11 @@ def grid_rows(
 def class_grid(
     pixels: np.ndarray, labels: np.ndarray, classes: list[str], columns: int, scale: int = 0
 ) -> Image.Image:
-    """One row a class, its name on the left; images (N, H, W, 3) uint8 enlarged by whole pixels."""
+    """Draw one row per class with its name on the left.
+
+    pixels: (N, H, W, 3) uint8, enlarged by the whole number `scale`, by default to 64 pixels or more.
+    labels: (N,), the row of each image. classes: names of the rows.
+    """
     size = pixels.shape[1]
     side = size * (scale or max(1, 64 // size))
     sheet = Image.new(
@@ -51,7 +69,7 @@ def class_grid(
 
 
 def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.Image:
-    """Originals with their reconstructions right below."""
+    """Draw originals with their reconstructions right below."""
     side = originals.shape[1] * max(1, 64 // originals.shape[1])
     rows = -(-len(originals) // columns)
     sheet = Image.new("RGB", (columns * (side + GAP), rows * (2 * side + 3 * GAP)), "white")
@@ -66,7 +84,10 @@ def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.
 def line_chart(
     title: str, series: dict[str, list[tuple[float, float]]], *, from_zero: bool = False
 ) -> str:
-    """An SVG line chart; each series a list of (x, y). `from_zero` starts the y axis at 0."""
+    """Return an SVG line chart of series of (x, y); "" if there are no points.
+
+    from_zero: start the y axis at 0.
+    """
     width, height = 360, 200
     points = [p for line in series.values() for p in line]
     if not points:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,14 +19,15 @@ from gear.data.rows import evenly_spaced
 from gear.data.shards import load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
-from gear.evaluation import codebook, coverage, frechet
-from gear.evaluation.coverage import MANIFOLD_ROWS
-from gear.evaluation.inception_metrics import of_samples
-from gear.evaluation.inception_statistics import load_training, read_reference
+from gear.evaluation import codebook
+from gear.evaluation.feature_reference import load_feature_reference
+from gear.evaluation.inception_metrics import sample_metrics
+from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
 from gear.evaluation.metric import Metric
-from gear.generator.conditions import drawn, sampling_set
+from gear.evaluation.sample_quality import sample_quality
+from gear.generator.conditions import sampling_protocol, sampling_set
 from gear.generator.inference import load_generator
-from gear.generator.sampling import SEED_STRIDE, draw
+from gear.generator.sampling import draw, sample_seeds
 from gear.generator.transformer import Generator
 from gear.params import Config
 from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
@@ -177,46 +177,23 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
     base = read_json(root / paths.REFERENCE / "protocol.json")
     if base["input_size"] != config.evaluate.input_size:
         raise InputError(
-            f"{root / paths.FEATURES} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}"
+            f"{root / paths.REFERENCE} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}"
         )
-    reference, chosen = np.load(root / paths.REFERENCE / "efficientnet-lite0.npz"), config.sample
-    seeds = config.run.seed * SEED_STRIDE + np.arange(samples)
+    reference = load_feature_reference(root / paths.REFERENCE)
+    condition = config.data.condition
+    wanted = sampling_set(samples, condition, root / paths.SHARDS, root / paths.FEATURES)
+    drawn = sampling_protocol(samples, condition, config.sample, config.run.seed)
+    seeds = sample_seeds(config.run.seed, samples)
     tokens = draw(
-        generator.to(device),
-        sampling_set(config, samples, root).given,
-        seeds,
-        chosen,
-        config.host.sample_batch,
+        generator.to(device), wanted.conditions, seeds, config.sample, config.host.sample_batch
     )
     pixels = decode_tokens(models.tokenizer, tokens)
-    fake = pooled_features(build_encoder().to(device), pixels, config.evaluate.input_size)
-    real = reference["features"]
-    real = real[evenly_spaced(len(real), MANIFOLD_ROWS)]
-    wide = {**base, **drawn(config, samples)}
-    k = config.evaluate.neighbours
-    metrics = {
-        "fd": Metric(
-            frechet.frechet_distance(
-                *frechet.statistics(fake), reference["mean"], reference["cov"]
-            ),
-            wide,
-        ),
-        "coverage": Metric(
-            coverage.coverage(real, fake, k), {**wide, "k": k, "reference_rows": len(real)}
-        ),
-    }
+    features = pooled_features(build_encoder().to(device), pixels, reference.input_size)
+    metrics = sample_quality(features, reference, {**base, **drawn}, config.evaluate.neighbours)
     if config.evaluate.inception.path:
-        inception, training = (
-            build_inception(config.evaluate.inception).to(device),
-            load_training(root / paths.REFERENCE),
-        )
-        reference = (
-            read_reference(config.evaluate.reference)
-            if config.evaluate.reference.path
-            else training.reference
-        )
-        seen = of_samples(
-            inception, pixels, reference, training, drawn(config, samples), config.run.seed
-        )
-        metrics |= {name: seen[name] for name in ("fid", "inception_score") if name in seen}
+        inception = build_inception(config.evaluate.inception).to(device)
+        training = load_training_statistics(root / paths.REFERENCE)
+        chosen = choose_reference(config.evaluate.reference, training)
+        measured = sample_metrics(inception, pixels, chosen, training, drawn, config.run.seed)
+        metrics |= {name: measured[name] for name in ("fid", "inception_score") if name in measured}
     return metrics

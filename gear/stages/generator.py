@@ -37,7 +37,7 @@ def run(config: Config) -> None:
     classes = load_manifest(paths.SHARDS)["classes"]
     features, conditions = (
         np.load(paths.FEATURES / "train.npy", mmap_mode="r"),
-        conditions_for(config, split),
+        conditions_for(split, config.data.condition, paths.FEATURES),
     )
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
@@ -62,7 +62,10 @@ def run(config: Config) -> None:
     )
     frozen = RECIPES["llamagen_repa" if RECIPES[config.joint.recipe].hard_alignment else "llamagen"]
     plan = ClassBalancedSampler(
-        split.labels, config.joint.batch, config.run.seed + 2, mirrored(config, split)
+        split.labels,
+        config.joint.batch,
+        config.run.seed + 2,
+        mirrored(split, config.data.condition, flip=config.data.flip),
     )
     tokens = cached_tokens(config, world, tokenizer, paths.JOINT / "tokenizer", split)
     rows = train(

@@ -34,7 +34,7 @@ def run(config: Config) -> None:
     classes = load_manifest(paths.SHARDS)["classes"]
     features, conditions = (
         np.load(paths.FEATURES / "train.npy", mmap_mode="r"),
-        conditions_for(config, split),
+        conditions_for(split, config.data.condition, paths.FEATURES),
     )
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
     guided = guided_generator(config, len(classes), teacher_widths()).to(world.device)
@@ -77,7 +77,12 @@ def run(config: Config) -> None:
         if recipe.tokenizer_trains
         else cached_tokens(config, world, tokenizer, paths.TOKENIZER / "tokenizer", split)
     )
-    plan = ClassBalancedSampler(split.labels, batch, config.run.seed + 1, mirrored(config, split))
+    plan = ClassBalancedSampler(
+        split.labels,
+        batch,
+        config.run.seed + 1,
+        mirrored(split, config.data.condition, flip=config.data.flip),
+    )
     inputs = [paths.SHARDS, paths.FEATURES, paths.TOKENIZER]
     work = open_work(
         "joint",

@@ -1,10 +1,7 @@
-"""Stage sample: seeded, class-balanced images from the generator, as shards and a grid."""
+"""Stage sample: sample images, seeded and balanced over classes or for captions."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,127 +10,67 @@ import torch
 from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import replace_file, replace_folder, write_json
-from gear.data.captions import normalize_caption
-from gear.data.rows import batches, evenly_spaced
-from gear.data.shards import encode_png, load_manifest, read_split, write_shards
+from gear.data.shards import load_manifest, read_split, write_samples
 from gear.encoders.text import TextEncoder
-from gear.generator.conditioning import pack
-from gear.generator.conditions import drawn, sampling_set
+from gear.generator.conditions import sampling_protocol, sampling_set
 from gear.generator.inference import load_generator
-from gear.generator.sampling import SEED_STRIDE, draw
-from gear.generator.transformer import Generator
+from gear.generator.prompts import IMAGES, Prompt, choose_prompts, draw_prompts, prompt_rows
+from gear.generator.sampling import draw, sample_seeds
 from gear.params import Config
-from gear.report.figures import class_grid, grid_rows
-from gear.tokenizer.inference import decode_tokens, load_tokenizer
+from gear.report.figures import class_grid, grid_rows, png_bytes
+from gear.tokenizer.inference import decode_tokens, decoded_images, load_tokenizer
 
-PROMPT_IMAGES, HELD_OUT = 8, 8  # samples of a prompt; validation captions among the prompts
+GRID_COLUMNS = 12
 
 
 def run(config: Config) -> None:
-    """`data/models/generator` → `data/samples` and `reports/samples.png`.
+    """Write `data/samples` and `reports/samples.png` from `data/models/generator`.
 
-    Where the condition is the caption: samples of the validation captions in turn, and of `sample.prompts` in `prompts/`.
+    If captions are the condition, samples are of the validation captions in turn; samples of
+    `sample.prompts` and of some validation captions are in `prompts/`.
     """
     device = pick_device(config.host)
+    condition = config.data.condition
+    settings = config.sample
+    seed = config.run.seed
+    batch = config.host.sample_batch
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
-    chosen, wanted = config.sample, sampling_set(config, config.sample.n)
-    tokens = draw(
-        generator,
-        wanted.given,
-        config.run.seed * SEED_STRIDE + np.arange(chosen.n),
-        chosen,
-        config.host.sample_batch,
-    )
-    by_caption = wanted.rows is not None
-    prompts = Prompts(config, generator) if by_caption else None
-    prompted = decode_tokens(tokenizer, prompts.tokens) if prompts else np.empty(0)
-
-    def decoded() -> Iterator[np.ndarray]:
-        for part in batches(len(tokens)):  # never all of them in memory
-            yield from decode_tokens(tokenizer, tokens[part])
+    wanted = sampling_set(settings.n, condition, paths.SHARDS, paths.FEATURES)
+    seeds = sample_seeds(seed, settings.n)
+    tokens = draw(generator, wanted.conditions, seeds, settings, batch)
+    prompts: list[Prompt] = []
+    if condition == "caption":
+        prompts = choose_prompts(
+            settings.prompts,
+            read_split(paths.SHARDS / "train").captions,
+            read_split(paths.SHARDS / "val").captions,
+        )
+        encode = TextEncoder(config.text, torch.device("cpu"))
+        states = encode([prompt.caption for prompt in prompts])
+        prompt_tokens = draw_prompts(generator, states, seed, settings, batch)
+        prompt_images = decode_tokens(tokenizer, prompt_tokens)
+        rows = prompt_rows(len(prompts))
 
     def fill(draft: Path) -> None:
-        write_shards(
-            (
-                _row(i, image, int(wanted.labels[i]), wanted.captions[i])
-                for i, image in enumerate(decoded())
-            ),
-            draft,
-        )
+        write_samples(decoded_images(tokenizer, tokens), wanted.labels, wanted.captions, draft)
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
         np.save(draft / "labels.npy", wanted.labels)
+        protocol = sampling_protocol(settings.n, condition, settings, seed)
+        write_json(draft / "protocol.json", protocol)
         if prompts:
-            each = np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES)
-            captions = list(prompts.kinds)
-            write_shards(
-                (_row(i, prompted[i], 0, captions[each[i]]) for i in range(len(prompted))),
-                draft / "prompts",
-            )
-            write_json(
-                draft / "prompts.json",
-                [{"caption": c, "kind": k} for c, k in prompts.kinds.items()],
-            )
-        write_json(draft / "protocol.json", drawn(config, chosen.n))
+            captions = [prompts[row].caption for row in rows]
+            write_samples(prompt_images, np.zeros_like(rows), captions, draft / "prompts")
+            facts = [{"caption": prompt.caption, "kind": prompt.kind} for prompt in prompts]
+            write_json(draft / "prompts.json", facts)
 
     replace_folder(paths.SAMPLES, fill)
-    buffer = io.BytesIO()
     if prompts:
-        sheet = class_grid(
-            prompted,
-            np.repeat(np.arange(len(prompts.kinds)), PROMPT_IMAGES),
-            prompts.names,
-            columns=PROMPT_IMAGES,
-        )
+        titles = [prompt.title for prompt in prompts]
+        grid = class_grid(prompt_images, rows, titles, columns=IMAGES)
     else:
-        shown, rows, names = grid_rows(
-            wanted.labels, load_manifest(paths.SHARDS)["classes"], columns=12
-        )
-        sheet = class_grid(decode_tokens(tokenizer, tokens[shown]), rows, names, columns=12)
-    sheet.save(buffer, format="PNG")
-    replace_file(paths.SAMPLE_GRID, buffer.getvalue())
-
-
-class Prompts:
-    """Tokens drawn for `sample.prompts` and some validation captions, and what each is: in neither split, held out, or seen."""
-
-    def __init__(self, config: Config, generator: Generator) -> None:
-        train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
-        shown = [
-            *config.sample.prompts,
-            *(val.captions[row] for row in evenly_spaced(len(val), HELD_OUT)),
-        ]
-        seen, held = set(train.captions), set(val.captions)
-        captions = dict.fromkeys(normalize_caption(caption) for caption in shown)
-        self.kinds = {
-            c: "seen in training" if c in seen else "held out" if c in held else "new"
-            for c in captions
-        }
-        states = TextEncoder(config.text, torch.device("cpu"))(list(self.kinds))
-        each = np.repeat(np.arange(len(states)), PROMPT_IMAGES)
-        seeds = config.run.seed * SEED_STRIDE + np.tile(np.arange(PROMPT_IMAGES), len(states))
-        self.tokens = draw(
-            generator,
-            lambda rows: pack([states[i] for i in each[rows]]),
-            seeds,
-            config.sample,
-            config.host.sample_batch,
-        )
-
-    @property
-    def names(self) -> list[str]:
-        """Captions with their kinds, for people."""
-        return [f"{caption} ({kind})" for caption, kind in self.kinds.items()]
-
-
-def _row(number: int, pixels: np.ndarray, label: int, caption: str) -> dict:
-    image = encode_png(pixels)
-    return {
-        "key": f"sample-{number:06d}",
-        "image": image,
-        "label": label,
-        "caption": caption,
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
-        "sha256": hashlib.sha256(image).hexdigest(),
-    }
+        classes = load_manifest(paths.SHARDS)["classes"]
+        shown, rows, names = grid_rows(wanted.labels, classes, columns=GRID_COLUMNS)
+        images = decode_tokens(tokenizer, tokens[shown])
+        grid = class_grid(images, rows, names, columns=GRID_COLUMNS)
+    replace_file(paths.SAMPLE_GRID, png_bytes(grid))

@@ -48,7 +48,10 @@ def run(config: Config) -> None:
         [paths.SHARDS],
     )
     plan = ClassBalancedSampler(
-        split.labels, config.tokenizer.batch, config.run.seed, mirrored(config, split)
+        split.labels,
+        config.tokenizer.batch,
+        config.run.seed,
+        mirrored(split, config.data.condition, flip=config.data.flip),
     )
     rows = train(
         "tokenizer",

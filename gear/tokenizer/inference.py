@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +19,36 @@ from gear.tokenizer.model import Tokenizer
 
 @torch.inference_mode()
 def encode_images(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
-    """Return indices (N, L) int64 of images (N, H, W, 3) uint8, a batch at a time."""
+    """Return token indices of images, (N, L) int64, in raster order."""
     return np.concatenate(
         [
-            tokenizer.encode(to_tensor(pixels[p], tokenizer)).indices.cpu().numpy()
-            for p in batches(len(pixels))
+            tokenizer.encode(to_tensor(pixels[part], tokenizer)).indices.cpu().numpy()
+            for part in batches(len(pixels))
         ]
     )
 
 
-@torch.inference_mode()
 def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
-    """Return decoded images (N, H, W, 3) uint8 of indices (N, L), a batch at a time."""
+    """Return decoded images, (N, H, W, 3) uint8."""
+    return np.concatenate(list(_decoded_batches(tokenizer, tokens_NL)))
+
+
+def decoded_images(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield decoded images, (H, W, 3) uint8; one batch is held at a time."""
+    for images in _decoded_batches(tokenizer, tokens_NL):
+        yield from images
+
+
+def _decoded_batches(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> Iterator[np.ndarray]:
     device = next(tokenizer.parameters()).device
-    parts = (torch.from_numpy(tokens_NL[p]).to(device) for p in batches(len(tokens_NL)))
-    return np.concatenate([to_pixels(tokenizer.decode_indices(part)) for part in parts])
+    for part in batches(len(tokens_NL)):
+        with torch.inference_mode():
+            images = tokenizer.decode_indices(torch.from_numpy(tokens_NL[part]).to(device))
+        yield to_pixels(images)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a checkpoint folder, on CPU, in eval mode."""
+    """Return the tokenizer of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
     tokenizer = Tokenizer(TokenizerShape.pick(read_config(folder)["tokenizer"]))
     load_weights(tokenizer, folder)
     return tokenizer.eval()

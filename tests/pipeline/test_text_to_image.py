@@ -114,7 +114,9 @@ def test_the_checkpoint_holds_the_empty_captions_states_and_names_its_encoder(
 ) -> None:
     monkeypatch.chdir(done)
     generator = load_generator(paths.GENERATOR / "generator")
-    given = conditions_for(config.load(), read_split(paths.SHARDS / "val"))(np.array([0, 1]))
+    given = conditions_for(read_split(paths.SHARDS / "val"), "caption", paths.FEATURES)(
+        np.array([0, 1])
+    )
     assert generator.cls_embedding.empty.shape[1] == given.states_BTC.shape[2] == 384
     assert read_config(paths.GENERATOR / "generator")["text"]["encoder"] == "minilm"
     with torch.inference_mode():
@@ -155,8 +157,6 @@ def test_training_without_text_states_says_what_to_run(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(done)
-    chosen = config.load()
     val = read_split(paths.SHARDS / "val")
-    monkeypatch.setattr(paths, "FEATURES", tmp_path)
     with pytest.raises(InputError, match=r"run `dvc repro features` with data.condition caption"):
-        conditions_for(chosen, val)
+        conditions_for(val, "caption", tmp_path)

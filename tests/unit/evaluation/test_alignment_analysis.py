@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gear.encoders.config import TeacherConfig
-from gear.evaluation.alignment_analysis import compare, two_teachers
+from gear.evaluation.alignment_analysis import compare_features, two_teachers
 
 RANDOM = np.random.default_rng(0)
 
@@ -21,9 +21,9 @@ def test_the_second_teacher_is_the_next_configured_or_another_view() -> None:
 
 def test_a_comparison_carries_its_protocol_and_holds_patches_together() -> None:
     ours = RANDOM.normal(size=(40, 4, 6)).astype(np.float32)
-    metrics = compare(ours, 2 * ours[..., ::-1], {"n": 40})
+    metrics = compare_features(ours, 2 * ours[..., ::-1], {"n": 40})
     assert all(metric.value == pytest.approx(1, abs=1e-2) for metric in metrics.values())
     assert metrics["cknna"].protocol["patches"] == 160
     assert metrics["probe"].protocol["patches"] == 80
-    shuffled = compare(ours, ours[:, ::-1], {"n": 40})
+    shuffled = compare_features(ours, ours[:, ::-1], {"n": 40})
     assert all(metric.value < 0.3 for metric in shuffled.values())

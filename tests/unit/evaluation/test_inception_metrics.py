@@ -11,10 +11,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from gear.core.settings import PinnedFile
 from gear.data.shards import encode_png, read_split, write_shards
 from gear.encoders.inception import Inception
-from gear.evaluation.inception_metrics import inception_score, of_samples
+from gear.evaluation.inception_metrics import inception_score, sample_metrics
 from gear.evaluation.inception_statistics import (
-    load_training,
-    save_training,
+    load_training_statistics,
+    save_training_statistics,
 )
 from tests.support.images import N, pictures
 
@@ -52,9 +52,9 @@ def records(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -> d
         for i, x in enumerate(pictures(2, 1))
     ]
     write_shards(rows, folder / "train")
-    save_training(folder, inception, read_split(folder / "train"))
-    training = load_training(folder)
-    metrics = of_samples(
+    save_training_statistics(folder, inception, read_split(folder / "train"))
+    training = load_training_statistics(folder)
+    metrics = sample_metrics(
         inception, pictures(1, 2), training.reference, training, {"guidance": 1.0}, 0
     )
     return {name: metric.record() for name, metric in metrics.items()}

@@ -26,9 +26,9 @@ def test_moments_in_batches_are_the_moments_of_the_whole() -> None:
     moments = Moments(4)
     for part in np.split(features, [7, 30]):
         moments.add(part)
-    mean, covariance = frechet.statistics(features)
-    assert np.allclose(moments.gaussian().mean, mean)
-    assert np.allclose(moments.gaussian().covariance, covariance)
+    fitted = frechet.Gaussian.fit(features)
+    assert np.allclose(moments.gaussian().mean, fitted.mean)
+    assert np.allclose(moments.gaussian().covariance, fitted.covariance)
     with pytest.raises(ValueError, match="at least two"):
         Moments(4).gaussian()
 
@@ -63,7 +63,7 @@ def test_a_reference_batch_is_read_and_named_by_its_hash(
     np.savez(path, **arrays, arr_0=np.zeros((2, 4, 4, 3), np.uint8))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     read = read_reference(PinnedFile(path=str(path), sha256=sha256))
-    assert read.named == {"reference": "file", "reference_sha256": sha256}
+    assert read.protocol == {"reference": "file", "reference_sha256": sha256}
     assert np.array_equal(read.pool.mean, arrays["mu"])
     assert np.array_equal(read.pool.covariance, arrays["sigma"])
     assert read.spatial is not None

@@ -1,0 +1,78 @@
+"""Features of the training images that FD, coverage and recall compare samples with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gear.core.files import write_json
+from gear.data.rows import evenly_spaced
+from gear.data.shards import Split
+from gear.encoders.efficientnet import EXTRACTOR, Encoder, pooled_features
+from gear.evaluation.frechet import Gaussian, half_floor
+
+FILE = "efficientnet-lite0.npz"
+NEIGHBOUR_ROWS = 10_000  # at most, in coverage and recall: their cost is the square
+
+
+@dataclass(frozen=True)
+class FeatureReference:
+    """Pooled features of the training images.
+
+    gaussian: fitted to all of them.
+    features: (N, C) float32.
+    floor: FD between two random halves of them.
+    input_size: side in pixels to which images are resized for the encoder.
+    """
+
+    gaussian: Gaussian
+    features: np.ndarray
+    floor: float
+    input_size: int
+
+    def fd(self, features_NC: np.ndarray) -> float:
+        """Return the Fréchet distance of features to the training images."""
+        return Gaussian.fit(features_NC).distance(self.gaussian)
+
+    @property
+    def neighbour_rows(self) -> np.ndarray:
+        """Evenly spaced features for nearest-neighbour metrics, at most `NEIGHBOUR_ROWS`."""
+        return self.features[evenly_spaced(len(self.features), NEIGHBOUR_ROWS)]
+
+
+def save_feature_reference(
+    folder: Path, encoder: Encoder, train: Split, input_size: int, seed: int
+) -> None:
+    """Compute the features of the training images and write them, with protocol.json, to `folder`."""
+    features = pooled_features(encoder, train, input_size)
+    gaussian = Gaussian.fit(features)
+    np.savez(
+        folder / FILE,
+        mean=gaussian.mean,
+        cov=gaussian.covariance,
+        features=features,
+        floor=half_floor(features, seed),
+        input_size=input_size,
+    )
+    protocol = {
+        "extractor": EXTRACTOR,
+        "weights_sha256": encoder.weights_sha256,
+        "input_size": input_size,
+        "resize": "bicubic, antialias, clamped",
+        "pooling": "mean over space",
+        "reference_n": len(train),
+    }
+    write_json(folder / "protocol.json", protocol)
+
+
+def load_feature_reference(folder: Path) -> FeatureReference:
+    """Return what `save_feature_reference` wrote to `folder`."""
+    with np.load(folder / FILE, allow_pickle=False) as file:
+        return FeatureReference(
+            Gaussian(file["mean"], file["cov"]),
+            file["features"],
+            float(file["floor"]),
+            int(file["input_size"]),
+        )

@@ -1,0 +1,110 @@
+"""Quality of a tokenizer's reconstructions: FD, PSNR and SSIM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from gear.data.images import Pixels
+from gear.data.rows import batches
+from gear.data.shards import Split
+from gear.encoders.efficientnet import Encoder, pooled_features
+from gear.evaluation.feature_reference import FeatureReference
+from gear.evaluation.metric import Metric
+from gear.tokenizer.inference import decode_tokens, encode_images
+from gear.tokenizer.model import Tokenizer
+
+IMAGES = 50_000  # of a split, at most, that are reconstructed
+ENOUGH = 5000  # validation images from which rFD is measured on them
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Reconstructions of images, computed as they are read."""
+
+    tokenizer: Tokenizer
+    originals: Pixels
+
+    def __len__(self) -> int:
+        return len(self.originals)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return decode_tokens(self.tokenizer, encode_images(self.tokenizer, self.originals[part]))
+
+
+def reconstruction_fd(
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    reference: FeatureReference,
+    splits: dict[str, Split],
+    protocol: dict[str, Any],
+) -> dict[str, Metric]:
+    """Return `rfd`: FD of validation reconstructions to the training images.
+
+    Training reconstructions are used if the validation split is too small for a covariance.
+
+    splits: `train` and `val`.
+    """
+    name = "val" if len(splits["val"]) >= ENOUGH else "train"
+    rebuilt = Reconstructions(tokenizer, splits[name].subset(IMAGES))
+    features = np.concatenate(
+        [
+            pooled_features(encoder, rebuilt[part], reference.input_size)
+            for part in batches(len(rebuilt))
+        ]
+    )
+    measured = {"n": len(features), "split": name, "weights": "EMA", "rounding": "nearest uint8"}
+    return {"rfd": Metric(reference.fd(features), {**protocol, **measured})}
+
+
+def reconstruction_fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
+    """Return `psnr` and `ssim` of validation reconstructions, means over images.
+
+    PSNR (dB) is limited to 100 per image, so that a perfect reconstruction has a finite one.
+    """
+    originals = val.subset(IMAGES)
+    rebuilt = Reconstructions(tokenizer, originals)
+    psnr, ssim = [], []
+    for part in batches(len(originals)):
+        given, made = (
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+            for pixels in (originals[part], rebuilt[part])
+        )
+        psnr.append(_psnr(made, given))
+        ssim.append(_ssim(made, given))
+    protocol = {
+        "split": "val",
+        "n": len(originals),
+        "crop": "centre",
+        "rounding": "nearest uint8",
+        "weights": "EMA",
+    }
+    return {
+        "psnr": Metric(float(torch.cat(psnr).mean()), {**protocol, "mean": "over images, dB"}),
+        "ssim": Metric(
+            float(torch.cat(ssim).mean()), {**protocol, "window": "gaussian 11, sigma 1.5"}
+        ),
+    }
+
+
+def _psnr(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
+    each = (1, 2, 3)
+    value = peak_signal_noise_ratio(
+        made_N3HW, given_N3HW, data_range=1.0, reduction="none", dim=each
+    )
+    return value.clamp(max=100)
+
+
+def _ssim(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
+    value = structural_similarity_index_measure(
+        made_N3HW, given_N3HW, data_range=1.0, reduction="none"
+    )
+    assert isinstance(value, torch.Tensor)
+    return value

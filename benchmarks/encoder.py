@@ -15,7 +15,7 @@ import time
 ONE = """
 import sys, time, torch
 from gear.encoders.efficientnet import build_encoder
-from gear.cli import keep_freed_memory
+from gear.core.memory import keep_freed_memory
 keep, channels_last, batch = (int(a) for a in sys.argv[1:])
 if keep:
     keep_freed_memory()

@@ -27,9 +27,7 @@ INCOMING = Path(
     "data/incoming"
 )  # a data version under examination: beside the pipeline, never in data/shards
 QUARANTINE = Path("data/quarantine")  # versions refused, each with its verdict.json
-VERSIONS = Path(
-    "data/versions"
-)  # accepted ones as small tables; accepted.json names them, the last one last
+VERSIONS = Path("data/versions")  # a small table of the last accepted version
 
 REPORTS = Path("reports")
 VALIDATION_METRICS = REPORTS / "validation.json"

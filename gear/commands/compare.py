@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -16,6 +17,21 @@ from gear.runs.comparison import Rows, Run, check_protocols, group
 from gear.runs.revision import Cache, Locked, Missing, Revision, checkout_root, find_revision
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear compare`."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="run",
+        help="an experiment, a git revision or `workspace`; the first is the baseline",
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Return the tables as text."""
+    return compare(arguments.runs)
 
 
 def compare(names: list[str]) -> str:

@@ -6,6 +6,7 @@ the request to stop. A checkpoint measured already is not measured again.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from gear import paths
+from gear.commands.arguments import positive
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import replace_file, replace_folder
+from gear.core.memory import keep_freed_memory
 from gear.evaluation.metric import Metric
 from gear.params import Config, load
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
@@ -30,6 +33,48 @@ TRIES = 20  # states that vanish, one after the other, before giving up
 
 class Unhealthy(StageFailed):
     """The codebook's health is under its thresholds."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear monitor`."""
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        default=Path(),
+        help="where it trains, temporary experiments included (default: here)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=512,
+        help="images drawn for FD and coverage (default 512)",
+    )
+    parser.add_argument(
+        "--images",
+        type=positive,
+        default=2048,
+        help="training images whose tokens are counted, at most (default 2048)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="ask training to stop where health.min_usage or health.min_perplexity is broken",
+    )
+    parser.add_argument("--result", type=Path, help="also write what was found to this JSON file")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measure what is new; return a sentence."""
+    keep_freed_memory()
+    return monitor(
+        arguments.checkout,
+        samples=arguments.samples,
+        images=arguments.images,
+        device=arguments.device,
+        stop=arguments.stop,
+        result=arguments.result,
+    )
 
 
 def monitor(

@@ -1,10 +1,13 @@
-"""TODO."""
+"""What stages cost on this machine: seconds and hardware, recorded in .gear/costs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,18 @@ import yaml
 from gear import paths
 from gear.core.hardware import hardware_class
 from gear.runs.revision import PIPELINE, content_md5
+
+
+@contextmanager
+def recorded(stage: str) -> Iterator[None]:
+    """Record what the body costs as the cost of a stage."""
+    started = time.monotonic()
+    try:
+        yield
+    except SystemExit:  # stopped by a signal with its state saved: the next run goes on from there
+        keep(stage, time.monotonic() - started, finished=False)
+        raise
+    keep(stage, time.monotonic() - started, finished=True)
 
 
 def key(outs: dict[str, str]) -> str:

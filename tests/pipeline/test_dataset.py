@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from gear import params as config
 from gear import paths
 from gear.cli import main
-from gear.commands.dataset import ACCEPTED
+from gear.validation.dataset_versions import ACCEPTED
 from tests.support.repo import REPO
 from tests.support.settings import tiny_settings, write_params
 
@@ -50,6 +51,10 @@ def verdict() -> dict[str, Any]:
     return json.loads(paths.DATASET_VERDICT.read_text())
 
 
+def accepted() -> str:
+    return str(pd.read_parquet(ACCEPTED).attrs["version"])
+
+
 def drifted() -> set[str]:
     return {c["column"] for c in verdict()["columns"] if c["drifted"]}
 
@@ -61,7 +66,7 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
     assert "nothing to compare with" in verdict()["reasons"][0]
     assert "data.root: first" in capsys.readouterr().out
     first = verdict()["version"]
-    assert json.loads(ACCEPTED.read_text()) == {"versions": [first]}
+    assert accepted() == first
     assert not paths.INCOMING.exists()
 
     assert main(["dataset", "--root", images("again", 2)]) == 0
@@ -80,7 +85,7 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
     assert "brightness" in drifted()
     assert "class" not in drifted()
     assert "brightness drifted by" in capsys.readouterr().err
-    assert json.loads(ACCEPTED.read_text())["versions"] == [first, second["version"]]
+    assert accepted() == second["version"]
     aside = paths.QUARANTINE / verdict()["version"]
     assert json.loads((aside / "verdict.json").read_text()) == verdict()
     assert list((aside / "train").glob("*.parquet"))
@@ -92,7 +97,7 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
     assert f"'{HOSTILE}'" in verdict()["reasons"][0] or "'dogs'" in verdict()["reasons"][0]
 
     assert main(["dataset", "--accept", dark]) == 0
-    assert json.loads(ACCEPTED.read_text())["versions"][-1] == dark
+    assert accepted() == dark
     assert not (paths.QUARANTINE / dark).exists()
     assert main(["dataset", "--root", "dark"]) == 0
     assert verdict()["verdict"] == "unchanged"
@@ -150,18 +155,19 @@ def test_a_damaged_or_unlike_last_version_gives_one_line(
 ) -> None:
     root = images("one", 1, {"cats": 4, "dogs": 4})
     assert main(["dataset", "--root", root]) == 0
-    table = paths.VERSIONS / f"{verdict()['version']}.parquet"
-    table.write_bytes(table.read_bytes()[:-1])
+    whole = ACCEPTED.read_bytes()
+    ACCEPTED.write_bytes(whole[:-1])
     other = images("two", 2, {"cats": 4, "dogs": 4})
     assert main(["dataset", "--root", other]) == 2
-    assert f"{table}: lost or damaged: restore it, or delete {ACCEPTED}" in capsys.readouterr().err
+    assert f"{ACCEPTED}: damaged: restore it, or delete {ACCEPTED}" in capsys.readouterr().err
+    ACCEPTED.write_bytes(whole)
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("size: 16", "size: 32"))
     assert main(["dataset", "--root", other]) == 2
     assert "data.size is 32, the accepted version" in capsys.readouterr().err
 
 
 def test_two_checks_at_once_do_not_meet() -> None:
-    code = "import time; from gear.commands.dataset import _alone\nwith _alone():\n print('held', flush=True); time.sleep(60)"
+    code = "import time; from gear.validation.dataset_versions import _incoming\nwith _incoming():\n print('held', flush=True); time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(REPO)},
@@ -177,6 +183,6 @@ def test_two_checks_at_once_do_not_meet() -> None:
 
 
 def version_check() -> None:
-    from gear.commands.dataset import check
+    from gear.validation.dataset_versions import check
 
-    check(config.load(), "nowhere")
+    check(config.load().data, "nowhere", 1, 0)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from gear.cli import keep_freed_memory
+from gear.core.memory import keep_freed_memory
 from gear.core.settings import PinnedFile
 from gear.encoders.inception import Inception, build_inception
 from gear.params import Config

@@ -1,0 +1,36 @@
+"""`gear import`: a public checkpoint to a native folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear import`."""
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="a .pt, .pth, .ckpt or .safetensors file; no code in it is executed",
+    )
+    parser.add_argument("folder", type=Path, help="tokenizer/ or generator/ is written here")
+    parser.add_argument(
+        "--heads",
+        type=int,
+        help="attention heads of a generator (default: width / 64, as published)",
+    )
+    parser.add_argument(
+        "--grid",
+        type=int,
+        default=16,
+        help="tokens a side of a generator (default 16: 256 px at f 16)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Import the file; return what was written."""
+    from gear.commands.convert import import_checkpoint
+
+    return import_checkpoint(
+        arguments.file, arguments.folder, heads=arguments.heads, grid=arguments.grid
+    )

@@ -1,0 +1,25 @@
+"""`gear plan`: what params.yaml costs at scale."""
+
+from __future__ import annotations
+
+import argparse
+
+from gear.commands.arguments import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear plan`."""
+    parser.add_argument("--preset", help="plan a preset in place of params.yaml")
+    parser.add_argument("--gpus", type=positive, default=8, help="GPUs (default 8)")
+    parser.add_argument(
+        "--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Return the plan as tables."""
+    from gear.commands.estimate import plan
+    from gear.params import load, load_preset
+
+    config = load_preset(arguments.preset) if arguments.preset else load()
+    return plan(config, gpus=arguments.gpus, tflops=arguments.tflops)

@@ -12,22 +12,38 @@ SIDES = re.compile(r"\b(left|right)(wards?|most|hand|handed)?\b", re.IGNORECASE)
 
 
 def names_a_side(caption: str) -> bool:
-    """Whether it says left or right: its image must not be mirrored."""
+    """Whether it says left or right: its image must not be mirrored.
+
+    >>> names_a_side("fist, left hand"), names_a_side("bright copyright")
+    (True, False)
+    """
     return bool(SIDES.search(caption))
 
 
 def may_mirror(captions: list[str]) -> np.ndarray:
-    """Which of the captions' images may be mirrored, (N,) bool."""
+    """Which of the captions' images may be mirrored, (N,) bool.
+
+    >>> may_mirror(["a dog", "leftwards arrow"]).tolist()
+    [True, False]
+    """
     return np.array([not names_a_side(caption) for caption in captions])
 
 
 def is_text(caption: str) -> bool:
-    """Whether it is readable text: no control characters, no replacement characters of a wrong decoding, some letter or digit."""
+    """Whether it is readable text: no control characters, no replacement characters of a wrong decoding, some letter or digit.
+
+    >>> is_text("red heart"), is_text("..."), is_text("bad \\ufffd bytes")
+    (True, False, False)
+    """
     if any(unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "�" for c in caption):
         return False
     return any(c.isalnum() or unicodedata.category(c) == "So" for c in caption)
 
 
 def normalize_caption(caption: str) -> str:
-    """White space folded, composed Unicode."""
+    """White space folded, composed Unicode.
+
+    >>> normalize_caption("  a\\n  dog ")
+    'a dog'
+    """
     return " ".join(unicodedata.normalize("NFC", caption).split())

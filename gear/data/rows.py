@@ -10,15 +10,27 @@ BATCH = 128
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[slice]:
-    """Slices of at most `size` over `count` rows."""
+    """Slices of at most `size` over `count` rows.
+
+    >>> list(batches(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Positions of all of `count` rows, or of `most` evenly spaced ones, int64."""
+    """Positions of all of `count` rows, or of `most` evenly spaced ones, int64.
+
+    >>> evenly_spaced(9, most=3).tolist()
+    [0, 4, 8]
+    """
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def round_robin(count: int, rows: int) -> np.ndarray:
-    """`count` of `rows` rows: evenly spaced where there are more than asked for, else one after the other, again and again."""
+    """`count` of `rows` rows: evenly spaced where there are more than asked for, else one after the other, again and again.
+
+    >>> round_robin(2, rows=3).tolist(), round_robin(5, rows=3).tolist()
+    ([0, 2], [0, 1, 2, 0, 1])
+    """
     return evenly_spaced(rows, count) if count < rows else np.arange(count, dtype=np.int64) % rows

@@ -37,7 +37,11 @@ def soft_support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -
 
 
 def histogram(tokens: np.ndarray, codes: int) -> np.ndarray:
-    """Return the count of every code, (codes,) int64."""
+    """Return the count of every code, (codes,) int64.
+
+    >>> histogram(np.array([0, 2, 2]), codes=4).tolist()
+    [1, 0, 2, 0]
+    """
     return np.bincount(tokens.reshape(-1), minlength=codes).astype(np.int64)
 
 

@@ -29,6 +29,10 @@ def recall(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
     """Return the share of real rows inside the k-th-neighbour ball of some fake row.
 
     Kynkäänniemi et al. 2019, equation 2.
+
+    >>> real = np.array([[0.0], [1.0], [2.0], [10.0]])
+    >>> recall(real, np.array([[0.5], [1.5]]), k=1)
+    0.75
     """
     reach = torch.from_numpy(radii(fake_MC, k))
     inside = [(d <= reach).any(1).numpy() for d in _distances(real_NC, fake_MC)]
@@ -36,7 +40,11 @@ def recall(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
 
 
 def radii(features_NC: np.ndarray, k: int) -> np.ndarray:
-    """Return the distance of each row to its k-th nearest other row, (N,) float64."""
+    """Return the distance of each row to its k-th nearest other row, (N,) float64.
+
+    >>> radii(np.array([[0.0], [1.0], [2.0], [10.0]]), k=1).tolist()
+    [1.0, 1.0, 1.0, 8.0]
+    """
     kth = [d.kthvalue(k + 1, dim=1).values.numpy() for d in _distances(features_NC, features_NC)]
     return np.concatenate(kth)
 

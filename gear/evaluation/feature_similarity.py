@@ -33,6 +33,10 @@ def cknna(first_NC: np.ndarray, second_ND: np.ndarray, k: int) -> float:
 
     Raises:
         ValueError: unless N > k >= 2 and N > 3.
+
+    >>> features = np.random.default_rng(0).normal(size=(8, 4))
+    >>> round(cknna(features, 3 * features, k=3), 6)
+    1.0
     """
     if not (len(first_NC) > max(k, 3) and k >= 2):
         raise ValueError(
@@ -55,6 +59,10 @@ def probe(
     """Return R^2 on M held-out patches of a ridge regression fitted on N patches; at most 1.
 
     The regression is from features to wanted features; all channels are pooled.
+
+    >>> x = np.random.default_rng(0).normal(size=(64, 2))
+    >>> round(probe(x[:32], 2 * x[:32], x[32:], 2 * x[32:]), 2)
+    1.0
     """
     mean = fit_NC.mean(0, dtype=np.float64)
     deviation = fit_NC.std(0, dtype=np.float64) + 1e-6

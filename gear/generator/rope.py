@@ -11,6 +11,11 @@ def rotary_table(
     """Return (cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
 
     Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public weights were trained).
+
+    >>> rotary_table(grid=2, head_width=8, prefix=1, mode="identity").shape
+    torch.Size([5, 4, 2])
+    >>> rotary_table(grid=1, head_width=4, prefix=1, mode="zero").tolist()
+    [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]]
     """
     quarter = head_width // 4
     frequencies = base ** (-torch.arange(quarter).float() * 2 / (head_width // 2))

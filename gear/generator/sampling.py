@@ -49,7 +49,11 @@ def truncate(logits_BK: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 
 
 def pick(logits_BK: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
-    """Sample from softmax(logits) by the inverse CDF of given uniform numbers, (B,) int64."""
+    """Sample from softmax(logits) by the inverse CDF of given uniform numbers, (B,) int64.
+
+    >>> pick(torch.zeros(1, 4), torch.tensor([0.6]))
+    tensor([2])
+    """
     cumulative = logits_BK.softmax(-1).cumsum(-1)
     target = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
     codes = torch.searchsorted(cumulative, target, right=True)[:, 0]

@@ -29,12 +29,20 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """0.5 (relu(1 - D(x)) + relu(1 + D(x_hat))), means over verdicts."""
+    """0.5 (relu(1 - D(x)) + relu(1 + D(x_hat))), means over verdicts.
+
+    >>> hinge_discriminator(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
+    tensor(0.7500)
+    """
     return 0.5 * (F.relu(1.0 - real.float()).mean() + F.relu(1.0 + fake.float()).mean())
 
 
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
-    """-mean D(x_hat): what the tokenizer minimises."""
+    """-mean D(x_hat): what the tokenizer minimises.
+
+    >>> hinge_generator(torch.tensor([2.0, 0.0]))
+    tensor(-1.)
+    """
     return -fake.float().mean()
 
 

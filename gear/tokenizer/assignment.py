@@ -84,6 +84,10 @@ class Assignment:
         """Return the effective support of the soft read-out.
 
         This is the mean over tokens of exp(H(S)), in [1, K].
+
+        >>> even = Assignment(torch.zeros(1, 1, 2), torch.ones(8, 2), scale=1.0)
+        >>> round(even.support(temperature=1.0), 4)
+        8.0
         """
         total = 0.0
         for part in self._chunks():

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from gear.data.images import ENCODER_BATCH, to_tensor
 from gear.data.rows import batches
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
-from gear.evaluation.token_drift import jensen_shannon
 
 ROWS, NULLS, LEVEL, LEAST = 10_000, 200, 0.99, 0.05
 
@@ -137,7 +137,7 @@ def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[s
         for number, values in enumerate(columns):
             one, other = (values[(draw * len(values)).astype(np.int64)] for draw in draws)
             found[null, number] = (
-                jensen_shannon(*(np.bincount(x, minlength=len(classes)) for x in (one, other)))
+                jensenshannon(*(np.bincount(x, minlength=len(classes)) for x in (one, other)))
                 if not number
                 else _wasserstein(one, other)
             )

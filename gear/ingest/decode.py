@@ -11,78 +11,89 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gear.data.captions import normalize_caption
 from gear.data.shards import encode_png
 from gear.ingest.records import EncodedSample, Picture, Reject
 
 MAX_PIXELS = 64_000_000
-
 WINDOW_BYTES = 256 << 20
 
 
-def _decoded(
-    given: Iterator[EncodedSample | Reject], size: int, workers: int
+def decode_samples(
+    samples: Iterator[EncodedSample | Reject], size: int, workers: int
 ) -> Iterator[Picture | Reject]:
-    """Decode in worker processes, in order; what waits in memory is bounded in number and bytes."""
+    """Decode samples in worker processes, in order.
+
+    Samples that wait in memory are limited in number and bytes.
+    """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        while window := _window(given, 64 * workers):
-            yield from pool.map(partial(_fit, size=size), window, chunksize=8)
+        while window := _window(samples, 64 * workers):
+            yield from pool.map(partial(_decode_sample, size=size), window, chunksize=8)
 
 
-def _window(given: Iterator[EncodedSample | Reject], most: int) -> list[EncodedSample | Reject]:
+def _window(samples: Iterator[EncodedSample | Reject], count: int) -> list[EncodedSample | Reject]:
     window: list[EncodedSample | Reject] = []
     room = WINDOW_BYTES
-    for one in given:
-        window.append(one)
-        room -= len(one.image) if isinstance(one, EncodedSample) else 0
-        if len(window) == most or room <= 0:
+    for sample in samples:
+        window.append(sample)
+        if isinstance(sample, EncodedSample) and isinstance(sample.image, bytes):
+            room -= len(sample.image)
+        if len(window) == count or room <= 0:
             break
     return window
 
 
-def _fit(one: EncodedSample | Reject, size: int) -> Picture | Reject:
-    if isinstance(one, Reject):
-        return one
-    image = _square(io.BytesIO(one.image), size)
-    return (
-        Reject(one.key, image)
-        if isinstance(image, str)
-        else Picture(one.key, one.key, one.category, normalize_caption(one.caption), image)
-    )
-
-
-def _square(source: Path | io.BytesIO, size: int) -> bytes | str:
-    """PNG bytes at training size, or why not."""
+def _decode_sample(sample: EncodedSample | Reject, size: int) -> Picture | Reject:
+    if isinstance(sample, Reject):
+        return sample
+    source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
     try:
-        return encode_png(read_square(source, size))
+        image = encode_png(read_square(source, size))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return Reject(sample.key, _reason(error))
+    caption = normalize_caption(sample.caption)
+    return Picture(sample.key, sample.key, sample.category, caption, image)
 
 
-def _upright_opaque(opened: Image.Image) -> Image.Image:
-    """RGB as it is meant to be seen: turned as its EXIF says, over white where it is transparent."""
-    picture = ImageOps.exif_transpose(opened)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+def _reason(error: Exception) -> str:
+    """Return why an image cannot be read, without the names of files or objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify image file"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
-    """Short side resized to `size` (bicubic, antialiased), centre crop; (size, size, 3) uint8. Raises on unreadable files."""
+    """Return an image resized to `size` on the short side and cropped, (size, size, 3) uint8.
+
+    Resizing is bicubic with antialiasing, the crop is central. EXIF rotation is applied, and
+    transparent images are put on white.
+
+    Raises:
+        OSError, SyntaxError, ValueError, DecompressionBombError: if the file cannot be read.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         opened = Image.open(source)
     with opened:
         if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(
-                f"{opened.width}x{opened.height} is over {MAX_PIXELS // 1_000_000} megapixels"
-            )
+            megapixels = MAX_PIXELS // 1_000_000
+            raise ValueError(f"{opened.width}x{opened.height} is over {megapixels} megapixels")
         picture = _upright_opaque(opened)
     scale = size / min(picture.size)
-    wide = (max(size, round(picture.width * scale)), max(size, round(picture.height * scale)))
-    picture = picture.resize(wide, Image.Resampling.BICUBIC)
-    left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
+    width = max(size, round(picture.width * scale))
+    height = max(size, round(picture.height * scale))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left = (width - size) // 2
+    top = (height - size) // 2
     return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+def _upright_opaque(opened: Image.Image) -> Image.Image:
+    picture = ImageOps.exif_transpose(opened)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")

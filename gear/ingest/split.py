@@ -8,60 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
-from gear.data.shards import Row, Spool, write_shards
+from gear.data.shards import Spool, image_row, write_shards
 from gear.ingest.config import DataConfig
 from gear.ingest.openmoji import ATTRIBUTION
 from gear.ingest.records import Picture, Reject
-from gear.ingest.sources import pictures
+from gear.ingest.sources import read_pictures
 
-
-def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
-    """The source into train and val shards in `folder`. Raises `InputError` and leaves `folder` as it was."""
-    found = pictures(data, workers)
-
-    def fill(draft: Path) -> None:
-        with Spool(draft / "spool.parquet") as spool:
-            entries, rejects = _sort(found, spool)
-        table = [{"file": r.file, "reason": r.reason} for r in rejects]
-        _refuse_many(table, len(entries), data.max_reject_share)
-        entries = _limit(entries, data.limit)
-        classes = sorted({e.category for e in entries})
-        held = _held_out(entries, data.val_share)
-        sides = {
-            side: [e for e in entries if (e.concept in held) == (side == "val")]
-            for side in ("train", "val")
-        }
-        _require_classes(sides, classes)
-        label_of = {name: number for number, name in enumerate(classes)}
-        for side, members in sides.items():
-            images = spool.read([e.place for e in members])
-            write_shards(
-                (
-                    _row(e, image, label_of, data.size)
-                    for e, image in zip(members, images, strict=True)
-                ),
-                draft / side,
-            )
-        spool.path.unlink()
-        manifest = {
-            "source": data.source,
-            "size": data.size,
-            "classes": classes,
-            "train": len(sides["train"]),
-            "val": len(sides["val"]),
-            "rejected": len(rejects),
-            "attribution": ATTRIBUTION if data.source == "openmoji" else "",
-        }
-        write_json(draft / "manifest.json", manifest)
-        write_json(draft / "rejects.json", table)
-        print(
-            f"{manifest['train']} train and {manifest['val']} val images in {len(classes)} classes; {len(rejects)} rejected"
-        )
-
-    replace_folder(folder, fill)
+PROGRESS_EVERY = 10_000  # files
 
 
 class Refused(InputError):
@@ -72,9 +27,55 @@ class Refused(InputError):
         self.rejects = rejects
 
 
+def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
+    """Write a source's train and val shards, manifest.json and rejects.json to `folder`.
+
+    Raises:
+        InputError: if the source cannot be read; `folder` stays as it was.
+        Refused: if too many files are rejected, or a class lacks images.
+    """
+    pictures = read_pictures(data, workers)
+
+    def fill(draft: Path) -> None:
+        with Spool(draft / "spool.parquet") as spool:
+            entries, rejects = _spool_pictures(pictures, spool)
+        _refuse_many(rejects, len(entries), data.max_reject_share)
+        entries = _limit(entries, data.limit)
+        classes = sorted({entry.category for entry in entries})
+        splits = _split(entries, data.val_share)
+        _require_classes(splits, classes)
+        label_of = {name: number for number, name in enumerate(classes)}
+        size = (data.size, data.size)
+        for name, members in splits.items():
+            images = spool.read([entry.place for entry in members])
+            rows = (
+                image_row(entry.key, image, size, label_of[entry.category], entry.caption)
+                for entry, image in zip(members, images, strict=True)
+            )
+            write_shards(rows, draft / name)
+        spool.path.unlink()
+        counts = {name: len(members) for name, members in splits.items()}
+        manifest = {
+            **counts,
+            "source": data.source,
+            "size": data.size,
+            "classes": classes,
+            "rejected": len(rejects),
+            "attribution": ATTRIBUTION if data.source == "openmoji" else "",
+        }
+        write_json(draft / "manifest.json", manifest)
+        write_json(draft / "rejects.json", rejects)
+        print(
+            f"{counts['train']} train and {counts['val']} val images in {len(classes)} classes; "
+            f"{len(rejects)} rejected"
+        )
+
+    replace_folder(folder, fill)
+
+
 @dataclass(frozen=True)
-class Entry:
-    """What deciding about a picture takes; its bytes wait in the spool at `place`."""
+class _Entry:
+    """A picture without its bytes, which lie in the spool at `place`."""
 
     place: int
     key: str
@@ -83,30 +84,35 @@ class Entry:
     caption: str
 
 
-def _sort(found: Iterable[Picture | Reject], spool: Spool) -> tuple[list[Entry], list[Reject]]:
-    """Spool the pictures in their order; return their entries, and the rejects."""
-    entries: list[Entry] = []
-    rejects: list[Reject] = []
-    for one in found:
-        if isinstance(one, Picture):
-            entries.append(Entry(len(entries), one.key, one.concept, one.category, one.caption))
-            spool.append(one.image)
+def _spool_pictures(
+    pictures: Iterable[Picture | Reject], spool: Spool
+) -> tuple[list[_Entry], list[dict[str, str]]]:
+    """Append pictures to the spool in order; return their entries, and the table of rejects."""
+    entries: list[_Entry] = []
+    rejects: list[dict[str, str]] = []
+    for picture in pictures:
+        if isinstance(picture, Reject):
+            rejects.append({"file": picture.file, "reason": picture.reason})
         else:
-            rejects.append(one)
-        if (done := len(entries) + len(rejects)) % 10_000 == 0:
-            print(f"{done} files read, {len(rejects)} rejected", flush=True)
+            entries.append(
+                _Entry(
+                    len(entries), picture.key, picture.concept, picture.category, picture.caption
+                )
+            )
+            spool.append(picture.image)
+        if (count := len(entries) + len(rejects)) % PROGRESS_EVERY == 0:
+            print(f"{count} files read, {len(rejects)} rejected", flush=True)
     return entries, rejects
 
 
-def _refuse_many(table: list[dict[str, str]], accepted: int, most: float) -> None:
-    if accepted and len(table) <= most * (accepted + len(table)):
+def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> None:
+    files = accepted + len(rejects)
+    if accepted and len(rejects) <= share * files:
         return
-    write_json(paths.WORK / "rejects.json", table)
-    first = "; ".join(f"{r['file']}: {r['reason']}" for r in table[:3])
+    first = "; ".join(f"{row['file']}: {row['reason']}" for row in rejects[:3])
     raise Refused(
-        f"{len(table)} of {accepted + len(table)} files rejected, over data.max_reject_share = {most}: "
-        f"{first} (all in {paths.WORK / 'rejects.json'})",
-        table,
+        f"{len(rejects)} of {files} files rejected, over data.max_reject_share = {share}: {first}",
+        rejects,
     )
 
 
@@ -114,46 +120,41 @@ def _order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _limit(entries: list[Entry], limit: int) -> list[Entry]:
-    """The first `limit` in hash order, taken class by class in turn."""
+def _limit(entries: list[_Entry], limit: int) -> list[_Entry]:
+    """Return the first `limit` entries in hash order, from each class in turn; all if 0."""
     if not limit or limit >= len(entries):
         return entries
     by_class = defaultdict(list)
     for entry in sorted(entries, key=lambda e: _order(e.key)):
         by_class[entry.category].append(entry)
     turns = [(turn, name) for name, members in by_class.items() for turn in range(len(members))]
-    kept = {by_class[name][turn].key for turn, name in sorted(turns)[:limit]}
-    return [e for e in entries if e.key in kept]
+    keys = {by_class[name][turn].key for turn, name in sorted(turns)[:limit]}
+    return [entry for entry in entries if entry.key in keys]
 
 
-def _held_out(entries: list[Entry], share: float) -> set[str]:
-    """Concepts of the validation split: those that hash lowest, class by class, at least one a class of two or more."""
+def _split(entries: list[_Entry], val_share: float) -> dict[str, list[_Entry]]:
+    """Return the entries of the `train` and `val` splits, by concept.
+
+    Of each class, the concepts with the lowest hashes are held out, at least one if it has two.
+    """
     by_class: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         by_class[entry.category].add(entry.concept)
-    held: set[str] = set()
+    held_out: set[str] = set()
     for concepts in by_class.values():
-        wanted = max(1, round(share * len(concepts))) if len(concepts) > 1 else 0
-        held.update(sorted(concepts, key=_order)[:wanted])
-    return held
+        count = max(1, round(val_share * len(concepts))) if len(concepts) > 1 else 0
+        held_out.update(sorted(concepts, key=_order)[:count])
+    return {
+        "train": [entry for entry in entries if entry.concept not in held_out],
+        "val": [entry for entry in entries if entry.concept in held_out],
+    }
 
 
-def _require_classes(sides: dict[str, list[Entry]], classes: list[str]) -> None:
-    for side, members in sides.items():
-        if missing := set(classes) - {e.category for e in members}:
+def _require_classes(splits: dict[str, list[_Entry]], classes: list[str]) -> None:
+    for name, members in splits.items():
+        if missing := set(classes) - {entry.category for entry in members}:
             raise Refused(
-                f"class {min(missing)!r} has no image for the {side} split: give it at least two images",
+                f"class {min(missing)!r} has no image for the {name} split: "
+                "give it at least two images",
                 [],
             )
-
-
-def _row(entry: Entry, image: bytes, label_of: dict[str, int], size: int) -> Row:
-    return {
-        "key": entry.key,
-        "image": image,
-        "label": label_of[entry.category],
-        "caption": entry.caption,
-        "width": size,
-        "height": size,
-        "sha256": hashlib.sha256(image).hexdigest(),
-    }

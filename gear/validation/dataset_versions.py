@@ -146,7 +146,7 @@ def _original_sizes(data: DataConfig, rows: pd.DataFrame) -> dict[str, tuple[int
     if data.source != "folder":
         return {}
     sizes = {}
-    for key in rows["key"].iloc[dataset_drift.drawn(rows["key"])]:
+    for key in rows["key"].iloc[dataset_drift.representative_rows(rows["key"])]:
         with Image.open(Path(data.root) / key) as image:
             sizes[key] = image.size
     return sizes

@@ -73,7 +73,7 @@ def test_the_report_shows_prompts_agreement_and_guidance(done: Path) -> None:
         "Agreement with captions",
         "shuffled captions",
         "FD over guidance scale",
-        "One row a prompt",
+        "One row per prompt",
     ):
         assert words in page
     prompts = {

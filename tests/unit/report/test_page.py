@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from gear.report import page
+from gear.report.curves import curve_charts
 from gear.report.figures import class_grid
 
 EVIL = "<script>alert(1)</script>"
@@ -69,7 +70,7 @@ def render() -> str:
         charts=[
             {
                 "name": "joint",
-                "charts": page.curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}]),
+                "charts": curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}]),
             }
         ],
         codebook=page.codebook_section(details),

@@ -1,15 +1,14 @@
-"""The report stage: rows of its plots."""
+"""Curves of the report: rows for `dvc plots`."""
 
 from __future__ import annotations
 
 import yaml
 
+from gear.report.curves import plot_rows
 from tests.support.repo import REPO
 
 
 def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None:
-    from gear.stages.report import plot_rows
-
     plain = {"loss/ntp": 2.0, "codebook/perplexity": 3.0}
     logged = [
         {"step": 0, "fd": 9.0},

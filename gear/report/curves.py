@@ -1,0 +1,72 @@
+"""Training curves as charts of the report, and as rows for `dvc plots`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from gear.report.figures import line_chart
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart: its title, the logged name of each line, and whether the y axis starts at zero."""
+
+    title: str
+    lines: dict[str, str]
+    from_zero: bool = False
+
+
+CURVES = (
+    Curve("FD of fresh samples", {"fd": "fd"}, from_zero=True),
+    Curve(
+        "next-token loss, nats per token",
+        {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"},
+    ),
+    Curve(
+        "alignment loss",
+        {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"},
+    ),
+    Curve("L1", {"L1": "loss/l1"}, from_zero=True),
+    Curve("perceptual loss", {"perceptual": "loss/perceptual"}, from_zero=True),
+    Curve(
+        "codebook and commitment loss",
+        {"codebook": "loss/codebook", "commitment": "loss/commitment"},
+    ),
+    Curve("entropy term", {"entropy": "loss/entropy"}),
+    Curve(
+        "adversarial losses",
+        {"tokenizer": "loss/adversarial", "discriminator": "loss/discriminator"},
+    ),
+    Curve("codebook usage", {"usage": "codebook/usage"}, from_zero=True),
+    Curve("codebook perplexity", {"perplexity": "codebook/perplexity"}, from_zero=True),
+)
+
+
+def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
+    """Return the charts of a stage's logged rows; quantities not in `CURVES` come last."""
+    placed = {name for curve in CURVES for name in curve.lines.values()}
+    others = sorted({key for row in rows for key in row} - placed - {"step"})
+    charts = []
+    for curve in [*CURVES, *(Curve(name, {name: name}) for name in others)]:
+        series = {
+            label: points
+            for label, name in curve.lines.items()
+            if (points := [(row["step"], row[name]) for row in rows if name in row])
+        }
+        if series:
+            chart = line_chart(curve.title, series, from_zero=curve.from_zero)
+            charts.append(Markup(chart))
+    return charts
+
+
+def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return rows of a logged curve for `dvc plots`, which needs the same names in all of them.
+
+    They are the rows with FD and losses if there are any, else all rows with losses.
+    """
+    logged = [row for row in rows if "loss/ntp" in row]
+    chosen = [row for row in logged if "fd" in row] or logged
+    common = set.intersection(*(set(row) for row in chosen)) if chosen else set()
+    return [{name: row[name] for name in sorted(common)} for row in chosen]

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from gear.runs import costs
 from gear.runs.revision import Cache, content_md5, find_revision
 from tests.support.runs import commit, dvc, environment, gear, git, toy_run
+from tests.support.wait import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +251,7 @@ def test_an_interrupted_verification_leaves_nothing_behind(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "t").glob("*/checkout/ran")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert wait_until(lambda: [*(tmp_path / "t").glob("*/checkout/ran")], 60)
     inside = scratches(tmp_path / "t")[0]
     process.send_signal(number)
     process.communicate(timeout=40)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from tests.support.repo import REPO
@@ -109,7 +112,14 @@ def run(folder: Path, *command: str, ok: bool = True) -> str:
 
 
 def toy_run(folder: Path) -> Path:
-    """A checkout with a finished and committed run."""
+    """A checkout with a finished and committed run, a copy of the one that is made once."""
+    return Path(shutil.copytree(Path(_finished().name) / "checkout", folder, symlinks=True))
+
+
+@cache
+def _finished() -> tempfile.TemporaryDirectory[str]:
+    temporary = tempfile.TemporaryDirectory(prefix="gear-toy-run-")
+    folder = Path(temporary.name) / "checkout"
     (folder / "data/models").mkdir(parents=True)
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "params.yaml").write_text(PARAMS)
@@ -121,7 +131,7 @@ def toy_run(folder: Path) -> Path:
     dvc(folder, "init", "-q")
     dvc(folder, "repro", "-q")
     commit(folder, "run")
-    return folder
+    return temporary
 
 
 def commit(folder: Path, message: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 
 def toy(folder: Path, **commands: str) -> Path:
     """A checkout of one stage a command, each after the one before; a stage that ends well writes its own name."""
-    folder.mkdir()
+    shutil.copytree(empty_checkout(), folder)
     lines, before = ["stages:"], ""
     for name, command in commands.items():
         last = (
@@ -25,8 +28,20 @@ def toy(folder: Path, **commands: str) -> Path:
         lines += [f"    deps: [{before}.txt]"] if before else []
         before = name
     (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def empty_checkout() -> Path:
+    """Return a folder to copy, in which git and DVC are initialised; made once, as it takes seconds."""
+    return Path(_initialised().name)
+
+
+@cache
+def _initialised() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="gear-empty-checkout-")
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+        subprocess.run(command, cwd=folder.name, check=True, env=env)
     return folder
 
 

@@ -1,4 +1,9 @@
-"""What made a run's results: commit, hardware, hashes and versions."""
+"""What made a run's results.
+
+Settings, hashes and versions are the same whoever runs it, and stand on the report page. The commit,
+the hardware and the threads differ from machine to machine: they stand in reports/provenance.json,
+in git beside dvc.lock, so that no hashed output changes with them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gear.core.files import sha256_of
-from gear.core.hardware import hardware
+from gear.core.hardware import hardware_class
 
 PACKAGES = (
     "torch",
@@ -32,20 +39,29 @@ DETERMINES = ("gear", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.
 def run_provenance(
     settings: dict[str, Any], seed: int, folders: Iterable[Path]
 ) -> list[tuple[str, str]]:
-    """Return names and values of everything that determines a run.
+    """Return names and values of what determines a run, equal on every machine.
 
     settings: all settings that the report knows. folders: outputs that are named by their hashes.
     """
     text = json.dumps(settings, sort_keys=True)
     return [
-        ("git commit of code and settings", commit()),
-        ("hardware", hardware()),
         ("seed", str(seed)),
         ("sha256 of all settings", hashlib.sha256(text.encode()).hexdigest()),
         *((f"sha256 of {folder}", folder_hash(folder)) for folder in folders),
         ("python", platform.python_version()),
         *((name, importlib.metadata.version(name)) for name in PACKAGES),
     ]
+
+
+def machine_provenance() -> dict[str, Any]:
+    """Return what may differ between machines: commit, hardware, threads and versions."""
+    return {
+        "commit": commit(),
+        "hardware": hardware_class(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def commit() -> str:

@@ -13,7 +13,7 @@ from gear.params import Config
 from gear.report import page
 from gear.report.curves import curve_charts, plot_rows
 from gear.report.figures import class_grid, grid_rows, pair_grid
-from gear.report.provenance import run_provenance
+from gear.report.provenance import machine_provenance, run_provenance
 from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
 
 PAIRS = 36
@@ -55,6 +55,7 @@ def run(config: Config) -> None:
         params=yaml.safe_dump(settings, sort_keys=False),
     )
     replace_file(paths.PAGE, text.encode())
+    write_json(paths.PROVENANCE, machine_provenance())
     write_json(paths.PLOTS, plot_rows(curves["joint"]))
     print(f"report: {paths.PAGE}")
 

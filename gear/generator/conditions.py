@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gear.data.captions import may_mirror
 from gear.data.rows import round_robin
 from gear.data.shards import Split, load_manifest, read_split
 from gear.data.text_states import EMPTY, TextStates
@@ -42,17 +41,6 @@ def conditions_for(split: Split, condition: str, features: Path) -> Conditions:
         return lambda rows: torch.from_numpy(split.labels[rows])
     states = TextStates(features / "text")
     return lambda rows: pack([states[split.captions[row]] for row in rows])
-
-
-def mirrored(split: Split, condition: str, *, flip: bool) -> bool | np.ndarray:
-    """Return which images training may mirror: all, none, or a mask (N,) bool.
-
-    flip: the setting data.flip. If captions are the condition, an image whose caption says left or
-    right is not mirrored.
-    """
-    if condition == "class" or not flip:
-        return flip
-    return may_mirror(split.captions)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gear import paths
-from gear.core.files import read_json, replace_folder
-from gear.core.model_folder import save_model
 from gear.generator.conditioning import Condition
-from gear.generator.conditions import empty_caption
 from gear.generator.config import GeneratorShape
 from gear.generator.transformer import Assigned, Generator, GeneratorOutput
 from gear.joint.alignment import Projector
-from gear.params import Config
-from gear.tokenizer.config import TokenizerShape
-from gear.training.distributed import DistributedContext
+from gear.training.run import SavedModel
 
 
 class GuidedGenerator(nn.Module):
@@ -32,78 +24,69 @@ class GuidedGenerator(nn.Module):
     def forward(
         self, assignment: Assigned, condition: Condition, *, tap_only: bool = False
     ) -> tuple[GeneratorOutput, torch.Tensor]:
-        """Generator output and the tap projected to the teacher's width, (B, L, C)."""
+        """Return the generator's output, and its tap projected to the teachers' widths, (B, L, C)."""
         output = self.generator(assignment, condition, tap_only=tap_only)
         return output, self.projector(output.tap)
 
 
-def teacher_widths(folder: Path = paths.FEATURES) -> tuple[int, ...]:
-    """Channels of each teacher in the cached features."""
-    return tuple(read_json(folder / "teachers.json")["widths"])
-
-
-def build_generator(config: Config, classes: int) -> Generator:
-    """A fresh generator of the condition that `data.condition` names."""
-    empty = empty_caption(config.data.condition, paths.FEATURES)
-    shape: dict[str, Any] = {"classes": classes} if empty is None else {"empty_caption": empty}
-    return Generator(config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape)
-
-
-def guided_generator(config: Config, classes: int, teachers: tuple[int, ...]) -> GuidedGenerator:
-    """A fresh generator and projector."""
-    generator = build_generator(config, classes)
-    return GuidedGenerator(
-        generator, Projector(config.generator.width, config.generator.projector_hidden, teachers)
-    )
-
-
-def write_models(
-    folder: Path,
-    config: Config,
-    world: DistributedContext,
-    rows: list[dict[str, float]],
+def build_generator(
+    shape: GeneratorShape,
     *,
-    tokenizer: dict[str, torch.Tensor],
-    tokenizer_shape: TokenizerShape,
-    guided: dict[str, torch.Tensor] | None = None,
-    discriminator: nn.Module | None = None,
-    classes: list[str] | None = None,
-    temperature: float | None = None,
-) -> None:
-    """Write a training stage's output folder at once: models and the logged curve."""
-    settings = config.model_dump(mode="json")
+    codes: int,
+    grid: int,
+    classes: int,
+    empty_caption: torch.Tensor | None,
+) -> Generator:
+    """Return a fresh generator, conditioned on captions if there is an empty one, else on classes."""
+    if empty_caption is not None:
+        return Generator(shape, codes=codes, grid=grid, empty_caption=empty_caption)
+    return Generator(shape, codes=codes, grid=grid, classes=classes)
 
-    def fill(draft: Path) -> None:
-        save_model(
-            draft / "tokenizer",
-            tokenizer,
+
+def build_guided_generator(
+    generator: Generator, teachers: tuple[int, ...], *, activation_checkpointing: bool
+) -> GuidedGenerator:
+    """Return a generator with a fresh projector to teachers of these widths."""
+    generator.activation_checkpointing = activation_checkpointing
+    shape = generator.config
+    return GuidedGenerator(generator, Projector(shape.width, shape.projector_hidden, teachers))
+
+
+def saved_generator(
+    weights: dict[str, torch.Tensor],
+    generator: Generator,
+    *,
+    condition: str,
+    text: dict[str, Any],
+    class_names: list[str],
+) -> dict[str, SavedModel]:
+    """Return generator and projector as they are saved, from the weights of both.
+
+    Args:
+        weights: Averaged weights of the `GuidedGenerator`.
+        generator: The generator, for its shape.
+        condition: The setting data.condition.
+        text: The settings `text`.
+        class_names: Names of the classes.
+    """
+    shape = GeneratorShape.pick(generator.config.model_dump(mode="json"))
+    config = {
+        "generator": shape.model_dump(mode="json"),
+        "codes": generator.codes,
+        "grid": round(generator.tokens**0.5),
+        "condition": condition,
+        "text": text,
+        "classes": len(class_names),
+        "class_names": class_names,
+    }
+    return {
+        part: SavedModel(
             {
-                "tokenizer": TokenizerShape.pick(
-                    tokenizer_shape.model_dump(mode="json")
-                ).model_dump(mode="json"),
-                "temperature": temperature,
+                name.removeprefix(f"{part}."): value
+                for name, value in weights.items()
+                if name.startswith(f"{part}.")
             },
+            config,
         )
-        if guided is not None:
-            shape = {
-                "generator": GeneratorShape.pick(settings["generator"]).model_dump(mode="json"),
-                "codes": config.tokenizer.codes,
-                "grid": config.grid,
-            }
-            shape |= {"condition": settings["data"]["condition"], "text": settings["text"]}
-            shape |= {"classes": len(classes or []), "class_names": classes or []}
-            for part in ("generator", "projector"):
-                own = {
-                    k.removeprefix(f"{part}."): v
-                    for k, v in guided.items()
-                    if k.startswith(f"{part}.")
-                }
-                save_model(draft / part, own, shape)
-        if discriminator is not None:
-            save_model(
-                draft / "discriminator", discriminator.state_dict(), {"gan": settings["gan"]}
-            )
-        (draft / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    if world.is_rank_zero:
-        replace_folder(folder, fill)
+        for part in ("generator", "projector")
+    }

@@ -7,50 +7,60 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from gear import paths
 from gear.data.rows import batches
 from gear.data.shards import Split
-from gear.params import Config
 from gear.tokenizer.inference import encode_images
 from gear.tokenizer.model import Tokenizer
 from gear.training.distributed import DistributedContext
-from gear.training.fingerprint import fingerprint
+from gear.training.fingerprint import content_hash
+
+LARGEST_UINT16_CODEBOOK = 1 << 16
 
 
 def cached_tokens(
-    config: Config, world: DistributedContext, tokenizer: Tokenizer, folder: Path, split: Split
+    tokenizer: Tokenizer,
+    split: Split,
+    context: DistributedContext,
+    *,
+    cache: Path,
+    contents: tuple[Path, ...],
+    grid: int,
+    flip: bool,
 ) -> np.ndarray:
-    """Tokens of the training split by the frozen tokenizer in `folder`, (N, views, L), encoded once.
+    """Return the tokens of a split by row and view, (N, views, L); view 1 is the mirror image.
 
-    The file is named by the contents it follows from; ranks encode their shares of it. Mirroring is the only augmentation, so
-    two views hold everything a training can ask for.
+    Mirroring is the only augmentation, so that two views hold everything a training can ask for.
+    Ranks encode their shares of the file.
+
+    Args:
+        tokenizer: The frozen tokenizer.
+        split: The images.
+        context: This rank.
+        cache: Folder of the file, which is named by the contents that it follows from.
+        contents: Those files or folders: the images and the tokenizer's weights.
+        grid: Side of the token grid.
+        flip: Whether images are mirrored.
     """
-    views = (False, True) if config.data.flip else (False,)
-    name = fingerprint(
-        {"views": len(views), "device": world.device.type},
-        [paths.SHARDS, folder / "model.safetensors"],
-    )
-    file = paths.WORK / "tokens" / f"{name}.npy"
+    views = (False, True) if flip else (False,)
+    file = cache / f"{content_hash(*contents)}-{len(views)}-{context.device.type}.npy"
     if not file.exists():
         draft = file.with_suffix(".partial")
-        if world.is_rank_zero:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            shape, dtype = (
-                (len(split), len(views), config.grid**2),
-                np.uint16 if config.tokenizer.codes <= 65536 else np.int32,
-            )
+        if context.is_rank_zero:
+            cache.mkdir(parents=True, exist_ok=True)
+            shape = (len(split), len(views), grid**2)
+            small = tokenizer.config.codes <= LARGEST_UINT16_CODEBOOK
+            dtype = np.uint16 if small else np.int32
             np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape).flush()
         dist.barrier()
-        cache = np.load(draft, mmap_mode="r+")
-        for part in list(batches(len(split)))[world.rank :: world.size]:
+        tokens = np.load(draft, mmap_mode="r+")
+        for part in list(batches(len(split)))[context.rank :: context.size]:
             pixels = split[part]
             for view, mirrored in enumerate(views):
-                cache[part, view] = encode_images(
-                    tokenizer, np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
-                )
-        cache.flush()
+                images = np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
+                tokens[part, view] = encode_images(tokenizer, images)
+        tokens.flush()
         dist.barrier()
-        if world.is_rank_zero:
+        if context.is_rank_zero:
             draft.replace(file)
     dist.barrier()
     return np.load(file, mmap_mode="r")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gear import paths
+from gear.training.states import read_description
 
 TRAINED = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
 
@@ -68,6 +69,8 @@ def _saved(checkpoint: Checkpoint) -> int:
 def _states(root: Path, stage: str) -> list[Checkpoint]:
     found = []
     for latest in sorted((root / paths.WORK / stage).glob("*/latest")):
+        if read_description(latest.parent).get("finished"):  # its models are what it ended with
+            continue
         try:
             tag = latest.read_text()
             folder = latest.parent / tag

@@ -1,101 +1,110 @@
-"""Stage generator: the generator alone on the frozen EMA tokenizer (GEAR stage 2); may be 0 steps."""
+"""Stage generator: the generator alone on the frozen averaged tokenizer (GEAR stage 2)."""
 
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from gear import paths
 from gear.core.files import replace_folder
 from gear.core.model_folder import load_weights, read_config
-from gear.data.shards import load_manifest, read_split
-from gear.generator.conditions import conditions_for, mirrored
-from gear.joint.fd_curve import fd_probe
-from gear.joint.model import guided_generator, teacher_widths, write_models
+from gear.joint.dataset import read_joint_dataset
+from gear.joint.fd_curve import fd_hook
+from gear.joint.model import build_generator, build_guided_generator, saved_generator
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.joint.token_cache import cached_tokens
 from gear.params import Config
 from gear.tokenizer.inference import load_tokenizer
-from gear.training.batches import BatchLoader, ClassBalancedSampler
-from gear.training.distributed import join_process_group
-from gear.training.ema import EMA
-from gear.training.engine import build_engine
-from gear.training.loop import train
-from gear.training.run import open_work
+from gear.training.fingerprint import JOINT_CODE, Identity, identify
+from gear.training.loop import Training
+from gear.training.run import TrainingSettings, open_training, saved_tokenizer
+
+MODELS = ("tokenizer", "generator", "projector")
 
 
-def run(config: Config) -> None:
-    """`data/models/joint` → `data/models/generator`: the tokenizer unchanged, the generator trained on."""
-    if config.generator.steps == 0:  # config refuses this together with start: scratch
+def identity(config: Config) -> Identity:
+    """Return what names the resumable state of this training."""
+    inputs = {f"data/models/joint/{name}": paths.JOINT / name for name in MODELS}
+    inputs |= {"data/shards": paths.SHARDS, "data/features": paths.FEATURES}
+    return identify("generator", config.model_dump(mode="json"), inputs, JOINT_CODE)
+
+
+def run(config: Config, start_from: Path | None = None) -> None:
+    """`data/models/joint` → `data/models/generator`: the generator trained on for some steps.
+
+    With no steps the models are copied; the settings refuse that for `generator.start: scratch`.
+    """
+    if config.generator.steps == 0:
         replace_folder(paths.GENERATOR, _copy_joint)
         return
-    world = join_process_group(config)
-    split = read_split(paths.SHARDS / "train")
-    classes = load_manifest(paths.SHARDS)["classes"]
-    features, conditions = (
-        np.load(paths.FEATURES / "train.npy", mmap_mode="r"),
-        conditions_for(split, config.data.condition, paths.FEATURES),
+    joint, steps = config.joint, config.generator.steps
+    settings = TrainingSettings(
+        config.run, config.train, config.host, config.health, steps, joint.batch
+    )
+    training = open_training(
+        identity(config), settings, states=paths.STATES, work=paths.WORK, start_from=start_from
+    )
+    data = read_joint_dataset(
+        paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip
     )
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
-    tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(world.device)
-    guided = guided_generator(config, len(classes), teacher_widths())
+    tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(training.device)
+    new_generator = partial(
+        build_generator,
+        config.generator,
+        codes=config.tokenizer.codes,
+        grid=config.grid,
+        classes=len(data.class_names),
+        empty_caption=data.empty_caption,
+    )
+    guided = build_guided_generator(
+        new_generator(),
+        data.teachers,
+        activation_checkpointing=config.host.activation_checkpointing,
+    )
     if config.generator.start == "joint":
         load_weights(guided.generator, paths.JOINT / "generator")
         load_weights(guided.projector, paths.JOINT / "projector")
-    engine = build_engine(
-        guided.to(world.device),
-        config,
-        world,
-        lr=config.joint.lr_generator,
-        batch=config.joint.batch,
+    engine = training.engine(guided.to(training.device), joint.lr_generator)
+    average = training.ema(guided)
+    frozen = RECIPES["llamagen_repa" if RECIPES[joint.recipe].hard_alignment else "llamagen"]
+    step = JointStep(frozen, joint, engine, bf16=config.train.bf16)
+    tokens = cached_tokens(
+        tokenizer,
+        data.split,
+        training.context,
+        cache=paths.WORK / "tokens",
+        contents=(paths.SHARDS, paths.JOINT / "tokenizer/model.safetensors"),
+        grid=config.grid,
+        flip=config.data.flip,
     )
-    average = EMA(guided, config.train.ema)
-    work = open_work(
-        "generator",
-        config,
-        world,
-        ["run", "generator", "joint", "train", "health"],
-        [paths.SHARDS, paths.FEATURES, paths.JOINT],
+    hook = fd_hook(
+        training,
+        joint,
+        paths.REFERENCE,
+        tokenizer=tokenizer,
+        new_generator=new_generator,
+        conditions=data.conditions,
     )
-    frozen = RECIPES["llamagen_repa" if RECIPES[config.joint.recipe].hard_alignment else "llamagen"]
-    plan = ClassBalancedSampler(
-        split.labels,
-        config.joint.batch,
-        config.run.seed + 2,
-        mirrored(split, config.data.condition, flip=config.data.flip),
-    )
-    tokens = cached_tokens(config, world, tokenizer, paths.JOINT / "tokenizer", split)
-    rows = train(
-        "generator",
-        config,
-        JointStep(config, frozen, tokenizer=tokenizer, perceptual=None, generator_engine=engine),
-        BatchLoader(split, plan, world, features=features, condition=conditions, tokens=tokens),
-        steps=config.generator.steps,
-        lrs={"generator": config.joint.lr_generator},
-        averages={"guided": average},
-        work=work,
-        codes=config.tokenizer.codes,
-        log=paths.WORK / "logs" / "generator.jsonl",
-        probe=fd_probe(config, world, tokenizer, guided, conditions),
-    )
-    write_models(
-        paths.GENERATOR,
-        config,
-        world,
-        rows,
-        tokenizer_shape=tokenizer.config,
-        tokenizer=tokenizer.state_dict(),
-        guided=average.weights,
-        classes=classes,
-        temperature=temperature,
-    )
-    work.finish()
+    rows = Training(
+        training, step, averages={"guided": average}, codes=config.tokenizer.codes, hook=hook
+    ).fit(data.loader(training, seed_offset=2, tokens=tokens))
+    models = {
+        "tokenizer": saved_tokenizer(tokenizer.state_dict(), tokenizer.config, temperature),
+        **saved_generator(
+            average.weights,
+            guided.generator,
+            condition=config.data.condition,
+            text=config.text.model_dump(mode="json"),
+            class_names=data.class_names,
+        ),
+    }
+    training.finish(paths.GENERATOR, models, rows)
 
 
 def _copy_joint(draft: Path) -> None:
-    for name in ("tokenizer", "generator", "projector"):
+    for name in MODELS:
         shutil.copytree(paths.JOINT / name, draft / name)
     (draft / "curves.jsonl").write_text("")

@@ -1,123 +1,121 @@
-"""Stage joint: GEAR's joint training, or the recipe it is compared with (GEAR stage 1)."""
+"""Stage joint: train tokenizer and generator together, by GEAR or another recipe (GEAR stage 1)."""
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+from pathlib import Path
 
 from gear import paths
 from gear.data.images import to_tensor
 from gear.data.rows import evenly_spaced
-from gear.data.shards import load_manifest, read_split
-from gear.generator.conditions import conditions_for, mirrored
-from gear.joint.fd_curve import fd_probe
-from gear.joint.model import guided_generator, teacher_widths, write_models
+from gear.joint.dataset import read_joint_dataset
+from gear.joint.fd_curve import fd_hook
+from gear.joint.model import build_generator, build_guided_generator, saved_generator
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.joint.temperature import find_temperature
 from gear.joint.token_cache import cached_tokens
 from gear.params import Config
 from gear.tokenizer.inference import load_tokenizer
-from gear.training.autoencoder import discriminator_for, perceptual_loss
-from gear.training.batches import BatchLoader, ClassBalancedSampler
-from gear.training.distributed import join_process_group
-from gear.training.ema import EMA
-from gear.training.engine import build_engine
-from gear.training.loop import train
-from gear.training.run import open_work
+from gear.training.autoencoder import build_autoencoder
+from gear.training.fingerprint import JOINT_CODE, Identity, identify
+from gear.training.loop import Training
+from gear.training.run import TrainingSettings, open_training, saved_tokenizer
+
+CALIBRATION_IMAGES = 16  # on which joint.temperature is found if it names a support
 
 
-def run(config: Config) -> None:
-    """Shards, teacher features and the warm tokenizer → `data/models/joint`: both models (EMA) and curves."""
-    world = join_process_group(config)
-    recipe, batch = RECIPES[config.joint.recipe], config.joint.batch
-    split = read_split(paths.SHARDS / "train")
-    classes = load_manifest(paths.SHARDS)["classes"]
-    features, conditions = (
-        np.load(paths.FEATURES / "train.npy", mmap_mode="r"),
-        conditions_for(split, config.data.condition, paths.FEATURES),
+def identity(config: Config) -> Identity:
+    """Return what names the resumable state of this training."""
+    inputs = {
+        "data/shards": paths.SHARDS,
+        "data/features": paths.FEATURES,
+        "data/models/tokenizer/tokenizer": paths.TOKENIZER / "tokenizer",
+        "data/models/tokenizer/discriminator": paths.TOKENIZER / "discriminator",
+    }
+    return identify("joint", config.model_dump(mode="json"), inputs, JOINT_CODE)
+
+
+def run(config: Config, start_from: Path | None = None) -> None:
+    """Shards, features and the warm tokenizer → `data/models/joint`: averaged models and curve."""
+    joint, recipe = config.joint, RECIPES[config.joint.recipe]
+    settings = TrainingSettings(
+        config.run, config.train, config.host, config.health, joint.steps, joint.batch
     )
-    tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(world.device)
-    guided = guided_generator(config, len(classes), teacher_widths()).to(world.device)
-    temperature = find_temperature(
-        config.joint.temperature,
-        tokenizer,
-        to_tensor(split.part(evenly_spaced(len(split), 16))[:], tokenizer),
+    training = open_training(
+        identity(config), settings, states=paths.STATES, work=paths.WORK, start_from=start_from
     )
-    generator_engine = build_engine(
-        guided, config, world, lr=config.joint.lr_generator, batch=batch
+    data = read_joint_dataset(
+        paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip
     )
-    tokenizer_engine = discriminator_engine = None
-    averages = {"guided": EMA(guided, config.train.ema)}
-    warm_steps = config.tokenizer.steps
+    tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(training.device)
+    new_generator = partial(
+        build_generator,
+        config.generator,
+        codes=config.tokenizer.codes,
+        grid=config.grid,
+        classes=len(data.class_names),
+        empty_caption=data.empty_caption,
+    )
+    guided = build_guided_generator(
+        new_generator(),
+        data.teachers,
+        activation_checkpointing=config.host.activation_checkpointing,
+    ).to(training.device)
+    images = data.split.part(evenly_spaced(len(data.split), CALIBRATION_IMAGES))[:]
+    temperature = find_temperature(joint.temperature, tokenizer, to_tensor(images, tokenizer))
+    engine = training.engine(guided, joint.lr_generator)
+    averages = {"guided": training.ema(guided)}
+    autoencoder = tokens = None
     if recipe.tokenizer_trains:
-        tokenizer_engine = build_engine(
-            tokenizer.train(), config, world, lr=config.joint.lr_tokenizer, batch=batch
+        autoencoder = build_autoencoder(
+            training,
+            tokenizer,
+            config.loss,
+            config.gan,
+            lr=joint.lr_tokenizer,
+            earlier_steps=config.tokenizer.steps,
+            discriminator=paths.TOKENIZER / "discriminator",
         )
-        averages["tokenizer"] = EMA(tokenizer, config.train.ema)
-        _, discriminator_engine = discriminator_for(
-            config,
-            world,
-            batch=batch,
-            last_step=warm_steps + config.joint.steps,
-            saved=paths.TOKENIZER / "discriminator",
+        averages["tokenizer"] = training.ema(tokenizer)
+    else:
+        tokens = cached_tokens(
+            tokenizer,
+            data.split,
+            training.context,
+            cache=paths.WORK / "tokens",
+            contents=(paths.SHARDS, paths.TOKENIZER / "tokenizer/model.safetensors"),
+            grid=config.grid,
+            flip=config.data.flip,
         )
     step = JointStep(
-        config,
         recipe,
-        tokenizer=tokenizer,
-        perceptual=perceptual_loss(config, world) if recipe.tokenizer_trains else None,
-        tokenizer_engine=tokenizer_engine,
-        generator_engine=generator_engine,
-        discriminator_engine=discriminator_engine,
-        gan_from=max(0, config.gan.start_step - warm_steps),
+        joint,
+        engine,
+        bf16=config.train.bf16,
+        autoencoder=autoencoder,
         temperature=temperature,
     )
-    tokens = (
-        None
-        if recipe.tokenizer_trains
-        else cached_tokens(config, world, tokenizer, paths.TOKENIZER / "tokenizer", split)
+    hook = fd_hook(
+        training,
+        joint,
+        paths.REFERENCE,
+        tokenizer=tokenizer,
+        new_generator=new_generator,
+        conditions=data.conditions,
     )
-    plan = ClassBalancedSampler(
-        split.labels,
-        batch,
-        config.run.seed + 1,
-        mirrored(split, config.data.condition, flip=config.data.flip),
-    )
-    inputs = [paths.SHARDS, paths.FEATURES, paths.TOKENIZER]
-    work = open_work(
-        "joint",
-        config,
-        world,
-        ["run", "text", "tokenizer", "loss", "gan", "generator", "joint", "train", "health"],
-        inputs,
-    )
-    rows = train(
-        "joint",
-        config,
-        step,
-        BatchLoader(split, plan, world, features=features, condition=conditions, tokens=tokens),
-        steps=config.joint.steps,
-        lrs={
-            "tokenizer": config.joint.lr_tokenizer,
-            "generator": config.joint.lr_generator,
-            "discriminator": config.gan.lr,
-        },
-        averages=averages,
-        work=work,
-        codes=config.tokenizer.codes,
-        log=paths.WORK / "logs" / "joint.jsonl",
-        probe=fd_probe(config, world, tokenizer, guided, conditions),
+    rows = Training(training, step, averages=averages, codes=config.tokenizer.codes, hook=hook).fit(
+        data.loader(training, seed_offset=1, tokens=tokens)
     )
     weights = averages["tokenizer"].weights if recipe.tokenizer_trains else tokenizer.state_dict()
-    write_models(
-        paths.JOINT,
-        config,
-        world,
-        rows,
-        tokenizer_shape=tokenizer.config,
-        tokenizer=weights,
-        guided=averages["guided"].weights,
-        classes=classes,
-        temperature=temperature,
-    )
-    work.finish()
+    models = {
+        "tokenizer": saved_tokenizer(weights, tokenizer.config, temperature),
+        **saved_generator(
+            averages["guided"].weights,
+            guided.generator,
+            condition=config.data.condition,
+            text=config.text.model_dump(mode="json"),
+            class_names=data.class_names,
+        ),
+    }
+    training.finish(paths.JOINT, models, rows)

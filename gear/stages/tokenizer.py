@@ -1,77 +1,46 @@
-"""Stage tokenizer: warm up the VQ tokenizer alone (GEAR stage 0)."""
+"""Stage tokenizer: warm up the tokenizer alone (GEAR stage 0)."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gear import paths
 from gear.data.shards import read_split
-from gear.generator.conditions import mirrored
-from gear.joint.model import write_models
-from gear.joint.recipes import RECIPES
-from gear.joint.step import JointStep
 from gear.params import Config
 from gear.tokenizer.inference import start_tokenizer
-from gear.training.autoencoder import discriminator_for, perceptual_loss
-from gear.training.batches import BatchLoader, ClassBalancedSampler
-from gear.training.distributed import join_process_group
-from gear.training.ema import EMA
-from gear.training.engine import build_engine
-from gear.training.loop import train
-from gear.training.run import open_work
+from gear.training.autoencoder import build_autoencoder
+from gear.training.batches import BatchLoader, ClassBalancedSampler, mirror_mask
+from gear.training.fingerprint import AUTOENCODER_CODE, Identity, identify
+from gear.training.loop import Training
+from gear.training.run import SavedModel, TrainingSettings, open_training, saved_tokenizer
 
 
-def run(config: Config) -> None:
-    """Shards → `data/models/tokenizer`: EMA tokenizer, discriminator if it joined, curves."""
-    world = join_process_group(config)
+def identity(config: Config) -> Identity:
+    """Return what names the resumable state of this training."""
+    inputs = {"data/shards": paths.SHARDS}
+    return identify("tokenizer", config.model_dump(mode="json"), inputs, AUTOENCODER_CODE)
+
+
+def run(config: Config, start_from: Path | None = None) -> None:
+    """Shards → `data/models/tokenizer`: averaged tokenizer, discriminator if it joined, curve."""
+    section, data = config.tokenizer, config.data
+    settings = TrainingSettings(
+        config.run, config.train, config.host, config.health, section.steps, section.batch
+    )
+    training = open_training(
+        identity(config), settings, states=paths.STATES, work=paths.WORK, start_from=start_from
+    )
     split = read_split(paths.SHARDS / "train")
-    tokenizer = start_tokenizer(config.tokenizer).to(world.device)
-    engine = build_engine(
-        tokenizer, config, world, lr=config.tokenizer.lr, batch=config.tokenizer.batch
+    tokenizer = start_tokenizer(section).to(training.device)
+    step = build_autoencoder(training, tokenizer, config.loss, config.gan, lr=section.lr)
+    average = training.ema(tokenizer)
+    mirror = mirror_mask(split, flip=data.flip, condition=data.condition)
+    sampler = ClassBalancedSampler(split.labels, section.batch, config.run.seed, mirror)
+    rows = Training(training, step, averages={"tokenizer": average}, codes=section.codes).fit(
+        BatchLoader(split, sampler, training.context)
     )
-    discriminator, discriminator_engine = discriminator_for(
-        config, world, batch=config.tokenizer.batch, last_step=config.tokenizer.steps
-    )
-    step = JointStep(
-        config,
-        RECIPES["gear"],
-        tokenizer=tokenizer,
-        perceptual=perceptual_loss(config, world),
-        tokenizer_engine=engine,
-        discriminator_engine=discriminator_engine,
-        gan_from=config.gan.start_step,
-    )
-    average = EMA(tokenizer, config.train.ema)
-    work = open_work(
-        "tokenizer",
-        config,
-        world,
-        ["run", "tokenizer", "loss", "gan", "train", "health"],
-        [paths.SHARDS],
-    )
-    plan = ClassBalancedSampler(
-        split.labels,
-        config.tokenizer.batch,
-        config.run.seed,
-        mirrored(split, config.data.condition, flip=config.data.flip),
-    )
-    rows = train(
-        "tokenizer",
-        config,
-        step,
-        BatchLoader(split, plan, world),
-        steps=config.tokenizer.steps,
-        lrs={"tokenizer": config.tokenizer.lr, "discriminator": config.gan.lr},
-        averages={"tokenizer": average},
-        work=work,
-        codes=config.tokenizer.codes,
-        log=paths.WORK / "logs" / "tokenizer.jsonl",
-    )
-    write_models(
-        paths.TOKENIZER,
-        config,
-        world,
-        rows,
-        tokenizer_shape=tokenizer.config,
-        tokenizer=average.weights,
-        discriminator=discriminator,
-    )
-    work.finish()
+    models = {"tokenizer": saved_tokenizer(average.weights, section)}
+    if step.discriminator_engine is not None:
+        weights = step.discriminator_engine.module.state_dict()
+        models["discriminator"] = SavedModel(weights, {"gan": config.gan.model_dump(mode="json")})
+    training.finish(paths.TOKENIZER, models, rows)

@@ -1,61 +1,222 @@
-"""Update of the tokenizer and of the discriminator (updates 1 and 2 of a GEAR step)."""
+"""Updates of the tokenizer and of its discriminator: updates 1 and 2 of a GEAR step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from gear.core.errors import StageFailed
 from gear.core.model_folder import load_weights
 from gear.encoders.efficientnet import build_encoder
 from gear.losses.adversarial import (
+    Lecam,
     PatchDiscriminator,
+    adaptive_weight,
+    hinge_discriminator,
+    hinge_generator,
 )
+from gear.losses.config import GanConfig, LossConfig
 from gear.losses.perceptual import EarlyFeaturesLoss, LpipsLoss
-from gear.params import Config
-from gear.training.distributed import DistributedContext
-from gear.training.engine import build_engine
+from gear.tokenizer.model import Tokenizer, TokenizerOutput
+from gear.tokenizer.quantizers import Quantized
+from gear.training.batches import Batch
+from gear.training.engine import frozen, update_weights
+from gear.training.run import TrainingRun
 
 Losses = dict[str, torch.Tensor]
+Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Takes the batch, its assignment, the tokenizer's loss so far and the losses to log; yields the
+# loss to minimise. The update happens inside its block, so that it may freeze other modules.
+ExtraLoss = Callable[
+    [Batch[Any], Quantized, torch.Tensor, Losses], AbstractContextManager[torch.Tensor]
+]
 
 
-class NonFinite(StageFailed):
-    """A loss is NaN or infinite; raised before its module's weights move. `keys`: this rank's images."""
-
-    def __init__(self, module: str, value: float, keys: list[str]) -> None:
-        super().__init__(f"the {module} loss is {value}; its weights were not moved")
-        self.keys = keys
-
-
-def perceptual_loss(
-    config: Config, world: DistributedContext
-) -> EarlyFeaturesLoss | LpipsLoss | None:
-    """LPIPS where its weights are named, else the packaged encoder's loss; None where its weight is 0."""
-    if not config.loss.perceptual:
-        return None
-    loss = (
-        LpipsLoss(config.loss.vgg16)
-        if config.loss.vgg16.path
-        else EarlyFeaturesLoss(build_encoder())
-    )
-    return loss.to(world.device)
+def no_extra_loss(
+    batch: Batch[Any], quantized: Quantized, total: torch.Tensor, losses: Losses
+) -> AbstractContextManager[torch.Tensor]:
+    """Leave the tokenizer's loss as it is."""
+    return nullcontext(total)
 
 
-def discriminator_for(
-    config: Config,
-    world: DistributedContext,
+class AutoencoderStep:
+    """One training step of the tokenizer, and of the discriminator once it has joined.
+
+    engine: engine of the tokenizer.
+    gan_from: first step at which the discriminator takes part.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        engine: Any,
+        loss: LossConfig,
+        gan: GanConfig,
+        *,
+        bf16: bool,
+        perceptual: Perceptual | None = None,
+        discriminator_engine: Any = None,
+        gan_from: int = 0,
+    ) -> None:
+        self.tokenizer, self.engine = tokenizer, engine
+        self.loss, self.gan, self.bf16 = loss, gan, bf16
+        self.perceptual = perceptual
+        self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
+        self.lecam = Lecam(next(tokenizer.parameters()).device)
+
+    @property
+    def engines(self) -> dict[str, Any]:
+        """The engines by name."""
+        engines = {"tokenizer": self.engine}
+        if self.discriminator_engine is not None:
+            engines["discriminator"] = self.discriminator_engine
+        return engines
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what a resumed run needs besides weights and optimisers."""
+        return {"lecam": self.lecam.anchors}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a saved `state`."""
+        self.lecam.anchors.copy_(state["lecam"])
+
+    def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
+        """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
+        losses: Losses = {}
+        indices_BL = self.update(batch, step, losses)
+        return {name: value.detach() for name, value in losses.items()}, indices_BL
+
+    def update(
+        self,
+        batch: Batch[Any],
+        step: int,
+        losses: Losses,
+        extra_loss: ExtraLoss = no_extra_loss,
+    ) -> torch.Tensor:
+        """Do updates 1 and 2, adding to `losses`. Returns the hard indices, (B, L) int64."""
+        adversarial = self.discriminator_engine is not None and step >= self.gan_from
+        output = self.engine(batch.images())
+        self.update_tokenizer(batch, output, losses, extra_loss, adversarial=adversarial)
+        if adversarial:
+            self.update_discriminator(batch, output.reconstruction.detach(), losses)
+        indices_BL: torch.Tensor = output.quantized.indices
+        return indices_BL
+
+    def update_tokenizer(
+        self,
+        batch: Batch[Any],
+        output: TokenizerOutput,
+        losses: Losses,
+        extra_loss: ExtraLoss = no_extra_loss,
+        *,
+        adversarial: bool = False,
+    ) -> None:
+        """Update 1: reconstruction, codebook, adversarial and, if any, the extra loss."""
+        weights, quantized = self.loss, output.quantized
+        reconstruction = output.reconstruction.float()
+        parts = {
+            "l1": (weights.l1, F.l1_loss(reconstruction, batch.images())),
+            "codebook": (weights.codebook, quantized.codebook_loss),
+            "commitment": (weights.commitment, quantized.commitment_loss),
+            "entropy": (weights.entropy, quantized.entropy_loss),
+        }
+        if self.perceptual is not None and weights.perceptual:
+            distance = self.perceptual(reconstruction, batch.images())
+            parts["perceptual"] = (weights.perceptual, distance)
+        if adversarial:
+            rebuilt = [w * value for name, (w, value) in parts.items() if name in RECONSTRUCTION]
+            verdict = self.adversarial_loss(reconstruction, rebuilt, losses)
+            parts["adversarial"] = (weights.adversarial, verdict)
+        start = torch.zeros((), device=reconstruction.device)
+        total = sum((weight * value for weight, value in parts.values()), start)
+        losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
+        with extra_loss(batch, quantized, total, losses) as total:
+            update_weights(self.engine, total, "tokenizer", batch.keys)
+
+    def adversarial_loss(
+        self, reconstruction: torch.Tensor, rebuilt: list[torch.Tensor], losses: Losses
+    ) -> torch.Tensor:
+        """Return the frozen discriminator's verdict on a reconstruction.
+
+        If `loss.adaptive`, it is scaled to the gradient of the reconstruction losses `rebuilt`.
+        """
+        discriminator = self.discriminator_engine.module
+        with frozen(discriminator), autocast(reconstruction, self.bf16):
+            verdict = hinge_generator(discriminator(reconstruction))
+            if self.loss.adaptive:
+                last_layer = self.tokenizer.decoder.conv_out.weight
+                factor = adaptive_weight(torch.stack(rebuilt).sum(), verdict, last_layer)
+                losses["gan/adaptive_weight"] = factor
+                verdict = factor * verdict
+        return verdict
+
+    def update_discriminator(self, batch: Batch[Any], fake: torch.Tensor, losses: Losses) -> None:
+        """Update 2: tell images from reconstructions."""
+        engine = self.discriminator_engine
+        on_real, on_fake = engine(torch.cat([batch.images(), fake])).chunk(2)
+        loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
+        if self.gan.lecam:
+            losses["loss/lecam"] = self.lecam(on_real, on_fake)
+            loss = loss + self.gan.lecam * losses["loss/lecam"]
+        update_weights(engine, loss, "discriminator", batch.keys)
+
+
+RECONSTRUCTION = ("l1", "perceptual")  # the losses that the adaptive weight is measured against
+
+
+def autocast(like: torch.Tensor, bf16: bool) -> AbstractContextManager[None]:
+    """Return the autocast of a pass outside its engine, which would bring its own."""
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16)
+
+
+def build_autoencoder(
+    training: TrainingRun,
+    tokenizer: Tokenizer,
+    loss: LossConfig,
+    gan: GanConfig,
     *,
-    batch: int,
-    last_step: int,
-    saved: Path | None = None,
-) -> tuple[nn.Module | None, Any]:
-    """A discriminator and its engine, or (None, None) where it never joins; `saved` continues an earlier one."""
-    if config.gan.start_step >= last_step or not config.loss.adversarial:
-        return None, None
-    discriminator = PatchDiscriminator(config.gan.filters, config.gan.layers).to(world.device)
-    if saved is not None and saved.exists():
-        load_weights(discriminator, saved)
-    return discriminator, build_engine(discriminator, config, world, lr=config.gan.lr, batch=batch)
+    lr: float,
+    earlier_steps: int = 0,
+    discriminator: Path | None = None,
+) -> AutoencoderStep:
+    """Return the updates of a tokenizer and, if it joins in this training, a discriminator.
+
+    Args:
+        training: The training.
+        tokenizer: The tokenizer.
+        loss: Weights of its loss.
+        gan: The discriminator's settings; `gan.start_step` counts the earlier steps too.
+        lr: Learning rate of the tokenizer.
+        earlier_steps: Steps that earlier trainings gave the tokenizer.
+        discriminator: Folder of an earlier training's discriminator; it need not exist.
+    """
+    engine = training.engine(tokenizer.train(), lr)
+    discriminator_engine = None
+    if loss.adversarial and gan.start_step < earlier_steps + training.settings.steps:
+        judge = PatchDiscriminator(gan.filters, gan.layers).to(training.device)
+        if discriminator is not None and discriminator.exists():
+            load_weights(judge, discriminator)
+        discriminator_engine = training.engine(judge, gan.lr)
+    return AutoencoderStep(
+        tokenizer,
+        engine,
+        loss,
+        gan,
+        bf16=training.settings.train.bf16,
+        perceptual=build_perceptual(loss, training.device),
+        discriminator_engine=discriminator_engine,
+        gan_from=max(0, gan.start_step - earlier_steps),
+    )
+
+
+def build_perceptual(loss: LossConfig, device: torch.device) -> Perceptual | None:
+    """Return LPIPS if its weights are named, else the packaged encoder's loss; None if unused."""
+    if not loss.perceptual:
+        return None
+    if loss.vgg16.path:
+        return LpipsLoss(loss.vgg16).to(device)
+    return EarlyFeaturesLoss(build_encoder()).to(device)

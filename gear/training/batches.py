@@ -1,56 +1,109 @@
-"""Which images each step sees: a function of (seed, step) alone, so ranks, workers and resumes agree."""
+"""Which images each step sees: a function of (seed, step) alone, so ranks and resumes agree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 
+from gear.data.captions import may_mirror
 from gear.data.shards import Split
-from gear.generator.conditioning import Condition
 from gear.training.distributed import DistributedContext
 
 
+class OnDevice(Protocol):
+    """What moves to a device, such as a tensor or the conditions of a generator."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on the device."""
+
+
+ConditionT = TypeVar("ConditionT", bound=OnDevice)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[ConditionT]):
+    """What one rank sees in one step; what a stage does not use is None."""
+
+    images_BCHW: torch.Tensor | None  # in [-1, 1]
+    condition: ConditionT | None
+    teacher_BLC: torch.Tensor | None
+    keys: list[str]
+    tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, if cached
+
+    def images(self) -> torch.Tensor:
+        """Return the images, (B, 3, H, W) in [-1, 1]."""
+        assert self.images_BCHW is not None
+        return self.images_BCHW
+
+    def given(self) -> ConditionT:
+        """Return the conditions of the generator."""
+        assert self.condition is not None
+        return self.condition
+
+    def teacher(self) -> torch.Tensor:
+        """Return the teacher's features, (B, L, C)."""
+        assert self.teacher_BLC is not None
+        return self.teacher_BLC
+
+
+def mirror_mask(split: Split, *, flip: bool, condition: str) -> np.ndarray:
+    """Return which images training may mirror, (N,) bool.
+
+    Args:
+        split: The training images.
+        flip: The setting data.flip.
+        condition: The setting data.condition. If captions are the condition, an image whose
+            caption says left or right is not mirrored.
+    """
+    if flip and condition == "caption":
+        return may_mirror(split.captions)
+    return np.full(len(split), flip)
+
+
 class ClassBalancedSampler:
-    """Class-balanced batches. Every class is equally likely; within one, each image comes once before any comes twice."""
+    """Class-balanced batches: all classes are equally likely.
+
+    Within a class each image comes once before any comes twice.
+    """
 
     def __init__(
         self, labels: np.ndarray, batch: int, seed: int, mirror: bool | np.ndarray
     ) -> None:
-        """`mirror`: whether images may be mirrored, one for all or one a row."""
+        """Take the labels of a split, (N,), and whether its images may be mirrored, (N,) or one."""
         self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        self.batch_size, self.seed, self.may_mirror = (
-            batch,
-            seed,
-            np.broadcast_to(mirror, len(labels)),
-        )
-        self._turn, self._classes = -1, np.empty(0, dtype=np.int64)
+        self.batch_size = batch
+        self.seed = seed
+        self.may_mirror = np.broadcast_to(mirror, len(labels))
+        self._turn = -1
+        self._classes = np.empty(0, dtype=np.int64)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image positions (batch,) int64 and whether to mirror each, (batch,) bool."""
+        """Return image positions, (batch,) int64, and whether to mirror each, (batch,) bool."""
         draws = step * self.batch_size + np.arange(self.batch_size)
-        turns, places = draws // len(self.members), draws % len(self.members)
-        classes = [
-            self._class_order(int(turn))[place] for turn, place in zip(turns, places, strict=True)
-        ]
+        turns = draws // len(self.members)
+        places = draws % len(self.members)
         indices = np.array(
-            [self._pick(int(c), int(t)) for c, t in zip(classes, turns, strict=True)],
+            [
+                self._pick(int(self._class_order(int(turn))[place]), int(turn))
+                for turn, place in zip(turns, places, strict=True)
+            ],
             dtype=np.int64,
         )
-        drawn = np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
-        return indices, drawn & self.may_mirror[indices]
+        mirrored = np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
+        return indices, mirrored & self.may_mirror[indices]
 
     def _class_order(self, turn: int) -> np.ndarray:
-        """Every class once, in an order of this turn's own: neighbours in a sorted list of classes must not share batches."""
+        """Return every class once, in random order: neighbours in a sorted list must not share batches."""
         if self._turn != turn:
-            self._turn, self._classes = (
-                turn,
-                np.random.default_rng([self.seed, 2, turn]).permutation(len(self.members)),
-            )
+            self._turn = turn
+            random = np.random.default_rng([self.seed, 2, turn])
+            self._classes = random.permutation(len(self.members))
         return self._classes
 
     def _pick(self, label: int, turn: int) -> int:
@@ -58,46 +111,53 @@ class ClassBalancedSampler:
         epoch, place = divmod(turn, len(members))
         if (label, epoch) not in self._orders:
             self._orders = {key: order for key, order in self._orders.items() if key[0] != label}
-            self._orders[label, epoch] = np.random.default_rng(
-                [self.seed, 0, label, epoch]
-            ).permutation(members)
+            random = np.random.default_rng([self.seed, 0, label, epoch])
+            self._orders[label, epoch] = random.permutation(members)
         return int(self._orders[label, epoch][place])
 
 
-class BatchLoader:
+class BatchLoader(Generic[ConditionT]):
     """Batches by step number: the same for any number of ranks, and after any resume."""
 
     def __init__(
         self,
         split: Split,
-        plan: ClassBalancedSampler,
-        world: DistributedContext,
+        sampler: ClassBalancedSampler,
+        context: DistributedContext,
         *,
         features: np.ndarray | None = None,
-        condition: Callable[[np.ndarray], Condition] | None = None,
+        condition: Callable[[np.ndarray], ConditionT] | None = None,
         tokens: np.ndarray | None = None,
     ) -> None:
-        self.split, self.plan, self.world, self.features, self.condition, self.tokens = (
-            split,
-            plan,
-            world,
-            features,
-            condition,
-            tokens,
-        )
+        """Take what a batch is made of.
 
-    def __call__(self, step: int) -> Batch:
-        """This rank's share of batch `step`."""
-        indices, flips = self.plan.batch(step)
-        mine = slice(self.world.rank, None, self.world.size)
-        indices, flips = indices[mine], flips[mine]
-        device, views = self.world.device, flips.astype(np.int64)
+        Args:
+            split: The training images.
+            sampler: Says which rows a step sees.
+            context: This rank takes its share of them.
+            features: Teacher features by row and view, (N, V, L, C); view 1 is the mirror image.
+            condition: Function from rows to conditions of the generator.
+            tokens: Tokens by row and view, (N, V, L); batches then hold no images.
+        """
+        self.split = split
+        self.sampler = sampler
+        self.context = context
+        self.features = features
+        self.condition = condition
+        self.tokens = tokens
+
+    def __call__(self, step: int) -> Batch[ConditionT]:
+        """Return this rank's share of the batch of a step."""
+        indices, mirrored = self.sampler.batch(step)
+        share = slice(self.context.rank, None, self.context.size)
+        indices, mirrored = indices[share], mirrored[share]
+        device, views = self.context.device, mirrored.astype(np.int64)
         images = teacher = tokens = None
         if self.tokens is not None:
             tokens = torch.from_numpy(self.tokens[indices, views].astype(np.int64)).to(device)
         else:
             pixels = self.split.images(indices)
-            pixels[flips] = pixels[flips][:, :, ::-1]
+            pixels[mirrored] = pixels[mirrored][:, :, ::-1]
             images = torch.from_numpy(_floats(pixels)).to(device)
         if self.features is not None:
             teacher = torch.from_numpy(self.features[indices, views].astype(np.float32)).to(device)
@@ -106,45 +166,24 @@ class BatchLoader:
 
 
 def _floats(pixels: np.ndarray) -> np.ndarray:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]. By numpy: torch's threads are the training's, this runs beside it."""
+    """Convert (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1].
+
+    By numpy, since this runs beside training, which has torch's threads.
+    """
     images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     images /= np.float32(127.5)
     images -= np.float32(1.0)
     return images
 
 
-def prefetch(feed: BatchLoader, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
-    """Steps and their batches; the next batch is read and decoded while the last one is trained on."""
-    with ThreadPoolExecutor(1, thread_name_prefix="feed") as fetch:
-        waiting = [fetch.submit(feed, first)] if first < steps else []
-        for number in range(first, steps):
+def prefetch(
+    loader: BatchLoader[ConditionT], first: int, steps: int
+) -> Iterator[tuple[int, Batch[ConditionT]]]:
+    """Yield steps and their batches; the next batch is decoded while the last one is trained on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as executor:
+        waiting = [executor.submit(loader, first)] if first < steps else []
+        for step in range(first, steps):
             batch = waiting.pop().result()
-            if number + 1 < steps:
-                waiting.append(fetch.submit(feed, number + 1))
-            yield number, batch
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one rank sees in one step."""
-
-    images_BCHW: torch.Tensor | None  # [-1, 1]; None where the tokens are cached
-    condition: Condition | None  # None where the stage has no generator
-    teacher_BLC: torch.Tensor | None  # None where the stage has no generator
-    keys: list[str]
-    tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, where cached
-
-    def images(self) -> torch.Tensor:
-        """Pixels, for the updates that need them."""
-        assert self.images_BCHW is not None
-        return self.images_BCHW
-
-    def given(self) -> Condition:
-        """What the generator is given."""
-        assert self.condition is not None
-        return self.condition
-
-    def teacher(self) -> torch.Tensor:
-        """Teacher features, for the losses that need them."""
-        assert self.teacher_BLC is not None
-        return self.teacher_BLC
+            if step + 1 < steps:
+                waiting.append(executor.submit(loader, step + 1))
+            yield step, batch

@@ -1,11 +1,11 @@
-"""TODO."""
+"""Save and restore the resumable state of one training."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,103 +13,200 @@ import torch
 import torch.distributed as dist
 
 from gear.core.errors import InputError
+from gear.core.files import exclusive_lock, replace_file
 from gear.training.distributed import DistributedContext
+from gear.training.fingerprint import Identity
+from gear.training.states import DESCRIPTION, LOCK, delete_finished, step_of
 
 
 class CheckpointManager:
-    """One run's resumable states.
+    """The folder of one training's resumable states.
 
-    `step-N/`: a state; `latest`: the name of the newest that is whole; `healthy`: the newest whose window of codebook health was
-    fine. No other state is kept. `stopped-step-N/`: where a run was when it was asked to stop. `stop`: that request, written by
-    others (`gear monitor`). `settings.json`: where it runs and its whole configuration, for readers.
+    `step-N/`: a state. `latest`: name of the newest one that is whole. `healthy`: the newest one
+    before which codebook health was fine. No other state is kept.
+    `stopped-step-N/`: the state when a stop was requested. `stop`: that request (`gear monitor`).
+    `settings.json`: the checkout and its settings. `description.json`: what the state is of.
     """
 
-    def __init__(self, folder: Path, world: DistributedContext) -> None:
-        self.folder, self.world = folder, world
-        if world.is_rank_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"{folder}: another process is training this very run: wait for it or stop it"
-                ) from None
+    def __init__(
+        self,
+        folder: Path,
+        context: DistributedContext,
+        identity: Identity | None = None,
+        stage_lock: Path | None = None,
+    ) -> None:
+        """Create or open a folder and lock it; `stage_lock` is a file to lock too.
+
+        Raises:
+            InputError: if another process holds one of the locks.
+        """
+        self.folder, self.context, self.identity = folder, context, identity
+        self.started_from: dict[str, Any] | None = None  # of another training, by --from
+        self.locks = ExitStack()
+        if context.is_rank_zero:
+            stage = identity.stage if identity else folder.parent.name
+            wait = "wait for it or stop it"
+            if stage_lock is not None:
+                message = f"another process is training {stage} in this checkout ({{holder}})"
+                self.locks.enter_context(exclusive_lock(stage_lock, f"{message}: {wait}"))
+            message = f"{folder}: another process is training this very run ({{holder}}): {wait}"
+            self.locks.enter_context(exclusive_lock(folder / LOCK, message))
             (folder / "stop").unlink(missing_ok=True)  # it was meant for the run before
+            if identity is not None:
+                self.note("settings.json", {"root": str(Path.cwd()), "config": identity.params})
         dist.barrier()
 
+    def close(self) -> None:
+        """Release the locks."""
+        self.locks.close()
+
     def save(self, engines: dict[str, Any], state: dict[str, Any]) -> None:
-        """Save all engines and `state` (with its `step`), then point `latest` at them; older ones go."""
+        """Save all engines and `state`, which has a `step`; older states are deleted."""
         tag = f"step-{state['step']}"
         self._write(tag, engines, state)
-        if self.world.is_rank_zero:
+        if self.context.is_rank_zero:
             self._point("latest", tag)
+            self.describe(state["step"])
             self._drop_old()
         dist.barrier()
 
     def save_stopped(self, engines: dict[str, Any], state: dict[str, Any]) -> Path:
-        """Save where a run stands that was asked to stop, beside `latest`; it is `latest` only where there is no other."""
+        """Save the state of a run that was asked to stop; it becomes `latest` only if none is."""
         tag = f"stopped-step-{state['step']}"
         self._write(tag, engines, state)
-        if self.world.is_rank_zero and self.read("latest") is None:
+        if self.context.is_rank_zero and self.read("latest") is None:
             self._point("latest", tag)
+            self.describe(state["step"])
         dist.barrier()
         return self.folder / tag
 
     def mark_healthy(self) -> None:
-        """The window of health that the newest state lies in was fine: keep that state until a newer one is confirmed."""
+        """Mark the latest state as healthy; it is kept until a newer one is marked."""
         tag = self.read("latest")
-        if self.world.is_rank_zero and tag is not None and tag != self.read("healthy"):
+        if self.context.is_rank_zero and tag is not None and tag != self.read("healthy"):
             self._point("healthy", tag)
             self._drop_old()
 
     def roll_back(self) -> Path | None:
-        """Point `latest` back at the last state whose health was fine; the state that a next run starts from, if any."""
+        """Make the last healthy state, if any, the latest. Returns what the next run resumes from."""
         healthy = self.read("healthy")
-        if self.world.is_rank_zero and healthy is not None:
+        if self.context.is_rank_zero and healthy is not None:
             self._point("latest", healthy)
+            self.describe(step_of(healthy))
         dist.barrier()
         latest = self.read("latest")
         return self.folder / latest if latest else None
 
-    def load(self, engines: dict[str, Any]) -> dict[str, Any] | None:
-        """Restore the engines from `latest` and return its state; None where there is none."""
+    def latest_step(self) -> int | None:
+        """Return the step of the latest state, None if there is none."""
         latest = self.read("latest")
-        if latest is None:
+        return step_of(latest) if latest else None
+
+    def forget(self) -> None:
+        """Start anew: states on disk are not resumed, and are deleted with the next save."""
+        dist.barrier()  # all ranks have read `latest`
+        if self.context.is_rank_zero:
+            for name in ("latest", "healthy"):
+                (self.folder / name).unlink(missing_ok=True)
+        dist.barrier()
+
+    def load(self, engines: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:
+        """Restore the engines from the latest state and return that state; None if there is none.
+
+        source: folder of another training whose latest state is loaded instead.
+
+        Raises:
+            InputError: if the state does not fit the models, the ranks or the ZeRO stage.
+        """
+        folder = source or self.folder
+        if not (folder / "latest").is_file():
             return None
-        source = self.folder / latest
+        saved = folder / (folder / "latest").read_text()
+        state: dict[str, Any] = torch.load(
+            saved / "state.pt", weights_only=True, map_location="cpu"
+        )
+        self._check_layout(saved, state.get("layout", {}), engines)
         for name, engine in engines.items():
-            path, _ = engine.load_checkpoint(str(source), tag=name, load_lr_scheduler_states=False)
-            if path is None:
-                raise RuntimeError(
-                    f"{source}/{name}: the saved state does not load; delete {self.folder} to start over"
-                )
-        return torch.load(source / "state.pt", weights_only=True, map_location="cpu")
+            if name == "discriminator" and not (saved / name).exists():
+                continue  # with fewer steps it never joined; it is as it would be, untrained
+            try:
+                engine.load_checkpoint(str(saved), tag=name, load_lr_scheduler_states=False)
+            except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"{saved}/{name}: does not fit these settings: {reason}") from None
+        return state
 
     def stop_requested(self) -> bool:
-        """Whether somebody asks this run to stop: one look at a name, no file is read."""
+        """Return whether somebody asks this run to stop; no file is read."""
         return (self.folder / "stop").exists()
 
     def stop_reason(self) -> str:
-        """The reason of a stop request, one line."""
+        """Return the reason of a stop request, one line."""
         return " ".join((self.read("stop") or "no reason given").split())
 
     def read(self, name: str) -> str | None:
-        """A one-line file of the folder; None where there is none."""
+        """Return the content of a file of the folder, None if there is none."""
         try:
             return (self.folder / name).read_text()
         except FileNotFoundError:
             return None
 
+    def note(self, name: str, facts: dict[str, Any]) -> Path:
+        """Write facts for people beside the states. Returns the file."""
+        replace_file(self.folder / name, (json.dumps(facts, indent=2) + "\n").encode())
+        return self.folder / name
+
+    def describe(self, step: int, *, finished: bool = False) -> None:
+        """Write what the latest state is of."""
+        facts = self.identity.facts() if self.identity else {}
+        facts |= {"step": step, "finished": finished, "started_from": self.started_from}
+        self.note(DESCRIPTION, facts)
+
+    def finish(self) -> None:
+        """Mark a training as ended: its state is kept, those of other ended trainings are deleted."""
+        dist.barrier()
+        step = self.latest_step()
+        if self.context.is_rank_zero and step is not None:
+            self.describe(step, finished=True)
+            delete_finished(self.folder.parent, but=self.folder)
+        self.close()
+
+    def _check_layout(self, saved: Path, layout: dict[str, Any], engines: dict[str, Any]) -> None:
+        """Refuse a state that was saved by other ranks or another ZeRO stage; note other threads."""
+        current = self._layout(engines)
+        for name, text in (("ranks", "ranks"), ("zero_stage", "host.zero_stage")):
+            if layout.get(name, current[name]) != current[name]:
+                raise InputError(
+                    f"{saved}: was saved with {text} = {layout[name]}, and this run has "
+                    f"{current[name]}: use the same, or delete {saved.parent} to start anew"
+                )
+        for name in ("threads", "device"):
+            if self.context.is_rank_zero and layout.get(name, current[name]) != current[name]:
+                print(
+                    f"note: the state was trained with {name} = {layout[name]}, it goes on with "
+                    f"{current[name]}: equal but for rounding"
+                )
+
+    def _layout(self, engines: dict[str, Any]) -> dict[str, Any]:
+        stages = [engine.zero_optimization_stage() for engine in engines.values()]
+        return {
+            "ranks": self.context.size,
+            "zero_stage": stages[0] if stages else 0,
+            "threads": torch.get_num_threads(),
+            "device": self.context.device.type,
+        }
+
     def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
-        if self.world.is_rank_zero:  # what a killed save left; a new folder too, so that nobody's hard link to the old files changes
+        if self.context.is_rank_zero:
+            # a killed save may have left one; a new folder also keeps a reader's hard links intact
             shutil.rmtree(self.folder / tag, ignore_errors=True)
             (self.folder / tag).mkdir()
         dist.barrier()
         for name, engine in engines.items():
             engine.save_checkpoint(str(self.folder / tag), tag=name, save_latest=False)
-        if self.world.is_rank_zero:
-            torch.save(state, self.folder / tag / "state.pt")
+        if self.context.is_rank_zero:
+            layout = self._layout(engines)
+            torch.save({**state, "layout": layout}, self.folder / tag / "state.pt")
 
     def _point(self, name: str, tag: str) -> None:
         draft = self.folder / f"{name}.partial"
@@ -121,14 +218,3 @@ class CheckpointManager:
         for old in (*self.folder.glob("step-*"), *self.folder.glob("stopped-step-*")):
             if old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
-
-    def note(self, name: str, facts: dict[str, Any]) -> Path:
-        """Keep facts for people beside the states, and say where."""
-        (self.folder / name).write_text(json.dumps(facts, indent=2) + "\n")
-        return self.folder / name
-
-    def finish(self) -> None:
-        """Delete the states of a run whose outputs are written."""
-        dist.barrier()
-        if self.world.is_rank_zero:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from gear.core.config import HostConfig
 from gear.core.device import pick_device
-from gear.params import Config
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among its peers."""
+    """This process among its ranks."""
 
     rank: int
     size: int
@@ -23,13 +23,15 @@ class DistributedContext:
 
     @property
     def is_rank_zero(self) -> bool:
+        """Whether this is the rank that writes and reports."""
         return self.rank == 0
 
 
-def join_process_group(config: Config) -> DistributedContext:
+def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
     """Initialise the process group (gloo on CPU, NCCL on GPU) and seed torch."""
-    device = pick_device(config.host)
+    device = pick_device(host)
     cuda = device.type == "cuda"
+    backend = "nccl" if cuda else "gloo"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
     import deepspeed
     import deepspeed.ops
@@ -39,18 +41,15 @@ def join_process_group(config: Config) -> DistributedContext:
     for name in ("DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    if (
-        not dist.is_initialized() and "RANK" not in os.environ
-    ):  # not under torchrun: a world of one, which takes no port
+    if not dist.is_initialized() and "RANK" not in os.environ:  # not under torchrun: one rank
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
-        dist.init_process_group(
-            "nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1
-        )
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-    torch.manual_seed(config.run.seed)
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs half a step and hides nothing here
+    # filling costs half a step and hides nothing here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if cuda:
         torch.cuda.set_device(device)
     return DistributedContext(dist.get_rank(), dist.get_world_size(), device)

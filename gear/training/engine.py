@@ -9,45 +9,70 @@ from typing import Any
 import torch
 from torch import nn
 
-from gear.core.errors import InputError
-from gear.params import Config
+from gear.core.errors import InputError, StageFailed
+from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
+
+BUCKET_UNIT = 1 << 20  # DeepSpeed wants bucket sizes in whole multiples of it
+LARGEST_BUCKET = 1 << 27
+
+
+class NonFinite(StageFailed):
+    """A loss is NaN or infinite; raised before the weights of its module move.
+
+    keys: keys of the images that this rank saw.
+    """
+
+    def __init__(self, module: str, value: float, keys: list[str]) -> None:
+        super().__init__(f"the {module} loss is {value}; its weights were not moved")
+        self.keys = keys
 
 
 def build_engine(
-    module: nn.Module, config: Config, world: DistributedContext, *, lr: float, batch: int
+    module: nn.Module,
+    train: TrainConfig,
+    context: DistributedContext,
+    *,
+    lr: float,
+    batch: int,
+    zero_stage: int = 1,
 ) -> Any:
-    """A DeepSpeed engine of one module: fused AdamW of `train`, clipped on its own norm."""
+    """Return a DeepSpeed engine of one module: fused AdamW, clipped on the module's own norm.
+
+    batch: images a step over all ranks.
+
+    Raises:
+        InputError: if the ranks' shares of a batch would differ.
+    """
     import deepspeed
 
-    if batch % world.size:
+    if batch % context.size:
         raise InputError(
-            f"a batch of {batch} images does not divide by {world.size} ranks: the ranks' means would weigh images unequally"
+            f"a batch of {batch} images does not divide by {context.size} ranks: "
+            "the ranks' means would weigh images unequally"
         )
     count = sum(p.numel() for p in module.parameters())
-    bucket = min(
-        1 << 27, -(-count // (1 << 20)) << 20
-    )  # whole multiples of 2^20: DeepSpeed wants them aligned
+    # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
+    bucket = min(LARGEST_BUCKET, -(-count // BUCKET_UNIT) * BUCKET_UNIT)
     optimizer = torch.optim.AdamW(
         module.parameters(),
         lr=lr,
-        betas=(0.9, config.train.beta2),
-        weight_decay=config.train.weight_decay,
+        betas=(0.9, train.beta2),
+        weight_decay=train.weight_decay,
         fused=True,
     )
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": batch // world.size,
-        "gradient_clipping": config.train.clip,
-        # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
+        "train_micro_batch_size_per_gpu": batch // context.size,
+        "gradient_clipping": train.clip,
         "zero_optimization": {
-            "stage": config.host.zero_stage,
+            "stage": zero_stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
         },
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
     }
-    if config.train.bf16:
+    if train.bf16:
         settings["torch_autocast"] = {
             "enabled": True,
             "dtype": "bfloat16",
@@ -56,18 +81,34 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=settings, dist_init_required=False
     )
+    engine.peak_lr = lr
     return engine
 
 
-def set_lr(engine: Any, lr: float, step: int, warmup: int) -> None:
-    """Linear warm-up to `lr`, constant after; a function of the step, so nothing to save."""
+def set_lr(engine: Any, step: int, warmup: int) -> None:
+    """Set the learning rate of a step: linear warm-up to the engine's `lr`, constant after."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr * min(1.0, (step + 1) / max(1, warmup))
+        group["lr"] = engine.peak_lr * min(1.0, (step + 1) / max(1, warmup))
+
+
+def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]) -> None:
+    """Take one optimiser step on a loss.
+
+    Raises:
+        NonFinite: if the loss is NaN or infinite; no weight has moved then.
+    """
+    if not torch.isfinite(loss.detach()):  # the step's one look at a value
+        raise NonFinite(module, loss.item(), keys)
+    engine.backward(loss)
+    engine.step()
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients for the module's parameters; backward belongs inside the block."""
+    """Switch a module to eval mode without gradients for its parameters.
+
+    The backward pass of what was computed in the block belongs in the block too.
+    """
     was_training = module.training
     module.eval().requires_grad_(False)
     try:

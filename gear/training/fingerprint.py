@@ -1,45 +1,194 @@
-"""Hash of what determines a training."""
+"""What makes a training the same as an earlier one, whose state it can go on from.
+
+That is what changes the mathematics: settings, contents of inputs, code, and the versions of torch
+and DeepSpeed. The number of steps, how often something is logged, saved or measured, the machine,
+and where files lie are not part of it.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-WHOLE, BLOCKS, BLOCK = (
-    64 << 20,
-    17,
-    1 << 20,
-)  # bytes of a file that is hashed whole; blocks of a larger one
+import gear
+
+PINS = ("torch", "deepspeed")
+NEUTRAL_SECTIONS = ("host", "health")
+NEUTRAL_KEYS = ("joint.fd_n",)  # and every `steps` and `*_every`
+
+# Code that decides what a training computes: packages or files of gear/
+AUTOENCODER_CODE = (
+    "data",
+    "encoders/efficientnet.py",
+    "losses",
+    "nn",
+    "tokenizer",
+    "training/autoencoder.py",
+    "training/batches.py",
+    "training/ema.py",
+    "training/engine.py",
+    "training/loop.py",
+)
+JOINT_CODE = (*AUTOENCODER_CODE, "generator", "joint")
+# files of these packages that no training computes with
+NEUTRAL_FILES = ("config.py", "public_layouts.py", "sampling.py", "fd_curve.py")
+
+ABSENT = "absent"  # instead of the hash of an input
+LARGE_FILE = 64 << 20  # bytes; of larger files, evenly spaced blocks are hashed
+BLOCKS = 17
+BLOCK = 1 << 20
 
 
-def fingerprint(params: dict[str, Any], files: list[Path]) -> str:
-    """Hash of a stage's params and inputs (files, or folders of files): equal runs share a work folder."""
-    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
-    for path in files:
-        inner = (
-            sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            if path.is_dir()
-            else [path]
-        )
-        for file in inner:
-            digest.update(str(file).encode())
+@dataclass(frozen=True)
+class Identity:
+    """What a training computes: two trainings with equal identities have equal results.
+
+    settings: values by name, such as `joint.batch`; inputs and code: hashes by name.
+    params: all settings of the run, for readers of its state; not part of the identity.
+    """
+
+    stage: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    code: dict[str, str]
+    versions: dict[str, str]
+    params: dict[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash that names the folder of the state."""
+        text = json.dumps(self.facts(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is hashed, as JSON."""
+        return {
+            "stage": self.stage,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "code": self.code,
+            "versions": self.versions,
+        }
+
+    def differences(self, description: Mapping[str, Any]) -> list[str]:
+        """Return how a described state differs from this training, a phrase for each difference.
+
+        An input that is absent now says nothing about the state.
+        """
+        phrases = [
+            f"{name} {old} -> {new}"
+            for kind in ("settings", "versions")
+            for name, old, new in _changed(description.get(kind, {}), getattr(self, kind))
+        ]
+        for kind in ("inputs", "code"):
+            changed = _changed(description.get(kind, {}), getattr(self, kind))
+            phrases += [f"other {kind} {name}" for name, _, new in changed if new != ABSENT]
+        return phrases
+
+
+def identify(
+    stage: str, params: dict[str, Any], inputs: dict[str, Path], code: tuple[str, ...]
+) -> Identity:
+    """Return the identity of a training.
+
+    Args:
+        stage: The stage.
+        params: Sections of settings, as far as the stage declares them.
+        inputs: Files or folders by name; one that is absent counts as such.
+        code: Packages or files of gear/, such as `AUTOENCODER_CODE`.
+    """
+    return Identity(
+        stage,
+        settings=mathematical_settings(params),
+        inputs={n: content_hash(p) if p.exists() else ABSENT for n, p in inputs.items()},
+        code=code_hashes((*code, f"stages/{stage}.py")),
+        versions={name: version(name) for name in PINS},
+        params=params,
+    )
+
+
+def mathematical_settings(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that change what a training computes, by `section.key`.
+
+    >>> mathematical_settings({"joint": {"steps": 9, "batch": 8, "fd_every": 2}, "host": {"x": 1}})
+    {'joint.batch': 8}
+    """
+    return {
+        f"{section}.{key}": value
+        for section, values in params.items()
+        for key, value in values.items()
+        if section not in NEUTRAL_SECTIONS
+        and key != "steps"
+        and not key.endswith("_every")
+        and f"{section}.{key}" not in NEUTRAL_KEYS
+    }
+
+
+def code_hashes(parts: Iterable[str], root: Path = Path(gear.__file__).parent) -> dict[str, str]:
+    """Return a hash of each module of the code; docstrings, comments and layout do not count."""
+    files: list[Path] = []
+    for part in parts:
+        path = root / part
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return {
+        file.relative_to(root).as_posix(): _code_hash(file.read_text())
+        for file in files
+        if file.name not in NEUTRAL_FILES
+    }
+
+
+def content_hash(*paths: Path) -> str:
+    """Return a hash of the contents of files, and of folders with the relative names in them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+        for file in files:
+            digest.update(file.relative_to(path).as_posix().encode())
             digest.update(_content(file))
     return digest.hexdigest()[:16]
 
 
 def _content(file: Path) -> bytes:
-    """sha256 of a file; of a large one, its size and evenly spaced blocks, since terabytes are not read to name a folder.
+    """Hash a file; of a large one, its size and evenly spaced blocks.
 
-    A Parquet file's last block is its footer, with the smallest and largest sha256 of every row group's images.
+    Terabytes are not read to name a folder. The last block of a Parquet file is its footer, with
+    the smallest and largest sha256 of every row group's images.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
-        if size <= WHOLE:
+        if size <= LARGE_FILE:
             return hashlib.file_digest(stream, "sha256").digest()
         digest = hashlib.sha256(str(size).encode())
         for number in range(BLOCKS):
             stream.seek((size - BLOCK) * number // (BLOCKS - 1))
             digest.update(stream.read(BLOCK))
         return digest.digest()
+
+
+def _code_hash(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [
+        (name, old.get(name, "-"), new.get(name, "-"))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]

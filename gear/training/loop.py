@@ -1,4 +1,4 @@
-"""The training loop: data by step, logs, codebook health, checkpoints, signals. What a step does is in step.py."""
+"""The training loop: data by step, logs, codebook health, checkpoints, signals."""
 
 from __future__ import annotations
 
@@ -6,32 +6,49 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from gear.core.errors import StageFailed
-from gear.joint.step import JointStep
-from gear.params import Config
-from gear.training.autoencoder import NonFinite
-from gear.training.batches import BatchLoader, prefetch
-from gear.training.checkpoint_manager import CheckpointManager
+from gear.core.errors import InputError, StageFailed
+from gear.training.autoencoder import Losses
+from gear.training.batches import Batch, BatchLoader, prefetch
 from gear.training.codebook_health import CodebookHealth, Collapse
 from gear.training.distributed import DistributedContext
 from gear.training.ema import EMA
-from gear.training.engine import set_lr
+from gear.training.engine import NonFinite, set_lr
 from gear.training.reporter import Reporter
+from gear.training.run import TrainingRun
+from gear.training.states import read_description
+
+Row = dict[str, float]
+
+
+class TrainingStep(Protocol):
+    """What one step does, such as `AutoencoderStep`."""
+
+    @property
+    def engines(self) -> dict[str, Any]:
+        """The engines by name."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what a resumed run needs besides weights and optimisers."""
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a saved `state`."""
+
+    def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
+        """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
 
 
 @dataclass(frozen=True)
 class EvalHook:
-    """A measurement of averaged weights while training goes on: names to values, every `every` steps."""
+    """A measurement of averaged weights during training: names to values, every `every` steps."""
 
     every: int
-    measure: Callable[[dict[str, EMA]], dict[str, float]]
+    measure: Callable[[dict[str, EMA]], Row]
 
 
 class Stopped(SystemExit):
@@ -39,167 +56,244 @@ class Stopped(SystemExit):
 
 
 class StopRequested(StageFailed):
-    """Training ended because a file `stop` in its work folder asked for it; its state was saved."""
+    """Training ended because a file `stop` in its folder asked for it; its state was saved."""
 
 
-ASKED = 1  # beside the numbers of SIGINT and SIGTERM, which go before it
+REQUESTED = 1  # besides the numbers of SIGINT and SIGTERM, which are larger
 
 
-def train(
-    name: str,
-    config: Config,
-    step: JointStep,
-    feed: BatchLoader,
-    *,
-    steps: int,
-    lrs: dict[str, float],
-    averages: dict[str, EMA],
-    work: CheckpointManager,
-    codes: int,
-    log: Path,
-    probe: EvalHook | None = None,
-) -> list[dict[str, float]]:
-    """Run steps 0..steps-1, resuming where `work` left off. Returns the logged rows (step, losses, codebook; no times).
+class Training:
+    """The state of one training loop: what a step changes besides the weights.
 
-    `probe` measures the averaged weights on the lead rank before the first step, every `probe.every` steps and at the end.
-
-    Raises `Collapse`, `NonFinite`, `StopRequested` (state saved), or `Stopped` (state saved, exit code 128 + signal).
+    rows: the logged curve (step, losses, codebook, measurements; no times), as a run of more steps
+        would have it. last_row: losses and codebook of the last step, logged or not.
     """
-    world, health = work.world, CodebookHealth(config.health, codes, feed.world.device)
-    rows: list[dict[str, float]] = []
-    first = _resume(step, averages, health, rows, work)
-    stop = _catch_signals()
-    reporter = Reporter(name, steps, config, world, log, first)
-    if probe and first == 0:
-        rows.append({"step": 0, **_measure(probe, averages, world)})
-        reporter.row(rows[-1])
-    for number, batch in prefetch(feed, first, steps):
-        torch.manual_seed(_step_seed(config.run.seed, number, world.rank))
-        for engine_name, engine in step.engines.items():
-            set_lr(engine, lrs[engine_name], number, config.train.warmup)
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        step: TrainingStep,
+        *,
+        averages: dict[str, EMA],
+        codes: int,
+        hook: EvalHook | None = None,
+    ) -> None:
+        """Take what is trained.
+
+        Args:
+            run: The training's settings, ranks and state.
+            step: What one step does.
+            averages: Moving averages, updated after each step.
+            codes: Codebook size.
+            hook: A measurement of the averages: before the first step, and at the end too.
+        """
+        self.run, self.step, self.averages, self.hook = run, step, averages, hook
+        self.health = CodebookHealth(run.settings.health, codes, run.device)
+        self.rows: list[Row] = []
+        self.last_row: Row = {}
+
+    def fit(self, loader: BatchLoader[Any]) -> list[Row]:
+        """Train all steps, from the saved state if there is one. Returns the curve.
+
+        Raises:
+            Collapse: if the codebook collapsed.
+            StageFailed: if a loss was not finite.
+            StopRequested: if asked to stop; the state was saved.
+            Stopped: on a signal; the state was saved. Exit code 128 + signal.
+        """
+        run, steps = self.run, self.run.settings.steps
+        first = self._resume()
+        caught = _catch_signals()
+        reporter = Reporter(
+            run.stage,
+            first=first,
+            steps=steps,
+            batch=run.settings.batch,
+            log=run.log,
+            enabled=run.context.is_rank_zero,
+        )
+        if self.hook and first == 0:
+            self.rows.append({"step": 0, **self._measure()})
+            reporter.row(self.rows[-1])
+        curve = self.rows
         try:
-            losses, indices = step(batch, number)
+            for number, batch in prefetch(loader, first, steps):
+                losses = self._train_step(batch, number)
+                curve = self._log(number + 1, losses, reporter)
+                self._check_health(number + 1)
+                self._save_or_stop(number + 1, caught["signal"])
+        finally:
+            reporter.close()
+        if first == steps > 0:
+            curve = self._ended_curve()
+        _release_signals()
+        return curve
+
+    def _train_step(self, batch: Batch[Any], number: int) -> Losses:
+        run = self.run
+        torch.manual_seed(_step_seed(run.settings.run.seed, number, run.context.rank))
+        for engine in self.step.engines.values():
+            set_lr(engine, number, run.settings.train.warmup)
+        try:
+            losses, indices = self.step(batch, number)
         except NonFinite as error:
-            file = work.note(
-                f"nonfinite-step-{number}-rank-{world.rank}.json",
+            file = run.checkpoints.note(
+                f"nonfinite-step-{number}-rank-{run.context.rank}.json",
                 {"step": number, "loss": str(error), "images": error.keys},
             )
             raise StageFailed(
-                f"{name} step {number}: {error}; its images are named in {file}"
+                f"{run.stage} step {number}: {error}; its images are named in {file}"
             ) from None
-        for average in averages.values():
+        for average in self.averages.values():
             average.update()
-        health.count(indices)
-        done = number + 1
-        window_ends, logging = done % config.health.window == 0, done % config.host.log_every == 0
-        if window_ends:
-            health.close_window()
-        probing = probe is not None and (done % probe.every == 0 or done == steps)
-        if logging or done == steps or probing:
-            measured = _measure(probe, averages, world) if probe and probing else {}
-            rows.append(
-                {"step": done, **_mean_over_ranks(losses, world), **health.latest, **measured}
-            )
-            reporter.row(rows[-1])
+        self.health.count(indices)
+        return losses
+
+    def _log(self, done: int, losses: Losses, reporter: Reporter) -> list[Row]:
+        """Log a step if it is due. Returns the curve of a training that ends with this step."""
+        host, last = self.run.settings.host, done == self.run.settings.steps
+        if done % self.run.settings.health.window == 0:
+            self.health.close_window()
+        logging = done % host.log_every == 0
+        measuring = self.hook is not None and done % self.hook.every == 0
+        saving = done % host.checkpoint_every == 0
+        if logging or measuring or saving or last:
+            means = _mean_over_ranks(losses, self.run.context)
+            self.last_row = {"step": done, **means, **self.health.latest}
+        if not (logging or measuring or last):
+            return self.rows
+        measured = self._measure() if measuring or last else {}
+        row = {**self.last_row, **measured}
+        reporter.row(row)
+        curve = [*self.rows, row]
+        if logging or measuring:  # a row of the end alone is no row of a longer training
+            self.rows.append(row if measuring else self.last_row)
+        return curve
+
+    def _ended_curve(self) -> list[Row]:
+        """Return the curve of a training whose saved state is its end."""
+        end = self.run.settings.steps
+        row = self.last_row if self.last_row.get("step") == end else {"step": end}
+        return [r for r in self.rows if r["step"] != end] + [{**row, **self._measure()}]
+
+    def _check_health(self, done: int) -> None:
         try:
-            health.check(done)
+            self.health.check(done)
         except Collapse as error:
-            raise Collapse(f"{error}; {_where_next(work)}") from None
-        asked = (
-            ASKED
-            if world.is_rank_zero and (logging or window_ends) and work.stop_requested()
-            else 0
-        )
-        stopping = _any_rank(stop["signal"] or asked, world)
-        if stopping == ASKED:
-            where, reason = (
-                work.save_stopped(step.engines, _state(done, step, averages, health, rows)),
-                work.stop_reason(),
-            )
-            reporter.close()
-            raise StopRequested(
-                f"asked to stop at step {done}: {reason}; state saved in {where}; {_where_next(work)}"
-            )
-        if stopping or (done % config.host.checkpoint_every == 0 and done < steps):
-            work.save(step.engines, _state(done, step, averages, health, rows))
-        if window_ends and health.broken() is None:
-            work.mark_healthy()
+            raise Collapse(f"{error}; {self._where_next()}") from None
+
+    def _save_or_stop(self, done: int, caught: int) -> None:
+        """Save the state if it is due; stop if a signal or a request says so."""
+        run, checkpoints, host = self.run, self.run.checkpoints, self.run.settings.host
+        window_ends = done % run.settings.health.window == 0
+        looking = run.context.is_rank_zero and (done % host.log_every == 0 or window_ends)
+        requested = REQUESTED if looking and checkpoints.stop_requested() else 0
+        stopping = _any_rank(caught or requested, run.context)
+        if stopping == REQUESTED:
+            self._stop_as_requested(done)
+        due = done % host.checkpoint_every == 0 or done == run.settings.steps
+        if stopping or due:
+            checkpoints.save(self.step.engines, self._state(done))
+        if window_ends and self.health.broken() is None:
+            checkpoints.mark_healthy()
         if stopping:
-            reporter.close()
             print(
-                f"{name}: stopped by signal {stopping} at step {done}; state saved, the same command resumes",
+                f"{run.stage}: stopped by signal {stopping} at step {done}; "
+                "state saved, the same command resumes",
                 file=sys.stderr,
             )
             raise Stopped(128 + stopping)
-    reporter.close()
-    _release_signals()
-    return rows
 
+    def _stop_as_requested(self, done: int) -> NoReturn:
+        reason = self.run.checkpoints.stop_reason()
+        folder = self.run.checkpoints.save_stopped(self.step.engines, self._state(done))
+        raise StopRequested(
+            f"asked to stop at step {done}: {reason}; state saved in {folder}; {self._where_next()}"
+        )
 
-def _where_next(work: CheckpointManager) -> str:
-    """Fall back to the last healthy state, and say what the same settings would do."""
-    last = work.roll_back()
-    return f"the same settings would resume from {last or 'the beginning'} and may well end here again: change them"
+    def _where_next(self) -> str:
+        """Roll back to the last healthy state. Returns how to go on from it."""
+        state = self.run.checkpoints.roll_back()
+        if state is None:
+            return (
+                "the same settings would start from the beginning and end here again: change them"
+            )
+        return (
+            f"the same settings would resume from {state} and may well end here again: change them "
+            f"and go on from it with `gear {self.run.stage} --from {state.parent}`"
+        )
 
+    def _measure(self) -> Row:
+        """Measure on rank zero; the other ranks wait at their next collective."""
+        if self.hook is None or not self.run.context.is_rank_zero:
+            return {}
+        return self.hook.measure(self.averages)
 
-def _measure(
-    probe: EvalHook, averages: dict[str, EMA], world: DistributedContext
-) -> dict[str, float]:
-    """The lead rank measures; the others wait at their next collective."""
-    return probe.measure(averages) if world.is_rank_zero else {}
+    def _state(self, done: int) -> dict[str, Any]:
+        return {
+            "step": done,
+            "averages": {name: average.weights for name, average in self.averages.items()},
+            "of_step": self.step.state(),
+            "counts": self.health.counts,
+            "latest": self.health.latest,
+            "rows": self.rows,
+            "last_row": self.last_row,
+        }
 
+    def _resume(self) -> int:
+        """Restore the saved state, if any. Returns the first step to train."""
+        run, checkpoints, steps = self.run, self.run.checkpoints, self.run.settings.steps
+        saved_step = checkpoints.latest_step()
+        if run.start_from is None and saved_step is not None and saved_step > steps:
+            checkpoints.forget()
+            if run.context.is_rank_zero:
+                print(
+                    f"{run.stage}: its state is at step {saved_step}, past the {steps} asked for; "
+                    "starting anew",
+                    file=sys.stderr,
+                )
+        state = checkpoints.load(self.step.engines, run.start_from)
+        if state is None:
+            return 0
+        if state["step"] > steps:
+            raise InputError(f"{run.start_from} is at step {state['step']}, past {steps}")
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError) as error:
+            raise InputError(f"{run.start_from}: does not fit these settings: {error}") from None
+        if run.start_from is not None:
+            checkpoints.forget()
+        origin = run.start_from or checkpoints.folder
+        description = read_description(origin)
+        checkpoints.started_from = (
+            description if run.start_from is not None else description.get("started_from")
+        )
+        if run.context.is_rank_zero:
+            print(f"resuming after step {state['step']} of {origin}", file=sys.stderr)
+        return int(state["step"])
 
-def _state(
-    done: int,
-    step: JointStep,
-    averages: dict[str, EMA],
-    health: CodebookHealth,
-    rows: list[dict[str, float]],
-) -> dict[str, Any]:
-    return {
-        "step": done,
-        "averages": {name: average.weights for name, average in averages.items()},
-        "of_step": step.state(),
-        "counts": health.counts,
-        "latest": health.latest,
-        "rows": rows,
-    }
-
-
-def _resume(
-    step: JointStep,
-    averages: dict[str, EMA],
-    health: CodebookHealth,
-    rows: list[dict[str, float]],
-    work: CheckpointManager,
-) -> int:
-    state = work.load(step.engines)
-    if state is None:
-        return 0
-    for name, average in averages.items():
-        for key, value in state["averages"][name].items():
-            average.weights[key].copy_(value)
-    step.restore(state["of_step"])
-    health.counts.copy_(state["counts"])
-    health.latest = state["latest"]
-    rows.extend(state["rows"])
-    if work.world.is_rank_zero:
-        print(f"resuming after step {state['step']}", file=sys.stderr)
-    return int(state["step"])
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, average in self.averages.items():
+            for key, value in state["averages"][name].items():
+                average.weights[key].copy_(value)
+        self.step.restore(state["of_step"])
+        self.health.counts.copy_(state["counts"])
+        self.health.latest = state["latest"]
+        self.rows.extend(state["rows"])
+        self.last_row = state["last_row"]
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """One seed a step and rank: dropout repeats after a resume with no generator state to keep."""
-    return int(
-        np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
+    """Return one seed a step and rank: dropout repeats after a resume with no generator state."""
+    sequence = np.random.SeedSequence([seed, step, rank])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _catch_signals() -> dict[str, int]:
     caught = {"signal": 0}
 
-    def remember(number: int, _frame: Any) -> None:
-        caught["signal"] = number
+    def remember(signal_number: int, _frame: Any) -> None:
+        caught["signal"] = signal_number
 
     signal.signal(signal.SIGTERM, remember)
     signal.signal(signal.SIGINT, remember)
@@ -207,24 +301,23 @@ def _catch_signals() -> dict[str, int]:
 
 
 def _release_signals() -> None:
-    """After the last step a signal ends the process at once: outputs are put in place whole or not at all."""
+    """Let signals end the process at once again: outputs are put in place whole or not at all."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _any_rank(number: int, world: DistributedContext) -> int:
-    if world.size == 1:
+def _any_rank(number: int, context: DistributedContext) -> int:
+    """Return the largest number of all ranks."""
+    if context.size == 1:
         return number
-    flag = torch.tensor(number, device=world.device)
+    flag = torch.tensor(number, device=context.device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return int(flag.item())
 
 
-def _mean_over_ranks(
-    losses: dict[str, torch.Tensor], world: DistributedContext
-) -> dict[str, float]:
+def _mean_over_ranks(losses: Losses, context: DistributedContext) -> Row:
     stacked = torch.stack([value.float() for value in losses.values()])
-    if world.size > 1:
+    if context.size > 1:
         dist.all_reduce(stacked)
-        stacked /= world.size
+        stacked /= context.size
     return dict(zip(losses, stacked.tolist(), strict=True))

@@ -9,26 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gear.params import Config
-from gear.training.distributed import DistributedContext
-
 
 class Reporter:
-    """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools; all of it volatile."""
+    """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools.
+
+    All of it is volatile: no stage depends on it. Ranks other than zero report nothing.
+    """
 
     def __init__(
-        self,
-        name: str,
-        steps: int,
-        config: Config,
-        world: DistributedContext,
-        log: Path,
-        first: int,
+        self, name: str, *, first: int, steps: int, batch: int, log: Path, enabled: bool
     ) -> None:
-        self.name, self.steps, self.first, self.lead = name, steps, first, world.is_rank_zero
-        self.batch = config.tokenizer.batch if name == "tokenizer" else config.joint.batch
-        self.last_step, self.last_time, self.start = first, time.monotonic(), time.monotonic()
-        if not self.lead:
+        """Open the logs of steps `first` to `steps`; `batch` is the number of images a step."""
+        self.name, self.steps, self.first, self.batch = name, steps, first, batch
+        self.enabled = enabled
+        self.last_step = first
+        self.last_time = self.start = time.monotonic()
+        if not enabled:
             return
         from dvclive import Live
 
@@ -50,8 +46,8 @@ class Reporter:
             self.write = self.bar.set_postfix_str
 
     def row(self, row: dict[str, float]) -> None:
-        """Show and log one row."""
-        if not self.lead:
+        """Show and log one row of the curve."""
+        if not self.enabled:
             return
         now, done = time.monotonic(), int(row["step"])
         rate = (done - self.last_step) * self.batch / max(now - self.last_time, 1e-9)
@@ -64,10 +60,8 @@ class Reporter:
             self.bar.update(done - self.bar.n)
             self.write(short)
         else:
-            print(
-                f"{self.name} {done}/{self.steps} {short} | {rate:.0f} images/s, {eta:.0f} s left",
-                flush=True,
-            )
+            progress = f"{self.name} {done}/{self.steps} {short}"
+            print(f"{progress} | {rate:.0f} images/s, {eta:.0f} s left", flush=True)
         self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
         self.log.flush()
         self.live.step = done
@@ -78,7 +72,7 @@ class Reporter:
 
     def close(self) -> None:
         """End the bar and the logs."""
-        if not self.lead:
+        if not self.enabled:
             return
         if self.bar is not None:
             self.bar.close()

@@ -1,41 +1,135 @@
-"""Open the resumable state of a training."""
+"""What all trainings share: settings, ranks, resumable state, and the folder that they write."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import gear
-from gear import paths
-from gear.core.files import replace_file
-from gear.params import Config
+import torch
+from torch import nn
+
+from gear.core.config import HostConfig, RunConfig
+from gear.core.errors import InputError
+from gear.core.files import replace_folder
+from gear.core.model_folder import save_model
+from gear.tokenizer.config import TokenizerShape
 from gear.training.checkpoint_manager import CheckpointManager
-from gear.training.distributed import DistributedContext
-from gear.training.fingerprint import fingerprint
-
-CODE = (
-    "data",
-    "nn",
-    "tokenizer",
-    "generator",
-    "losses",
-    "training",
-    "joint",
-)  # a change is another run
+from gear.training.config import HealthConfig, TrainConfig
+from gear.training.distributed import DistributedContext, join_process_group
+from gear.training.ema import EMA
+from gear.training.engine import build_engine
+from gear.training.fingerprint import Identity
+from gear.training.states import describe_nearest
 
 
-def open_work(
-    stage: str, config: Config, world: DistributedContext, sections: list[str], inputs: list[Path]
-) -> CheckpointManager:
-    """The resumable-state folder of this run, named by its params, inputs and code."""
-    params = {name: config.model_dump(mode="json")[name] for name in sections}
-    params |= {"world": world.size, "data": [config.data.flip, config.data.condition]}
-    code = Path(gear.__file__).parent
-    name = fingerprint(params, [*inputs, *(code / part for part in CODE)])
-    work = CheckpointManager(paths.STATES / stage / name, world)
-    if world.is_rank_zero:  # whoever reads its states can build the models without this params.yaml
-        settings = {"root": str(Path.cwd()), "config": config.model_dump(mode="json")}
-        replace_file(
-            work.folder / "settings.json", (json.dumps(settings, indent=2) + "\n").encode()
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The settings of any training."""
+
+    run: RunConfig
+    train: TrainConfig
+    host: HostConfig
+    health: HealthConfig
+    steps: int
+    batch: int  # images a step over all ranks
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Weights of a model, and the config that builds it again."""
+
+    weights: dict[str, torch.Tensor]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training in progress."""
+
+    stage: str
+    settings: TrainingSettings
+    context: DistributedContext
+    checkpoints: CheckpointManager
+    log: Path
+    start_from: Path | None = None  # another state to go on from
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank."""
+        return self.context.device
+
+    def engine(self, module: nn.Module, lr: float) -> Any:
+        """Return a DeepSpeed engine of a module."""
+        return build_engine(
+            module,
+            self.settings.train,
+            self.context,
+            lr=lr,
+            batch=self.settings.batch,
+            zero_stage=self.settings.host.zero_stage,
         )
-    return work
+
+    def ema(self, module: nn.Module) -> EMA:
+        """Return the moving average of a module's weights."""
+        return EMA(module, self.settings.train.ema)
+
+    def finish(
+        self, folder: Path, models: dict[str, SavedModel], rows: list[dict[str, float]]
+    ) -> None:
+        """Write the output folder: models and the logged curve. The state is kept for more steps."""
+
+        def fill(draft: Path) -> None:
+            for name, model in models.items():
+                save_model(draft / name, model.weights, model.config)
+            (draft / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+        if self.context.is_rank_zero:
+            replace_folder(folder, fill)
+        self.checkpoints.finish()
+
+
+def saved_tokenizer(
+    weights: dict[str, torch.Tensor], shape: TokenizerShape, temperature: float | None = None
+) -> SavedModel:
+    """Return a tokenizer as it is saved; `temperature` is that of its soft assignment, if known."""
+    own = TokenizerShape.pick(shape.model_dump(mode="json")).model_dump(mode="json")
+    return SavedModel(weights, {"tokenizer": own, "temperature": temperature})
+
+
+def open_training(
+    identity: Identity,
+    settings: TrainingSettings,
+    *,
+    states: Path,
+    work: Path,
+    start_from: Path | None = None,
+) -> TrainingRun:
+    """Join the ranks, lock the stage and open the training's resumable state.
+
+    Args:
+        identity: What makes this training the same as an earlier one.
+        settings: Its settings.
+        states: Folder of all resumable states.
+        work: Work folder of this checkout, for the stage's lock and log.
+        start_from: State of another training to go on from: a folder that `gear states` lists.
+
+    Raises:
+        InputError: if another process trains this stage here, or this state anywhere.
+    """
+    if start_from is not None and not (start_from / "latest").is_file():
+        raise InputError(f"{start_from}: no state of a training: `gear states` lists them")
+    folder = states / identity.stage / identity.fingerprint
+    if start_from is not None and start_from.resolve() == folder.resolve():
+        start_from = None  # that is what it resumes from anyway
+    context = join_process_group(settings.host, settings.run.seed)
+    checkpoints = CheckpointManager(
+        folder, context, identity=identity, stage_lock=work / identity.stage / "lock"
+    )
+    if context.is_rank_zero and checkpoints.read("latest") is None and start_from is None:
+        nearest = describe_nearest(states, identity)
+        if nearest:
+            print(nearest, flush=True)
+    log = work / "logs" / f"{identity.stage}.jsonl"
+    return TrainingRun(identity.stage, settings, context, checkpoints, log, start_from)

@@ -8,6 +8,8 @@ With `zero`: some of them at every ZeRO stage.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from gear.joint.step import JointStep
 from gear.losses.adversarial import PatchDiscriminator
 from gear.params import Config
 from gear.tokenizer.model import Tokenizer
+from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
@@ -68,24 +71,38 @@ def run(
         generator, Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,))
     )
     tokenizer, discriminator = Tokenizer(config.tokenizer), PatchDiscriminator(8, 2)
-    trains = RECIPES[recipe].tokenizer_trains
-    engines = {
-        "tokenizer_engine": build_engine(tokenizer, config, world, lr=1e-3, batch=IMAGES)
-        if trains
-        else None,
-        "generator_engine": build_engine(guided, config, world, lr=1e-3, batch=IMAGES),
-        "discriminator_engine": build_engine(discriminator, config, world, lr=1e-3, batch=IMAGES)
-        if trains
-        else None,
-    }
+    stage = config.host.zero_stage
+
+    def engine(module: torch.nn.Module) -> Any:
+        return build_engine(module, config.train, world, lr=1e-3, batch=IMAGES, zero_stage=stage)
+
+    autoencoder = None
+    if RECIPES[recipe].tokenizer_trains:
+        autoencoder = AutoencoderStep(
+            tokenizer,
+            engine(tokenizer),
+            config.loss,
+            config.gan,
+            bf16=False,
+            discriminator_engine=engine(discriminator),
+        )
     step = JointStep(
-        config, RECIPES[recipe], tokenizer=tokenizer, perceptual=None, temperature=0.1, **engines
+        RECIPES[recipe],
+        config.joint,
+        engine(guided),
+        bf16=False,
+        autoencoder=autoencoder,
+        temperature=0.1,
     )
     for engine in step.engines.values():
         engine.optimizer.param_groups[0]["eps"] = EPS
     found: dict[str, torch.Tensor] = {}
     for number in range(STEPS):
-        losses, _ = step(batch(config, number, world), number)
+        data = batch(config, number, world)
+        if autoencoder is None:
+            with torch.no_grad():
+                data = replace(data, tokens_BL=tokenizer.encode(data.images()).indices)
+        losses, _ = step(data, number)
         for name, value in losses.items():
             mean = value.clone()
             if world.size > 1:
@@ -104,7 +121,7 @@ def run(
 
 
 if __name__ == "__main__":
-    world = join_process_group(settings("vq"))
+    world = join_process_group(settings("vq").host, seed=0)
     torch.use_deterministic_algorithms(True)
     if sys.argv[2:] == ["zero"]:
         results = {

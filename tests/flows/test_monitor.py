@@ -97,7 +97,7 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
     edit_params(cwd, joint={"steps": 8, "fd_every": 0})
     train_until(cwd, lambda line: line.startswith("joint 2/"))
     step = newest_step(cwd)
-    (work,) = cwd.glob(".gear/joint/*")
+    (work,) = (path.parent for path in cwd.glob(".gear/joint/*/settings.json"))
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
     assert f"step {step}:" in gear(cwd, "monitor", "--samples", "16")
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before

@@ -20,7 +20,7 @@ from gear.training.distributed import DistributedContext, join_process_group
 @pytest.fixture(scope="session")
 def world(tiny: Config) -> DistributedContext:
     """A process group of this process alone."""
-    return join_process_group(tiny)
+    return join_process_group(tiny.host, tiny.run.seed)
 
 
 class Fresh(FeatureExtractorInceptionV3):

@@ -93,6 +93,7 @@ def test_a_joint_step_of_xl_width_runs() -> None:
     from gear.joint.recipes import RECIPES
     from gear.joint.step import JointStep
     from gear.tokenizer.model import Tokenizer
+    from gear.training.autoencoder import AutoencoderStep
     from gear.training.batches import Batch
     from gear.training.distributed import join_process_group
     from gear.training.engine import build_engine
@@ -101,17 +102,18 @@ def test_a_joint_step_of_xl_width_runs() -> None:
     config = base.model_copy(
         update={"generator": base.generator.model_copy(update={"layers": 2, "tap": 1})}
     )
-    world = join_process_group(config)
+    world = join_process_group(config.host, config.run.seed)
     tokenizer = Tokenizer(config.tokenizer)
     generator = Generator(config.generator, codes=16384, grid=16, classes=1000)
     guided = GuidedGenerator(generator, Projector(1280, 2048, (768,)))
+    engine = build_engine(tokenizer, config.train, world, lr=1e-4, batch=1)
+    bf16 = config.train.bf16
     step = JointStep(
-        config,
         RECIPES["gear"],
-        tokenizer=tokenizer,
-        perceptual=None,
-        tokenizer_engine=build_engine(tokenizer, config, world, lr=1e-4, batch=1),
-        generator_engine=build_engine(guided, config, world, lr=1e-4, batch=1),
+        config.joint,
+        build_engine(guided, config.train, world, lr=1e-4, batch=1),
+        bf16=bf16,
+        autoencoder=AutoencoderStep(tokenizer, engine, config.loss, config.gan, bf16=bf16),
         temperature=0.1,
     )
     losses, indices = step(

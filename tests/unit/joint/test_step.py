@@ -13,10 +13,10 @@ from gear.joint.model import GuidedGenerator
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.tokenizer.model import Tokenizer
-from gear.training.autoencoder import NonFinite
+from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext
-from gear.training.engine import build_engine
+from gear.training.engine import NonFinite, build_engine
 from tests.support.joint import batch, models, small
 
 EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
@@ -26,18 +26,26 @@ def joint(
     config: configuration.Config, world: DistributedContext, recipe: str
 ) -> tuple[JointStep, Tokenizer, GuidedGenerator]:
     tokenizer, guided = models(config)
-    trains = RECIPES[recipe].tokenizer_trains
-    engine = build_engine(tokenizer, config, world, lr=1e-3, batch=4) if trains else None
+    autoencoder = None
+    if RECIPES[recipe].tokenizer_trains:
+        engine = build_engine(tokenizer, config.train, world, lr=1e-3, batch=4)
+        autoencoder = AutoencoderStep(tokenizer, engine, config.loss, config.gan, bf16=False)
     step = JointStep(
-        config,
         RECIPES[recipe],
-        tokenizer=tokenizer,
-        perceptual=None,
-        tokenizer_engine=engine,
-        generator_engine=build_engine(guided, config, world, lr=1e-3, batch=4),
+        config.joint,
+        build_engine(guided, config.train, world, lr=1e-3, batch=4),
+        bf16=False,
+        autoencoder=autoencoder,
         temperature=config.joint.temperature,
     )
     return step, tokenizer, guided
+
+
+def with_tokens(data: Batch, tokenizer: Tokenizer) -> Batch:
+    """Return a batch that holds the tokenizer's tokens too; it is used by steps that freeze it."""
+    with torch.no_grad():
+        tokens = tokenizer.encode(data.images_BCHW).indices
+    return Batch(data.images_BCHW, data.condition, data.teacher_BLC, data.keys, tokens)
 
 
 def plain_loop(
@@ -108,7 +116,7 @@ def test_three_joint_steps_equal_a_plain_loop(
     for engine in step.engines.values():
         engine.optimizer.param_groups[0]["eps"] = EPS
     for number in range(3):
-        step(batch(config, number), number)
+        step(with_tokens(batch(config, number), tokenizer), number)
     plain_tokenizer, plain_guided = plain_loop(config, 3, recipe)
     starts = models(config)
     for ours, plain, start in zip(
@@ -138,7 +146,7 @@ def test_a_frozen_tokenizer_is_bitwise_untouched(world: DistributedContext) -> N
     step, tokenizer, guided = joint(config, world, "llamagen_repa")
     before = copy.deepcopy(tokenizer.state_dict())
     moved = copy.deepcopy(guided.state_dict())
-    step(batch(config, 0), 0)
+    step(with_tokens(batch(config, 0), tokenizer), 0)
     assert all(torch.equal(before[name], value) for name, value in tokenizer.state_dict().items())
     assert any(not torch.equal(moved[name], value) for name, value in guided.state_dict().items())
 
@@ -149,7 +157,7 @@ def test_next_token_loss_sends_no_gradient_to_the_tokenizer(world: DistributedCo
     data = batch(config, 0)
     indices = tokenizer(data.images_BCHW).quantized.indices
     tokenizer.zero_grad()
-    step._update_generator(data, indices, {})
+    step.update_generator(data, indices, {})
     assert all(p.grad is None or not p.grad.any() for p in tokenizer.parameters())
 
 
@@ -165,7 +173,9 @@ def test_soft_alignment_moves_the_tokenizer_and_not_the_generator(
         step, tokenizer, guided = joint(changed, world, "gear")
         before = copy.deepcopy(guided.state_dict())
         data = batch(changed, 0)
-        step._update_tokenizer(data, step.tokenizer_engine(data.images_BCHW), {}, gan=False)
+        assert step.autoencoder is not None
+        output = step.autoencoder.engine(data.images_BCHW)
+        step.autoencoder.update_tokenizer(data, output, {}, step.soft_alignment)
         assert all(torch.equal(before[name], value) for name, value in guided.state_dict().items())
         runs[weight] = tokenizer.quant_conv.weight.detach().clone()
     assert not torch.equal(runs[0.0], runs[0.5])
@@ -182,17 +192,3 @@ def test_a_non_finite_loss_stops_before_any_weight_moves(world: DistributedConte
     assert caught.value.keys == data.keys
     for module, old in zip((tokenizer, guided), before, strict=True):
         assert all(torch.equal(old[name], value) for name, value in module.state_dict().items())
-
-
-def test_cached_tokens_give_the_step_that_their_images_give(world: DistributedContext) -> None:
-    config, runs = small(), []
-    for cached in (False, True):
-        step, tokenizer, guided = joint(config, world, "llamagen_repa")
-        data = batch(config, 0)
-        if cached:
-            tokens = tokenizer.encode(data.images_BCHW).indices
-            data = Batch(None, data.condition, data.teacher_BLC, data.keys, tokens)
-        runs.append((step(data, 0)[0], guided.state_dict()))
-    (losses, weights), (other_losses, other_weights) = runs
-    assert all(torch.equal(losses[name], other_losses[name]) for name in losses)
-    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)

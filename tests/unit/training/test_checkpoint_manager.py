@@ -79,7 +79,7 @@ def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
     with pytest.raises(InputError, match="another process is training"):
         CheckpointManager(work.folder, world)
     assert work.stop_requested()  # one that was refused clears nothing
-    del work._lock
+    work.close()
     assert not CheckpointManager(work.folder, world).stop_requested()
 
 

@@ -1,0 +1,127 @@
+"""Find, list and delete the resumable states of trainings.
+
+A state lies in `<states>/<stage>/<fingerprint>/`; its description.json says what it is of.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gear.core.files import LockedError, exclusive_lock
+from gear.training.fingerprint import Identity
+
+DESCRIPTION = "description.json"
+LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class State:
+    """One training's resumable state.
+
+    finished: whether the training has ended and written its outputs.
+    differences: how it differs from the current settings, inputs and code; none if it is theirs.
+    """
+
+    stage: str
+    folder: Path
+    step: int
+    finished: bool
+    size: int  # bytes
+    age: float  # seconds since it was saved
+    differences: list[str]
+
+
+def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
+    """Return the states under `root` of the stages that `current` has identities of, newest first."""
+    states = [
+        _read_state(folder, identity)
+        for stage, identity in current.items()
+        for folder in state_folders(root / stage)
+    ]
+    return sorted(states, key=lambda state: state.age)
+
+
+def prune_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
+    """Delete the states that differ from the current identities and that no process holds.
+
+    Returns:
+        The deleted states.
+    """
+    deleted = []
+    for state in list_states(root, current):
+        if state.differences and delete_unlocked(state.folder):
+            deleted.append(state)
+    return deleted
+
+
+def describe_nearest(root: Path, identity: Identity) -> str | None:
+    """Return a message on the state of the same stage that differs least; None if there is none."""
+    states = list_states(root, {identity.stage: identity})
+    if not states:
+        return None
+    nearest = min(states, key=lambda state: len(state.differences))
+    return (
+        f"found a state of {nearest.stage} at step {nearest.step} with "
+        f"{', '.join(nearest.differences[:6])}; starting anew "
+        f"(`gear {nearest.stage} --from {nearest.folder}` to go on from it)"
+    )
+
+
+def delete_finished(stage_folder: Path, *, but: Path) -> None:
+    """Delete the states of finished trainings of a stage, except one."""
+    for folder in state_folders(stage_folder):
+        if folder != but and read_description(folder).get("finished"):
+            delete_unlocked(folder)
+
+
+def delete_unlocked(folder: Path) -> bool:
+    """Delete a state unless a process holds it. Returns whether it was deleted."""
+    try:
+        with exclusive_lock(folder / LOCK, "held by {holder}"):
+            shutil.rmtree(folder)
+    except LockedError:
+        return False
+    return True
+
+
+def state_folders(stage_folder: Path) -> list[Path]:
+    """Return the folders of a stage that hold a state."""
+    return sorted(file.parent for file in stage_folder.glob("*/latest"))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the description of a state; empty if it has none that can be read."""
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return description
+
+
+def step_of(tag: str) -> int:
+    """Return the step of a state's tag.
+
+    >>> step_of("stopped-step-12")
+    12
+    """
+    return int(tag.rsplit("-", 1)[1])
+
+
+def _read_state(folder: Path, identity: Identity) -> State:
+    description = read_description(folder)
+    latest = folder / "latest"
+    return State(
+        identity.stage,
+        folder,
+        step_of(latest.read_text()),
+        bool(description.get("finished")),
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        time.time() - latest.stat().st_mtime,
+        identity.differences(description) if description else ["no description"],
+    )

@@ -6,15 +6,15 @@ import argparse
 import hashlib
 import json
 import re
-from typing import Any
 
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import replace_file
+from gear.params import flatten
 from gear.report.comparison_page import STAGE, page, tables
 from gear.runs import costs
 from gear.runs.comparison import Rows, Run, check_protocols, group
-from gear.runs.revision import Cache, Locked, Missing, Revision, checkout_root, find_revision
+from gear.runs.revision import Revision, checkout_root, find_revision
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
 
@@ -35,16 +35,20 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def compare(names: list[str]) -> str:
-    """Tables of the runs as text; the same with curves is written to `reports/compare/`. The first run's arm is the baseline.
+    """Compare runs; the first one's arm is the baseline.
 
-    Raises `InputError` on an unknown run, one without metrics or curves at hand, or runs measured under different protocols.
+    Returns:
+        Tables as text; the same with curves is written to `reports/compare/`.
+
+    Raises:
+        InputError: on an unknown run, one without metrics or curves at hand, or runs measured
+            under different protocols.
     """
     if len(names) < 2:
         raise InputError("name at least two of: experiments, git revisions, workspace")
     root = checkout_root()
-    revisions, cache = [find_revision(name, root) for name in names], Cache(root)
-    locks = [revision.lock() for revision in revisions]
-    runs = [_read(revision, lock, cache) for revision, lock in zip(revisions, locks, strict=True)]
+    revisions = [find_revision(name, root) for name in names]
+    runs = [_read(revision) for revision in revisions]
     try:
         check_protocols(runs)
         arms = group(runs)
@@ -53,37 +57,35 @@ def compare(names: list[str]) -> str:
     stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
     file = root / paths.COMPARISONS / f"{_file_name(names)}.html"
     replace_file(file, page(arms, stages).encode())
-    return "\n\n".join(
-        [
-            *(table.text() for table in tables(arms, stages) if table.rows),
-            f"page: {file.relative_to(root)}",
-        ]
-    )
+    texts = [table.text() for table in tables(arms, stages) if table.rows]
+    return "\n\n".join([*texts, f"page: {file.relative_to(root)}"])
 
 
 def _file_name(names: list[str]) -> str:
-    """Of the runs compared, short, and no other runs' name."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names)).lstrip(".-")
-    return (
-        plain
-        if plain == "_".join(names) and len(plain) <= 80
-        else f"{plain[:60]}-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
-    )
+    """Return a short name for a page that only these runs have."""
+    joined = "_".join(names)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", joined).lstrip(".-")
+    if plain == joined and len(plain) <= 80:
+        return plain
+    return f"{plain[:60]}-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
 
 
-def _read(revision: Revision, lock: dict[str, Locked], cache: Cache) -> Run:
+def _read(revision: Revision) -> Run:
+    lock = revision.lock()
     records = revision.read_json(PROTOCOLS)
     if not isinstance(records, dict):
         raise InputError(
-            f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, and commit what it writes to reports/"
+            f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, "
+            "and commit what it writes to reports/"
         )
     if STAGE not in lock:
         raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
-    settings = flat(revision.read_yaml(str(paths.PARAMS)))
+    settings = flatten(revision.read_yaml(str(paths.PARAMS)))
     made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
     code = {
         path: md5 for stage in lock.values() for path, md5 in stage.deps.items() if path not in made
     }
+    costs_by_stage = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     return Run(
         name=revision.name,
         commit=revision.commit,
@@ -92,43 +94,24 @@ def _read(revision: Revision, lock: dict[str, Locked], cache: Cache) -> Run:
         records=records,
         health=revision.read_json(str(paths.CODEBOOK_METRICS)) or {},
         conditions={"data": made.get(str(paths.SHARDS)), "joint.fd_n": settings.get("joint.fd_n")},
-        curves={STAGE: _curve(revision, lock[STAGE], cache)},
-        seconds={
-            name: (costs.find(revision.root, name, stage.outs) or {}).get("seconds")
-            for name, stage in lock.items()
-        },
+        curves={STAGE: _curve(revision)},
+        seconds={name: (cost or {}).get("seconds") for name, cost in costs_by_stage.items()},
     )
 
 
-def _curve(revision: Revision, stage: Locked, cache: Cache) -> Rows:
-    """The rows that the joint stage logged: from disk in the workspace, else from DVC's cache."""
+def _curve(revision: Revision) -> Rows:
+    """Return the rows that the joint stage logged."""
     file = paths.JOINT / "curves.jsonl"
-    try:
-        text = (revision.root / file).read_text() if not revision.commit else _cached(stage, cache)
-        return [json.loads(line) for line in text.splitlines()]
-    except (Missing, FileNotFoundError):
-        pull = (
-            f"`dvc exp pull origin {revision.name}` (an experiment) or `dvc fetch --all-commits`"
-            if revision.commit
-            else "`dvc pull`"
-        )
+    content = revision.read(str(file))
+    if content is None:
+        pull = "`dvc pull`"
+        if revision.commit:
+            experiment = f"`dvc exp pull origin {revision.name}` (an experiment)"
+            pull = f"{experiment} or `dvc fetch --all-commits`"
         raise InputError(
             f"{file} of {revision.name} is not in this checkout's DVC cache: {pull} brings it"
-        ) from None
+        )
+    try:
+        return [json.loads(line) for line in content.splitlines()]
     except ValueError as error:
         raise InputError(f"{file} of {revision.name}: {error}") from None
-
-
-def _cached(stage: Locked, cache: Cache) -> str:
-    return cache.read(stage.outs.get(str(paths.JOINT), ""), "curves.jsonl").decode()
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        k: v
-        for name, inner in tree.items()
-        for k, v in flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

@@ -1,4 +1,8 @@
-"""What stages cost on this machine: seconds and hardware, recorded in .gear/costs."""
+"""What stages cost on this machine: seconds and hardware, recorded in .gear/costs.
+
+A record is named by what DVC writes to dvc.lock of a stage before its outputs: command, params and
+hashes of its inputs. Nothing that a stage made is read.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dvc.dependency import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from gear import paths
+from gear.core.files import replace_file, write_json
 from gear.core.hardware import hardware_class
-from gear.runs.revision import PIPELINE, content_md5
+from gear.runs.revision import Locked
 
 
 @contextmanager
@@ -30,71 +37,61 @@ def recorded(stage: str) -> Iterator[None]:
     keep(stage, time.monotonic() - started, finished=True)
 
 
-def key(outs: dict[str, str]) -> str:
-    """The name of a record: outputs by path with their hashes, as dvc.lock has them."""
-    return hashlib.sha256(json.dumps(sorted(outs.items())).encode()).hexdigest()[:24]
+def record_path(root: Path, stage: Locked) -> Path:
+    """Return the file that holds a stage's record."""
+    inputs = json.dumps([stage.cmd, stage.params, stage.deps], sort_keys=True)
+    name = hashlib.sha256(inputs.encode()).hexdigest()[:24]
+    return root / paths.COSTS / f"{stage.name}-{name}.json"
 
 
-def find(root: Path, stage: str, outs: dict[str, str]) -> dict[str, Any] | None:
-    """The record `{"seconds": …, "hardware": …}` of a stage's outputs, or None."""
+def find(root: Path, stage: Locked) -> dict[str, Any] | None:
+    """Return the record `{"seconds": ..., "hardware": ...}` of a stage, or None."""
     try:
-        return json.loads((root / paths.COSTS / f"{stage}-{key(outs)}.json").read_text())
+        return json.loads(record_path(root, stage).read_text())
     except (OSError, ValueError):
         return None
 
 
 def keep(stage: str, seconds: float, *, finished: bool) -> None:
-    """Record a stage that ended after `seconds`; of one that was stopped and will resume, keep the seconds for its next run.
+    """Record a stage of the working directory that ended after `seconds`; never fail it.
 
-    The time of a killed process is not counted. Only the lead rank of a distributed run records. Never fails a stage.
+    The seconds of a run that was stopped and will resume are added to those of its next run; the
+    time of a killed process is lost. Only rank zero of a distributed run records.
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    folder = _home() / paths.COSTS
     try:
-        pending = folder / f"{stage}-{_settings()}.stopped"
-        before = float(pending.read_text()) if pending.exists() else 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        if not finished:
-            _write(pending, f"{before + seconds:.2f}")
-            return
-        outs = {path: content_md5(Path(path)) for path in declared_outs(stage)}
-        record = {
-            "stage": stage,
-            "seconds": round(before + seconds, 2),
-            "hardware": hardware_class(),
-        }
-        _write(folder / f"{stage}-{key(outs)}.json", json.dumps(record) + "\n")
-        pending.unlink(missing_ok=True)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # no record: no harm
+        path = record_path(_home(), _inputs(stage))
+        stopped = path.with_suffix(".stopped")
+        total = seconds + (float(stopped.read_text()) if stopped.exists() else 0.0)
+        if finished:
+            record = {"stage": stage, "seconds": round(total, 2), "hardware": hardware_class()}
+            write_json(path, record)
+            stopped.unlink(missing_ok=True)
+        else:
+            replace_file(stopped, f"{total:.2f}".encode())
+    except (OSError, ValueError, DvcException):
         return
 
 
-def declared_outs(stage: str) -> list[str]:
-    """The paths that dvc.yaml of the working directory says a stage makes."""
-    return outs_of(yaml.safe_load(Path(PIPELINE).read_text())["stages"][stage])
-
-
-def outs_of(stage: dict[str, Any]) -> list[str]:
-    """Paths of the outs, metrics and plots of a stage of dvc.yaml; each is a name, or a name with options."""
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind) or []]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+def _inputs(name: str) -> Locked:
+    """Return a stage as dvc.lock will hold it, without outputs. DVC has just hashed the inputs."""
+    with Repo() as repo:
+        stage = repo.stage.load_one(name=name)
+        for dependency in stage.deps:
+            dependency.save()
+        params = [d for d in stage.deps if isinstance(d, ParamsDependency)]
+        deps = [d for d in stage.deps if not isinstance(d, ParamsDependency)]
+        return Locked(
+            name,
+            stage.cmd,
+            {d.def_path: d.hash_info.value for d in params},
+            {d.def_path: d.hash_info.value for d in deps},
+            {},
+        )
 
 
 def _home() -> Path:
-    """The checkout that keeps the records: DVC names it to a stage, also where an experiment has a folder of its own."""
-    return (
-        Path(os.environ["DVC_ROOT"])
-        if "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT")
-        else Path()
-    )
-
-
-def _settings() -> str:
-    return hashlib.sha256(paths.PARAMS.read_bytes()).hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    os.replace(draft, path)
+    """Return the checkout that keeps the records: the one that started an experiment."""
+    root = os.environ.get("DVC_ROOT")
+    return Path(root) if root and "DVC_STAGE" in os.environ else Path()

@@ -10,78 +10,97 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from gear.core.errors import InputError
-from gear.process import run_child
-from gear.runs.revision import Cache, Locked
+from gear.process import Ended, run_child
+from gear.runs.revision import LOCK, Cache, Locked, Revision
+
+CONFIG = "[cache]\n    dir = {folder}\n    type = symlink\n"  # contents are linked, not copied
+FRESH = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
 
 
-class Scratch:
-    """A clone of one commit with DVC settings of its own."""
+@dataclass(frozen=True)
+class Rerun:
+    """A clone of one commit whose DVC reads the cache of the checkout."""
 
-    def __init__(self, folder: Path, cache: Cache) -> None:
-        self.folder, self.cache = folder, cache
+    folder: Path
+    revision: Revision
 
-    def place(self, path: str, md5: str) -> None:
-        """Put a recorded content in its place, as links into the cache (which holds its files read-only)."""
-        target = self.folder / path
-        self.remove(path)
-        for name, inner in self.cache.files(md5).items():
-            link = target / name if name else target
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.cache.object(inner).resolve())
-        if md5.endswith(".dir"):
-            target.mkdir(parents=True, exist_ok=True)
+    def run(self, stage: Locked, remade: set[str], show: Callable[[str], None]) -> str:
+        """Run one stage again, whatever DVC remembers of it.
 
-    def remove(self, path: str) -> None:
-        """Remove what lies at a path."""
-        target = self.folder / path
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        Args:
+            stage: The recorded stage.
+            remade: Inputs to read as stages before it made them again; all others are placed as
+                they were recorded.
+            show: Called with each line of output.
 
-    def run(self, stage: Locked, show: Callable[[str], None]) -> str:
-        """Run one stage again whatever DVC remembers of it; returns '' or the reason why it failed."""
+        Returns:
+            The reason of a failure; empty if there was none.
+        """
+        inputs = [path for path in stage.deps if path not in remade]
+        in_git = [path for path in inputs if self.revision.in_git(path)]
+        _git(self.folder, "checkout", "--quiet", "HEAD", "--", LOCK, *in_git)
+        if placed := [path for path in inputs if path not in in_git]:
+            ended = self._dvc(["checkout", "--force", *placed], show)
+            if ended.code:
+                return ended.reason
         for path in stage.outs:
-            self.remove(path)
-        flags = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
-        command = [sys.executable, "-m", "dvc", "repro", "--quiet", *flags, stage.name]
-        ended = run_child(command, self.folder, self._environment(), show)
+            _remove(self.folder / path)
+        ended = self._dvc(["repro", *FRESH, stage.name], show)
         return ended.reason if ended.code else ""
 
+    def _dvc(self, words: list[str], show: Callable[[str], None]) -> Ended:
+        command = [sys.executable, "-m", "dvc", words[0], "--quiet", *words[1:]]
+        return run_child(command, self.folder, self._environment(), show)
+
     def _environment(self) -> dict[str, str]:
-        """The caller's, less what points at its checkout; `python` is the one that runs this."""
+        """Return the caller's variables without those that point at its checkout."""
         kept = {
-            k: v
-            for k, v in os.environ.items()
-            if k != "PYTHONPATH" and not k.startswith(("DVC_", "GIT_"))
+            name: value
+            for name, value in os.environ.items()
+            if name != "PYTHONPATH" and not name.startswith(("DVC_", "GIT_"))
         }
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        python = Path(sys.executable).parent  # `python` is the one that runs this
         return {
             **kept,
-            "PATH": path,
+            "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"),
         }
 
 
 @contextmanager
-def scratch(root: Path, commit: str, cache: Cache) -> Iterator[Scratch]:
-    """A scratch clone of `commit` in the folder for temporary files (TMPDIR), gone afterwards, also after Ctrl-C and SIGTERM."""
+def clone(revision: Revision, cache: Cache) -> Iterator[Rerun]:
+    """Clone a revision into a temporary folder (TMPDIR), removed afterwards.
+
+    It is removed after Ctrl-C and SIGTERM too.
+    """
     above = Path(tempfile.mkdtemp(prefix="gear-verify-"))
     before = signal.signal(signal.SIGTERM, _as_exit)
     try:
         folder = above / "checkout"
-        _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
-        _git(folder, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)
+        root = str(revision.root)
+        _git(revision.root, "clone", "--quiet", "--shared", "--no-checkout", root, str(folder))
+        _git(folder, "checkout", "--quiet", "--detach", revision.commit)
         if not (folder / ".dvc").is_dir():
-            raise InputError(f"{commit[:12]} has no .dvc folder in git: commit .dvc/config")
-        yield Scratch(folder, cache)
+            raise InputError(
+                f"{revision.commit[:12]} has no .dvc folder in git: commit .dvc/config"
+            )
+        (folder / ".dvc/config.local").write_text(CONFIG.format(folder=cache.folder))
+        yield Rerun(folder, revision)
     finally:
         signal.signal(signal.SIGTERM, before)
         shutil.rmtree(above, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _git(folder: Path, *arguments: str) -> None:
@@ -89,10 +108,9 @@ def _git(folder: Path, *arguments: str) -> None:
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise InputError(
-            f"git {arguments[0]} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        )
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"git {arguments[0]} failed: {reason}")
 
 
-def _as_exit(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+def _as_exit(signal_number: int, _frame: object) -> None:
+    raise SystemExit(128 + signal_number)

@@ -54,7 +54,7 @@ def test_hashes_are_those_of_dvc(finished: Path) -> None:
     lock = find_revision("HEAD", finished).lock()
     outs = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
     assert len(outs) == 4
-    assert outs == {path: content_md5(finished / path) for path in outs}
+    assert outs == {path: content_md5(finished, path) for path in outs}
 
 
 def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
@@ -132,8 +132,8 @@ def test_other_hardware_is_judged_by_metrics(
     )
     dvc(checkout, "repro", "-q")
     commit(checkout, "rounding")
-    for name, stage in find_revision("HEAD", checkout).lock().items():
-        file = checkout / ".gear/costs" / f"{name}-{costs.key(stage.outs)}.json"
+    for stage in find_revision("HEAD", checkout).lock().values():
+        file = costs.record_path(checkout, stage)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"seconds": 1, "hardware": "another processor, 4 cores"}))
     command = [sys.executable, "-m", "gear", "verify", "--all"]
@@ -176,6 +176,23 @@ def test_a_commit_that_is_not_what_ran_is_told_apart(checkout: Path) -> None:
     assert gear(checkout, "verify", "HEAD~1", "--stages").returncode == 0
 
 
+def test_ignored_files_and_pins_in_other_files_are_known(checkout: Path) -> None:
+    (checkout / "code").mkdir()
+    (checkout / "code/model.py").write_text("")
+    (checkout / "code/config.py").write_text("")
+    (checkout / ".dvcignore").write_text("code/config.py\n")
+    (checkout / "pyproject.toml").write_text('[pins]\ntorch = "2.14"\n')
+    rewrite(checkout / "dvc.yaml", "deps: [make.py]", "deps: [make.py, code]")
+    rewrite(checkout / "dvc.yaml", "params: [data]", "params: [data, pyproject.toml: [pins.torch]]")
+    dvc(checkout, "repro", "-q")
+    (checkout / "code/config.py").write_text("# changes nothing")
+    commit(checkout, "with a package and a pin")
+    assert gear(checkout, "verify", "--stages").returncode == 0
+    rewrite(checkout / "pyproject.toml", "2.14", "2.15")
+    commit(checkout, "another pin")
+    assert "setting pins.torch" in gear(checkout, "verify", "--stages").stdout
+
+
 def test_data_edited_by_hand_is_found(checkout: Path) -> None:
     file = checkout / "data/shards/train/0.txt"
     file.unlink()
@@ -187,7 +204,7 @@ def test_data_edited_by_hand_is_found(checkout: Path) -> None:
 
 def test_damaged_cache_is_found(checkout: Path) -> None:
     lock, cache = find_revision("HEAD", checkout).lock(), Cache(checkout)
-    weights = cache.object(cache.files(lock["joint"].outs["data/models/joint"])["weights"])
+    weights = cache.path(cache.files(lock["joint"].outs["data/models/joint"])["weights"])
     weights.chmod(0o644)
     weights.write_bytes(b"weightz")
     done = gear(checkout, "verify", "--stages")

@@ -10,8 +10,10 @@ import importlib
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
+from gear import paths
 from gear.process import exit_with_dvc
 
 DISTRIBUTION = "gear-autoregression"
@@ -30,6 +32,7 @@ STAGES = {
 }
 COMMANDS = {  # module of gear.commands, help
     "preset": ("preset", "write a preset to params.yaml and show what changed"),
+    "states": ("states", "list the resumable states of trainings; `prune` deletes old ones"),
     "generate": ("generate", "draw images of a checkpoint into one picture"),
     "import": (
         "import_checkpoint",
@@ -79,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if command in STAGES:
-            run_stage(command)
+            start_from = getattr(parsed, "start_from", None)
+            run_stage(command, {"start_from": start_from} if start_from else {})
         else:
             print(_module(command).run(parsed), flush=True)
         return 0
@@ -104,12 +108,17 @@ def parser(command: str) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gear {version()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for stage, text in STAGES.items():
-        commands.add_parser(
-            stage,
-            help=text,
-            description=f"Stage {stage}: {text}. Reads params.yaml; usually run by `dvc repro`.",
-        )
+    for name, text in STAGES.items():
+        description = f"Stage {name}: {text}. Reads params.yaml; usually run by `dvc repro`."
+        stage = commands.add_parser(name, help=text, description=description)
+        if name in paths.TRAININGS:
+            stage.add_argument(
+                "--from",
+                dest="start_from",
+                type=Path,
+                metavar="STATE",
+                help="start from another training's state, a folder that `gear states` lists",
+            )
     for name, (_, text) in COMMANDS.items():
         inner = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if name == command:
@@ -117,8 +126,11 @@ def parser(command: str) -> argparse.ArgumentParser:
     return top
 
 
-def run_stage(stage: str) -> None:
-    """Run a stage with the settings that dvc.yaml declares for it, and record what it cost."""
+def run_stage(stage: str, options: dict[str, Path]) -> None:
+    """Run a stage with the settings that dvc.yaml declares for it, and record what it cost.
+
+    options: the stage's own, beside its settings.
+    """
     from gear.params import load_for_stage
 
     config = load_for_stage(stage)
@@ -130,7 +142,7 @@ def run_stage(stage: str) -> None:
 
     keep_freed_memory()
     with costs.recorded(stage):
-        importlib.import_module(f"gear.stages.{stage}").run(config)
+        importlib.import_module(f"gear.stages.{stage}").run(config, **options)
 
 
 def version() -> str:

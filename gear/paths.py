@@ -21,6 +21,8 @@ MODELS = Path("data/models")
 TOKENIZER = MODELS / "tokenizer"  # the warm tokenizer
 JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl
 GENERATOR = MODELS / "generator"  # tokenizer/ and generator/, what sampling uses
+# what each training writes
+TRAININGS = {"tokenizer": TOKENIZER, "joint": JOINT, "generator": GENERATOR}
 SAMPLES = Path("data/samples")
 
 INCOMING = Path(

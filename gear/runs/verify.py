@@ -45,7 +45,6 @@ from gear.runs.revision import (
     find_revision,
 )
 
-TRAININGS = ("tokenizer", "joint", "generator")  # hours at scale: they run again only when named
 FLOOR = 0.005  # absolute part of the tolerance, for shares near 0
 
 
@@ -114,8 +113,8 @@ def choose_stages(lock: dict[str, Locked], stages: list[str] | None) -> list[str
     order = in_order(lock)
     if unknown := [stage for stage in stages or [] if stage not in lock]:
         raise InputError(f"no stage {unknown[0]!r} in {LOCK}: there are {', '.join(order)}")
-    if stages is None:
-        return [stage for stage in order if stage not in TRAININGS]
+    if stages is None:  # trainings take hours at scale: they run again only when named
+        return [stage for stage in order if stage not in paths.TRAININGS]
     return [stage for stage in order if stage in stages]
 
 

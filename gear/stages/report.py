@@ -19,7 +19,6 @@ from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenize
 PAIRS = 36
 SAMPLE_COLUMNS = 14
 PAIR_COLUMNS = 12
-TRAININGS = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
 
 
 def run(config: Config) -> None:
@@ -31,7 +30,7 @@ def run(config: Config) -> None:
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
     originals = read_split(paths.SHARDS / "val").subset(PAIRS)[:]
     rebuilt = decode_tokens(tokenizer, encode_images(tokenizer, originals))
-    curves = {name: read_json_lines(folder / "curves.jsonl") for name, folder in TRAININGS.items()}
+    curves = {name: read_json_lines(folder / "curves.jsonl") for name, folder in paths.TRAININGS.items()}
     text = page.render(
         recipe=config.joint.recipe,
         manifest=manifest,

@@ -1,0 +1,75 @@
+"""`gear states` lists states with what differs; `prune` deletes those of other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gear.cli import main
+from gear.params import load_for_stage
+from gear.stages.joint import identity
+from tests.support.settings import edit_params, tiny_settings, write_params
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a state of the joint training with the settings of params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_settings())
+    training = identity(load_for_stage("joint"))
+    folder = Path(".gear/joint") / training.fingerprint
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text("step-40")
+    (folder / "description.json").write_text(json.dumps(training.facts()))
+    two_hours_ago = (folder / "latest").stat().st_mtime - 7300
+    os.utime(folder / "latest", (two_hours_ago, two_hours_ago))
+    return folder
+
+
+def test_states_shows_what_a_next_run_resumes_from(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["states"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[:2] == ["joint", "40"]
+    assert "2 h" in line
+    assert str(state) in line
+    assert "the next run resumes from it" in line
+
+
+def test_prune_keeps_the_states_of_the_present_settings(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["states", "prune"]) == 0
+    assert "states deleted: 0" in capsys.readouterr().out
+    assert state.is_dir()
+
+
+def test_prune_deletes_the_states_of_other_settings(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_params(Path(), joint={"batch": 24})
+    assert main(["states"]) == 0
+    assert "joint.batch" in capsys.readouterr().out
+    assert main(["states", "prune"]) == 0
+    assert "states deleted: 1" in capsys.readouterr().out
+    assert not state.exists()
+
+
+def test_states_of_an_empty_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_settings())
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out == "no states in .gear\n"
+
+
+def test_start_from_a_folder_without_a_state_is_bad_input(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["joint", "--from", "nowhere"]) == 2
+    assert "nowhere: no state of a training" in capsys.readouterr().err

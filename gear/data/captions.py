@@ -1,4 +1,4 @@
-"""What a caption says that the pipeline must know, and whether it can be used at all."""
+"""Normalize and check captions; find those whose images must not be mirrored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDES = re.compile(r"\b(left|right)(wards?|most|hand|handed)?\b", re.IGNORECASE)
 
 
 def names_a_side(caption: str) -> bool:
-    """Whether it says left or right: its image must not be mirrored.
+    """Return whether a caption says left or right, so that its image must not be mirrored.
 
     >>> names_a_side("fist, left hand"), names_a_side("bright copyright")
     (True, False)
@@ -21,7 +21,7 @@ def names_a_side(caption: str) -> bool:
 
 
 def may_mirror(captions: list[str]) -> np.ndarray:
-    """Which of the captions' images may be mirrored, (N,) bool.
+    """Return which of the captions' images may be mirrored, (N,) bool.
 
     >>> may_mirror(["a dog", "leftwards arrow"]).tolist()
     [True, False]
@@ -30,7 +30,10 @@ def may_mirror(captions: list[str]) -> np.ndarray:
 
 
 def is_text(caption: str) -> bool:
-    """Whether it is readable text: no control characters, no replacement characters of a wrong decoding, some letter or digit.
+    """Return whether a caption is readable text.
+
+    It has a letter, digit or symbol, no control characters, and no replacement characters, which
+    come from a wrong decoding.
 
     >>> is_text("red heart"), is_text("..."), is_text("bad \\ufffd bytes")
     (True, False, False)
@@ -41,7 +44,7 @@ def is_text(caption: str) -> bool:
 
 
 def normalize_caption(caption: str) -> str:
-    """White space folded, composed Unicode.
+    """Return a caption with single spaces and composed Unicode (NFC).
 
     >>> normalize_caption("  a\\n  dog ")
     'a dog'

@@ -10,7 +10,7 @@ BATCH = 128
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[slice]:
-    """Slices of at most `size` over `count` rows.
+    """Return slices of at most `size` over `count` rows.
 
     >>> list(batches(5, 2))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
@@ -19,7 +19,7 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Positions of all of `count` rows, or of `most` evenly spaced ones, int64.
+    """Return the positions of all `count` rows, or of `most` evenly spaced ones, int64.
 
     >>> evenly_spaced(9, most=3).tolist()
     [0, 4, 8]
@@ -28,7 +28,7 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 
 def round_robin(count: int, rows: int) -> np.ndarray:
-    """`count` of `rows` rows: evenly spaced where there are more than asked for, else one after the other, again and again.
+    """Return `count` of `rows` rows, int64: evenly spaced if there are more, else repeated in turn.
 
     >>> round_robin(2, rows=3).tolist(), round_robin(5, rows=3).tolist()
     ([0, 2], [0, 1, 2, 0, 1])

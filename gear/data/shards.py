@@ -34,17 +34,20 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `image`
     ]
 )
-GROUP = 64
-DECODERS = ThreadPoolExecutor(
-    min(8, os.cpu_count() or 1), thread_name_prefix="decode"
-)  # Pillow decodes outside the interpreter's lock
+GROUP = 64  # rows of a row group
+# threads, since Pillow decodes outside the interpreter's lock
+DECODERS = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 Row = dict[str, Any]
 
 
 def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) -> int:
-    """Write rows as `00000.parquet`, ...: uncompressed, 64-row groups, the same bytes for the same rows. Returns their number."""
+    """Write rows as `00000.parquet`, ..., uncompressed in 64-row groups; return their number.
+
+    The same rows give the same bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    iterator, written = iter(rows), 0
+    iterator = iter(rows)
+    written = 0
     for number, chunk in enumerate(_chunks(iterator, rows_per_file)):
         table = pa.Table.from_pylist(chunk, schema=SCHEMA)
         pq.write_table(
@@ -96,10 +99,11 @@ def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 
 
 class Spool:
-    """Encoded images on disk between decoding and writing, so that ingest holds a row group in memory and not the data."""
+    """Encoded images on disk between decoding and writing, so that they need not fit in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._waiting = path, list[bytes]()
+        self.path = path
+        self._waiting: list[bytes] = []
         self._writer = pq.ParquetWriter(
             path, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False
         )
@@ -123,8 +127,10 @@ class Spool:
             self._waiting.clear()
 
     def read(self, places: list[int]) -> Iterator[bytes]:
-        """Images at rising positions, after the spool is closed."""
-        file, group, images = pq.ParquetFile(self.path), -1, []
+        """Yield images at rising positions, after the spool is closed."""
+        file = pq.ParquetFile(self.path)
+        group = -1
+        images: list[bytes] = []
         for place in places:
             if place // GROUP != group:
                 group = place // GROUP
@@ -133,20 +139,20 @@ class Spool:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """PNG bytes of (H, W, 3) uint8 pixels."""
+    """Return pixels (H, W, 3) uint8 as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def decode(image: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 pixels of encoded bytes."""
+    """Return the pixels (H, W, 3) uint8 of an encoded image."""
     with Image.open(io.BytesIO(image)) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shards folder. Raises `InputError` where there is none."""
+    """Return the manifest of a shards folder. Raises `InputError` if there is none."""
     try:
         return json.loads((folder / "manifest.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -154,7 +160,11 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 class Split:
-    """One split's rows; images are decoded on demand and kept up to `cache_bytes`."""
+    """The rows of a split; images are decoded on demand and cached up to `cache_bytes`.
+
+    Raises:
+        InputError: if the folder has no shards, or one is damaged.
+    """
 
     def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
         self.files = [open_shard(path) for path in sorted(folder.glob("*.parquet"))]
@@ -177,8 +187,8 @@ class Split:
         return len(self.keys)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Pixels of rows `indices`, (n, H, W, 3) uint8, a fresh array."""
-        with self._lock:  # one batch may be fetched ahead while another is asked for
+        """Return the pixels of rows `indices`, (n, H, W, 3) uint8, as a new array."""
+        with self._lock:  # a batch may be prefetched by another thread
             absent = sorted({int(i) for i in indices} - self._cache.keys())
             encoded = self._encoded(absent)
         decoded = dict(zip(absent, DECODERS.map(decode, encoded), strict=True))
@@ -194,7 +204,7 @@ class Split:
         return chosen
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """Pixels of a run of rows, like the slice of an array: what whole-split work reads batch by batch."""
+        """Return the pixels of a slice of rows, like the slice of an array."""
         return self.images(np.arange(*part.indices(len(self))))
 
     def part(self, indices: np.ndarray) -> Subset:
@@ -206,7 +216,7 @@ class Split:
         return Subset(self, evenly_spaced(len(self), count))
 
     def _encoded(self, rows: list[int]) -> list[bytes]:
-        """Encoded images of rising rows: each row group is read once, and of it only what is asked for is decoded."""
+        """Return the encoded images of rising rows; each row group is read once."""
         found: list[bytes] = []
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         last, column = -1, None
@@ -220,7 +230,11 @@ class Split:
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
-    """A shard, memory-mapped. Raises `InputError` on a file that is not Parquet or lacks a column of the schema."""
+    """Return a shard, memory-mapped.
+
+    Raises:
+        InputError: if the file is not Parquet, or lacks a column of the schema.
+    """
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
@@ -236,7 +250,7 @@ def open_shard(path: Path) -> pq.ParquetFile:
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows `indices` of a split."""
+    """Rows `indices` of a split, read on demand."""
 
     split: Split
     indices: np.ndarray
@@ -249,5 +263,5 @@ class Subset:
 
 
 def read_split(folder: Path) -> Split:
-    """The split in a folder of shards. Raises `InputError` on an empty folder."""
+    """Return the split in a folder of shards. Raises `InputError` if there are none."""
     return Split(folder)

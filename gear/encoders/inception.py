@@ -31,38 +31,41 @@ class Inception(nn.Module):
 
     def __init__(self, network: FeatureExtractorInceptionV3, weights_sha256: str) -> None:
         super().__init__()
-        self.network, self.weights_sha256 = network, weights_sha256
+        self.network = network
+        self.weights_sha256 = weights_sha256
         self._map = torch.empty(0)
-        network.Mixed_6d.branch1x1.register_forward_hook(
-            self._keep_map
-        )  # `mixed_6/conv` of the TensorFlow graph
+        # `mixed_6/conv` of the TensorFlow graph
+        network.Mixed_6d.branch1x1.register_forward_hook(self._keep_map)
 
     def train(self, mode: bool = True) -> Inception:
-        """Stays in eval mode."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def _keep_map(self, module: nn.Module, arguments: object, output: torch.Tensor) -> None:
         self._map = output
 
     def forward(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """uint8 images to pooled features (B, 2048), spatial features (B, 2023) and logits without bias (B, 1008)."""
+        """Return features of uint8 images.
+
+        They are pooled features (B, 2048), spatial features (B, 2023), positions first as in
+        TensorFlow, and logits without bias (B, 1008).
+        """
         pooled, logits = self.network(images_B3HW)
-        return (
-            pooled,
-            self._map[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1),
-            logits,
-        )  # positions first, as TensorFlow lays them out
+        spatial = self._map[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return pooled, spatial, logits
 
 
 def build_inception(weights: PinnedFile) -> Inception:
-    """The extractor with the weights of `evaluate.inception`. Raises `InputError`."""
+    """Return the extractor with the weights that `evaluate.inception` names.
+
+    Raises:
+        InputError: if they are absent, have another sha256 or are not torch-fidelity's.
+    """
     remedy = f"download {URL_INCEPTION_V3}, or leave it empty"
     path = require_file(weights.path, weights.sha256, "evaluate.inception", remedy)
     try:
         tensors = torch.load(path, weights_only=True, map_location="cpu")
-        safe = (
-            io.BytesIO()
-        )  # torch-fidelity unpickles what it is given: hand it tensors and nothing else
+        safe = io.BytesIO()  # torch-fidelity unpickles its file: give it nothing but tensors
         torch.save(tensors, safe)
         safe.seek(0)
         network = FeatureExtractorInceptionV3(
@@ -71,6 +74,7 @@ def build_inception(weights: PinnedFile) -> Inception:
     except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"evaluate.inception: {path}: not torch-fidelity's Inception-v3 ({URL_INCEPTION_V3}): {text}"
+            f"evaluate.inception: {path}: not torch-fidelity's Inception-v3 "
+            f"({URL_INCEPTION_V3}): {text}"
         ) from None
     return Inception(network.to(memory_format=torch.channels_last), weights.sha256)

@@ -1,7 +1,7 @@
 """Teachers: frozen encoders whose patch features guide both models (GEAR, Alignment).
 
-EfficientNet-Lite0 comes with the packages. The others are transformers models read from a local folder whose weights must
-have the sha256 that params.yaml names, so that a run's features can be traced and nothing is fetched.
+EfficientNet-Lite0 comes with the packages. The others are transformers models read from a local
+folder whose weights must have the sha256 that params.yaml names; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ SPATIAL_SHARE = 0.6  # of the mean token that spatial normalisation takes away
 
 @dataclass(frozen=True)
 class Family:
-    """One transformers vision model: its class, input statistics, and where its weights are to be had."""
+    """A transformers vision model.
+
+    model: its class. mean, std: of its input. source: Hugging Face repository of its weights.
+    video: it takes frames. flexible: it takes `interpolate_pos_encoding`, for other input sizes.
+    """
 
     model: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     source: str
     video: bool = False
-    flexible: bool = (
-        False  # takes interpolate_pos_encoding for inputs of another size than it was trained on
-    )
+    flexible: bool = False
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 FAMILIES = {
@@ -51,29 +51,31 @@ FAMILIES = {
 
 
 class Teacher(nn.Module):
-    """A frozen encoder: images (B, 3, H, W) in [-1, 1] to a feature map (B, C, h, w) fp32. Always in eval mode."""
+    """A frozen encoder, always in eval mode.
+
+    It maps images (B, 3, H, W) in [-1, 1] to a feature map (B, C, h, w) fp32.
+    """
 
     weights_sha256: str
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stays in eval mode."""
+        """Stay in eval mode."""
         return super().train(False)
 
 
 class PackagedTeacher(Teacher):
-    """EfficientNet-Lite0's block `layer` (0 to 10; -1 is 10)."""
+    """A block of EfficientNet-Lite0: `layer` is 0 to 10, or -1 for 10."""
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
         self.encoder = efficientnet.build_encoder()
         self.weights_sha256 = self.encoder.weights_sha256
-        self.size, self.block = (
-            config.input_size,
-            efficientnet.BLOCK if config.layer == -1 else config.layer,
-        )
+        self.size = config.input_size
+        self.block = efficientnet.BLOCK if config.layer == -1 else config.layer
         if not 0 <= self.block <= efficientnet.BLOCK:
             raise InputError(
-                f"teacher efficientnet-lite0: layer {config.layer}: blocks 0 to {efficientnet.BLOCK} are there, -1 is the last"
+                f"teacher efficientnet-lite0: layer {config.layer}: "
+                f"it has blocks 0 to {efficientnet.BLOCK}, -1 is the last"
             )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -81,11 +83,16 @@ class PackagedTeacher(Teacher):
 
 
 class TransformersTeacher(Teacher):
-    """Patch tokens of a vision transformer's hidden state `layer` (0: the embeddings, -1: the output, normed where the model does)."""
+    """Patch tokens of a hidden state of a vision transformer.
+
+    `layer` is 0 for the embeddings and -1 for the output, normalized if the model does so.
+    """
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
-        self.family, self.size, self.layer = FAMILIES[config.name], config.input_size, config.layer
+        self.family = FAMILIES[config.name]
+        self.size = config.input_size
+        self.layer = config.layer
         self.weights_sha256 = config.sha256
         require_file(
             f"{config.path}/model.safetensors" if config.path else "",
@@ -101,11 +108,13 @@ class TransformersTeacher(Teacher):
         depth = int(settings.num_hidden_layers)
         if not -1 <= self.layer <= depth:
             raise InputError(
-                f"teacher {config.name}: layer {self.layer}: it has hidden states 0 to {depth}, -1 is the output"
+                f"teacher {config.name}: layer {self.layer}: "
+                f"it has hidden states 0 to {depth}, -1 is the output"
             )
         if self.size % self.patch:
             raise InputError(
-                f"teacher {config.name}: input_size {self.size} is not a multiple of its patch size {self.patch}"
+                f"teacher {config.name}: input_size {self.size} is not a multiple of "
+                f"its patch size {self.patch}"
             )
         for name, values in (("mean", self.family.mean), ("std", self.family.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -116,7 +125,7 @@ class TransformersTeacher(Teacher):
         options: dict[str, Any] = {"output_hidden_states": self.layer != -1}
         if self.family.flexible:
             options["interpolate_pos_encoding"] = True
-        if self.family.video:  # a still of two frames: one tubelet
+        if self.family.video:  # two equal frames make one tubelet
             output = self.model(
                 pixel_values_videos=x[:, None].expand(-1, 2, -1, -1, -1),
                 skip_predictor=True,
@@ -149,22 +158,27 @@ def _load(config: TeacherConfig, family: Family) -> nn.Module:
     missing = sorted(key for key in report["missing_keys"] if "predictor" not in key)
     if missing:
         raise InputError(
-            f"teacher {config.name}: {config.path} lacks {len(missing)} weights, first {missing[0]}: is it a {family.model}?"
+            f"teacher {config.name}: {config.path} lacks {len(missing)} weights, "
+            f"first {missing[0]}: is it a {family.model}?"
         )
     return model
 
 
 def build_teacher(config: TeacherConfig) -> Teacher:
-    """The teacher of a config. Raises `InputError` where its weights are absent or not the ones named."""
-    return (
-        PackagedTeacher(config)
-        if config.name == "efficientnet-lite0"
-        else TransformersTeacher(config)
-    )
+    """Return the teacher that a config names.
+
+    Raises:
+        InputError: if its weights are absent, have another sha256, or lack the layer.
+    """
+    packaged = config.name == "efficientnet-lite0"
+    return PackagedTeacher(config) if packaged else TransformersTeacher(config)
 
 
 def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
-    """Features resized to the token grid, (B, grid * grid, C) in raster order: averaged down, or bilinear up."""
+    """Return features on the token grid, (B, grid * grid, C) in raster order.
+
+    They are averaged if the grid is coarser than the features, else interpolated bilinearly.
+    """
     if features_BChw.shape[-1] >= grid:
         resized = F.adaptive_avg_pool2d(features_BChw, grid)
     else:
@@ -175,7 +189,11 @@ def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def spatial_normalise(features_BLC: torch.Tensor, mode: str) -> torch.Tensor:
-    """z - 0.6 mean_l z (`mean`), also divided by the per-channel deviation over positions (`standard`), or z itself (`none`)."""
+    """Return features z after spatial normalization.
+
+    mode: "none" for z; "mean" for z - 0.6 mean_l z; "standard" for that divided by the standard
+    deviation of each channel over positions.
+    """
     if mode == "none":
         return features_BLC
     centred = features_BLC - SPATIAL_SHARE * features_BLC.mean(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""Compare features of tokenizers and generator with those of two teachers (GEAR, Alignment analysis).
+"""Compare features of tokenizers and generator with those of two teachers.
 
-All features describe the same validation patches. Joint training is expected to move the
-generator towards the teacher and the tokenizer away from it.
+All features describe the same validation patches (GEAR, Alignment analysis). Joint training is
+expected to move the generator towards the teacher and the tokenizer away from it.
 """
 
 from __future__ import annotations

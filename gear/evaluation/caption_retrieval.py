@@ -137,7 +137,7 @@ class Gallery:
     def agreement(
         self, features_NC: np.ndarray, wanted: SamplingSet, protocol: dict[str, Any]
     ) -> dict[str, Metric]:
-        """Return the agreement of samples, by their features, with the captions they were drawn for.
+        """Return the agreement of samples, given by features, with the captions they are for.
 
         Metrics are `retrieval_own_10%` and, with more than one class, `retrieval_category`, each
         with `_low`, `_high` and `_floor`.

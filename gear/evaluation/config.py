@@ -24,15 +24,18 @@ class EvaluateConfig(Section):
     )
     clip: PinnedFile = Field(
         PinnedFile(),
-        description="CLIP's model.safetensors, in a folder with its config and processor, for CLIPScore (condition caption).",
+        description="CLIP's model.safetensors, in a folder with its config and processor, "
+        "for CLIPScore (condition caption).",
     )
     inception: PinnedFile = Field(
         PinnedFile(),
-        description="torch-fidelity's Inception weights (weights-inception-2015-12-05-6726825d.pth), for FID, sFID, IS, precision, recall.",
+        description="torch-fidelity's Inception weights "
+        "(weights-inception-2015-12-05-6726825d.pth), for FID, sFID, IS, precision, recall.",
     )
     reference: PinnedFile = Field(
         PinnedFile(),
-        description="Reference batch (.npz with mu, sigma, mu_s, sigma_s) for FID and sFID; empty for the training images.",
+        description="Reference batch (.npz with mu, sigma, mu_s, sigma_s) for FID and sFID; "
+        "empty for the training images.",
     )
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ class FeatureReference:
 def save_feature_reference(
     folder: Path, encoder: Encoder, train: Split, input_size: int, seed: int
 ) -> None:
-    """Compute the features of the training images and write them, with protocol.json, to `folder`."""
+    """Write the features of the training images, and protocol.json, to `folder`."""
     features = pooled_features(encoder, train, input_size)
     gaussian = Gaussian.fit(features)
     np.savez(

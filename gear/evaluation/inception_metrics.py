@@ -1,4 +1,4 @@
-"""FID, sFID, Inception score, precision, recall and rFID over Inception-v3, each with its protocol."""
+"""FID, sFID, Inception score, precision, recall and rFID, each with its protocol."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def sample_metrics(
 def reconstruction_metrics(
     inception: Inception, tokenizer: Tokenizer, originals: Pixels, protocol: dict[str, Any]
 ) -> dict[str, Metric]:
-    """Return `rfid`: FID of reconstructions to their originals; protocol: which images these are."""
+    """Return `rfid`: FID of reconstructions to their originals; protocol: which images they are."""
     nothing = np.arange(0)
     rebuilt = extract_statistics(
         inception, Reconstructions(tokenizer, originals), nothing, "reconstructions"

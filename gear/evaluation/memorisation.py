@@ -48,7 +48,7 @@ def share_of_copies(
 
 
 def copy_threshold(val_to_train: np.ndarray) -> float:
-    """Return the 1st percentile of validation-to-training distances; samples below it are copies."""
+    """Return the 1st percentile of validation-to-training distances; copies are below it."""
     return float(np.quantile(val_to_train, COPY_SHARE))
 
 
@@ -81,7 +81,7 @@ def nearest_training_distance(
 
 
 def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> np.ndarray:
-    """Return the root-mean-square pixel distance of each image of `a` to its nearest in `b`, (N,)."""
+    """Return the RMS pixel distance of each image of `a` to its nearest in `b`, (N,) float32."""
     a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (a_NP, b_MP))
     best = torch.full((len(a),), torch.inf)
     for rows in batches(len(a), ROWS):

@@ -1,4 +1,4 @@
-"""FD, coverage and recall of samples against the training images, at one guidance scale or several."""
+"""FD, coverage and recall of samples against the training images, and a guidance sweep."""
 
 from __future__ import annotations
 

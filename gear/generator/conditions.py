@@ -25,7 +25,7 @@ Conditions = Callable[[np.ndarray], Condition]  # rows (n,) to their conditions,
 
 
 def empty_caption(condition: str, features: Path) -> torch.Tensor | None:
-    """Return text states of the empty caption, (t, C) float32; None if the condition is the class."""
+    """Return text states of the empty caption, (t, C) float32; None for classes."""
     if condition == "class":
         return None
     return torch.from_numpy(TextStates(features / "text")[EMPTY].astype(np.float32))
@@ -45,7 +45,7 @@ def conditions_for(split: Split, condition: str, features: Path) -> Conditions:
 
 @dataclass(frozen=True)
 class SamplingSet:
-    """The conditions that N samples are drawn for: balanced classes, or validation captions in turn.
+    """The conditions of N samples: balanced classes, or validation captions in turn.
 
     rows: (N,) int64, rows of the validation split; None if the condition is the class.
     labels: (N,) int64, classes.

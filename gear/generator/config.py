@@ -31,7 +31,8 @@ class GeneratorShape(Section):
     def _check_shape(self) -> Self:
         if self.width % (4 * self.heads):
             raise ValueError(
-                f"width {self.width} is not a multiple of 4 x heads ({self.heads}): 2-D rotary positions need it"
+                f"width {self.width} is not a multiple of 4 x heads ({self.heads}): "
+                "2-D rotary positions need it"
             )
         if self.tap > self.layers:
             raise ValueError(f"tap {self.tap} is past the last of {self.layers} layers")
@@ -74,7 +75,8 @@ class SampleConfig(Section):
     )
     prompts: tuple[str, ...] = Field(
         (),
-        description="Captions drawn for the report beside the validation captions (condition caption).",
+        description="Captions drawn for the report beside the validation captions "
+        "(condition caption).",
     )
 
     @model_validator(mode="after")

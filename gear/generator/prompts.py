@@ -46,7 +46,7 @@ def choose_prompts(
 
 
 def prompt_rows(count: int) -> np.ndarray:
-    """Return the prompt of each sample, (count * IMAGES,) int64: `IMAGES` samples of each in turn."""
+    """Return the prompt of each sample, (count * IMAGES,) int64: 0, ..., 0, 1, ..., 1, ..."""
     return np.repeat(np.arange(count), IMAGES)
 
 

@@ -108,7 +108,7 @@ def draw(
     settings: SampleConfig,
     batch: int,
 ) -> np.ndarray:
-    """Sample token grids, (N, L) int64, `batch` at a time with progress; the batch changes no token.
+    """Sample token grids, (N, L) int64, `batch` at a time; the batch changes no token.
 
     conditions: positions 0..N-1 to their conditions.
     """

@@ -14,7 +14,8 @@ class DataConfig(Section):
 
     source: Literal["openmoji", "folder", "webdataset", "huggingface"] = Field(
         "openmoji",
-        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), `webdataset` (tar shards) or `huggingface` (a dataset on disk).",
+        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), "
+        "`webdataset` (tar shards) or `huggingface` (a dataset on disk).",
     )
     root: str = Field("", description="Folder of every source but the packaged one.")
     condition: Literal["class", "caption"] = Field(

@@ -127,12 +127,12 @@ def _speed(arm: Arm, one: Speed, *, is_base: bool) -> list[str]:
 
 
 def _times(ratio: float) -> str:
-    """A ratio of steps; an arm that starts at the target needs none."""
+    """Return a ratio of steps in words; it is infinite if an arm starts at the target."""
     return "at once" if ratio == float("inf") else f"{ratio:.3g}"
 
 
 def _seconds_to(arm: Arm, one: Speed) -> str:
-    """Seconds of the stage to the target, at its mean pace: a step of one arm may cost more than one of another."""
+    """Return the seconds to the target at the mean pace, since steps of arms differ in cost."""
     whole, last = arm.seconds(STAGE), arm.curve(STAGE, TARGET)[0][-1]
     return (
         f"{whole * one.steps / last:.0f}"
@@ -162,7 +162,7 @@ def _cost(seconds: float | None) -> str:
 
 
 def charts(arms: list[Arm]) -> list[Markup]:
-    """Return a chart per logged quantity of the joint stage, with the mean over seeds of each arm."""
+    """Return a chart per logged quantity of the joint stage: means over the seeds of each arm."""
     logged = quantities(arms, STAGE)
     curves = [
         Curve(

@@ -1,9 +1,10 @@
-"""Pictures: grids of images (Pillow) and line charts (SVG text), the same bytes for the same numbers."""
+"""Figures of the report: grids of images and SVG line charts."""
 
 from __future__ import annotations
 
 import io
 import textwrap
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -14,7 +15,13 @@ from gear.data.rows import evenly_spaced
 MARGIN = 130
 GAP = 2
 ROWS = 40  # of a grid of classes, at most
-LINES = 5  # of a row's name
+LINES = 5  # of the name of a row, at most
+WIDTH = 360  # of a chart
+HEIGHT = 200
+LEFT = 48  # of the chart's area
+TOP = 26
+RIGHT = WIDTH - 10
+BOTTOM = HEIGHT - 24
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -45,7 +52,7 @@ def class_grid(
 ) -> Image.Image:
     """Draw one row per class with its name on the left.
 
-    pixels: (N, H, W, 3) uint8, enlarged by the whole number `scale`, by default to 64 pixels or more.
+    pixels: (N, H, W, 3) uint8, enlarged by the factor `scale`, by default to 64 pixels or more.
     labels: (N,), the row of each image. classes: names of the rows.
     """
     size = pixels.shape[1]
@@ -88,37 +95,62 @@ def line_chart(
 
     from_zero: start the y axis at 0.
     """
-    width, height = 360, 200
-    points = [p for line in series.values() for p in line]
+    points = [point for line in series.values() for point in line]
     if not points:
         return ""
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x0, x1, y0, y1 = min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys)
-    x1, y1 = x1 + (x1 == x0), y1 + (y1 == y0) * max(abs(y1), 1.0) * 0.1
-    left, top, right, bottom = 48, 26, width - 10, height - 24
-
-    def place(x: float, y: float) -> str:
-        return f"{left + (x - x0) / (x1 - x0) * (right - left):.1f},{bottom - (y - y0) / (y1 - y0) * (bottom - top):.1f}"
-
-    lines = [
-        f'<polyline class="s{i % 4}" points="{" ".join(place(x, y) for x, y in line)}"><title>{escape(name)}</title></polyline>'
-        for i, (name, line) in enumerate(series.items())
-    ]
-    keys = [
-        f'<text class="k s{i % 4}" x="{right - 4}" y="{top + 12 + 13 * i}" text-anchor="end">{escape(name)}</text>'
-        for i, name in enumerate(series)
-        if len(series) > 1
-    ]
-    labels = [
-        (left - 4, top + 6, "end", f"{y1:.4g}"),
-        (left - 4, bottom, "end", f"{y0:.4g}"),
-        (left, bottom + 14, "start", f"{x0:g}"),
-        (right, bottom + 14, "end", f"{x1:g}"),
-    ]
-    ticks = "".join(
-        f'<text class="l" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
-        for x, y, anchor, text in labels
-    )
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
+    axes = _Axes(min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys))
     name = escape(title)
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><text class="t" x="{left}" y="16">{name}</text>'
-    return f'{head}<path class="a" d="M{left},{top}V{bottom}H{right}"/>{ticks}{"".join(lines)}{"".join(keys)}</svg>'
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">',
+        f'<text class="t" x="{LEFT}" y="16">{name}</text>',
+        f'<path class="a" d="M{LEFT},{TOP}V{BOTTOM}H{RIGHT}"/>',
+        *axes.labels(),
+    ]
+    for number, (label, line) in enumerate(series.items()):
+        places = " ".join(axes.place(x, y) for x, y in line)
+        parts.append(
+            f'<polyline class="s{number % 4}" points="{places}">'
+            f"<title>{escape(label)}</title></polyline>"
+        )
+    for number, label in enumerate(series if len(series) > 1 else ()):
+        parts.append(
+            f'<text class="k s{number % 4}" x="{RIGHT - 4}" y="{TOP + 12 + 13 * number}" '
+            f'text-anchor="end">{escape(label)}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+@dataclass
+class _Axes:
+    """The ranges of a chart's axes; an empty range is widened."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        self.x1 += self.x1 == self.x0
+        if self.y1 == self.y0:
+            self.y1 += max(abs(self.y1), 1.0) * 0.1
+
+    def place(self, x: float, y: float) -> str:
+        """Return the SVG coordinates of a point."""
+        across = LEFT + (x - self.x0) / (self.x1 - self.x0) * (RIGHT - LEFT)
+        down = BOTTOM - (y - self.y0) / (self.y1 - self.y0) * (BOTTOM - TOP)
+        return f"{across:.1f},{down:.1f}"
+
+    def labels(self) -> list[str]:
+        """Return the SVG labels of the ends of both axes."""
+        places = [
+            (LEFT - 4, TOP + 6, "end", f"{self.y1:.4g}"),
+            (LEFT - 4, BOTTOM, "end", f"{self.y0:.4g}"),
+            (LEFT, BOTTOM + 14, "start", f"{self.x0:g}"),
+            (RIGHT, BOTTOM + 14, "end", f"{self.x1:g}"),
+        ]
+        return [
+            f'<text class="l" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
+            for x, y, anchor, text in places
+        ]

@@ -20,7 +20,7 @@ def run(config: Config) -> None:
 
     efficientnet-lite0.npz: pooled features of the FD extractor, their mean and covariance, the FD
     between two halves, and the input size; protocol.json: how they were computed;
-    inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` names weights.
+    inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` is set.
     """
     device = pick_device(config.host)
     train = read_split(paths.SHARDS / "train")

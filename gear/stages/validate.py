@@ -1,4 +1,4 @@
-"""Stage validate: the gate. A failed expectation stops the pipeline with exit 2 and says which rows."""
+"""Stage validate: check the shards; failed expectations stop the pipeline and name the rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from gear.validation.expectations import frame, validate
 
 
 def run(config: Config) -> None:
-    """`data/shards` → `reports/validation.json` and Data Docs (volatile)."""
+    """Write `reports/validation.json` and, as volatile pages, Data Docs.
+
+    Raises:
+        InputError: if an expectation fails.
+    """
     manifest = load_manifest(paths.SHARDS)
     rows = frame(paths.SHARDS, manifest["size"], config.run.seed)
     results = validate(rows, manifest, config.data, paths.DATA_DOCS)
-    failed = [r for r in results if not r["success"]]
+    failed = [record for record in results if not record["success"]]
     summary = {
         "passed": not failed,
         "rows": len(rows),
@@ -26,12 +30,12 @@ def run(config: Config) -> None:
     write_json(paths.VALIDATION_METRICS, summary)
     for record in failed:
         where = ", ".join(record["rows"]) or "(whole table)"
-        print(
-            f"FAILED {record['expectation']} {record['column']}: {record['unexpected']} rows: {where}"
-        )
+        name = f"{record['expectation']} {record['column']}"
+        print(f"FAILED {name}: {record['unexpected']} rows: {where}")
     if failed:
         names = ", ".join(sorted({f"{r['expectation']}({r['column']})" for r in failed}))
         raise InputError(
-            f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; the rows are listed above"
+            f"{paths.SHARDS}: {len(failed)} of {len(results)} expectations failed: {names}; "
+            "the rows are listed above"
         )
     print(f"{len(results)} expectations hold on {len(rows)} rows")

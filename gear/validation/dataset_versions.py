@@ -142,7 +142,7 @@ def _identity(rows: pd.DataFrame, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _original_sizes(data: DataConfig, rows: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Return width and height of the files behind the compared rows; only image folders have them."""
+    """Return width and height of the original files by key; only image folders have them."""
     if data.source != "folder":
         return {}
     sizes = {}

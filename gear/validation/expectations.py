@@ -1,4 +1,4 @@
-"""The data gate: a Great Expectations suite over shard rows, and a small deterministic summary."""
+"""The data gate: a Great Expectations suite over shard rows, and a deterministic summary."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from gear.data.captions import MAX_LENGTH, is_text
 from gear.data.shards import decode, open_shard
 from gear.ingest.config import DataConfig
 
-DECODED = 256  # rows whose image is decoded, drawn by seed
+DECODED = 256  # random rows whose images are decoded
 
 
 def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
-    """One row a shard row of both splits, with what the suite checks: sha_ok, decodable, in_both_splits.
+    """Return the rows of both splits without images, with columns that the suite checks.
 
-    Images are hashed a row group at a time and dropped; those of `DECODED` rows drawn by `seed` are decoded on the way.
+    The columns are split, sha_ok, decodable, caption_length, caption_is_text and in_both_splits.
+    All images are hashed; those of `DECODED` random rows are decoded too.
+
+    Raises:
+        InputError: if there are no shards.
     """
     files = [
         (split, open_shard(f))
@@ -31,29 +35,26 @@ def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
     if not files:
         raise InputError(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
     total = sum(file.metadata.num_rows for _, file in files)
-    drawn = set(np.random.default_rng(seed).permutation(total)[:DECODED].tolist())
-    parts, start = [], 0
+    decoded = set(np.random.default_rng(seed).permutation(total)[:DECODED].tolist())
+    parts: list[pd.DataFrame] = []
+    start = 0
     for split, file in files:
         for group in range(file.num_row_groups):
             part = file.read_row_group(group).to_pandas()
             images = part.pop("image")
             part["split"] = split
-            part["sha_ok"] = [
-                hashlib.sha256(i).hexdigest() == s
-                for i, s in zip(images, part["sha256"], strict=True)
-            ]
+            part["sha_ok"] = [hashlib.sha256(image).hexdigest() for image in images]
+            part["sha_ok"] = part["sha_ok"] == part["sha256"]
             part["decodable"] = [
-                start + n not in drawn or _decodes(image, size) for n, image in enumerate(images)
+                start + n not in decoded or _decodes(image, size) for n, image in enumerate(images)
             ]
             parts.append(part)
             start += len(part)
     rows = pd.concat(parts, ignore_index=True)
     rows["caption_length"] = rows["caption"].fillna("").str.strip().str.len()
     rows["caption_is_text"] = [is_text(caption) for caption in rows["caption"].fillna("")]
-    both = set(rows.loc[rows["split"] == "train", "key"]) & set(
-        rows.loc[rows["split"] == "val", "key"]
-    )
-    rows["in_both_splits"] = rows["key"].isin(both)
+    train, val = (set(rows.loc[rows["split"] == split, "key"]) for split in ("train", "val"))
+    rows["in_both_splits"] = rows["key"].isin(train & val)
     return rows
 
 
@@ -65,7 +66,7 @@ def _decodes(image: bytes, size: int) -> bool:
 
 
 def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
-    """The suite for shards of this manifest; every expectation is critical."""
+    """Return the suite for shards of this manifest; every expectation is critical."""
     import great_expectations.expectations as gxe
 
     classes, size = len(manifest["classes"]), manifest["size"]
@@ -111,7 +112,11 @@ def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
 def validate(
     rows: pd.DataFrame, manifest: dict[str, Any], data: DataConfig, docs: Path
 ) -> list[dict[str, Any]]:
-    """Run the suite; Data Docs go to `docs`. Returns one record an expectation: name, column, success, failing rows."""
+    """Run the suite and write Data Docs to `docs`.
+
+    Returns:
+        One record per expectation: its name and column, success, and the rows that failed.
+    """
     import great_expectations as gx
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)

@@ -76,10 +76,10 @@ def worker(server: dict[str, str], pool: str, log: Path) -> subprocess.Popen[byt
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL to one that does not hear it: no worker outlives its test."""
+    """End a worker by SIGTERM, or by SIGKILL if it waits for a server that is gone."""
     process.terminate()
     try:
-        process.wait(60)
+        process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
 

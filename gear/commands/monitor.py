@@ -1,38 +1,43 @@
-"""`gear monitor`: measure the newest checkpoint of a training in progress, or of one that ended, beside it and not in it.
+"""`gear monitor`: measure the newest checkpoint of a training, in progress or finished.
 
-One line a checkpoint goes to `.gear/monitor/<stage>-<run>.jsonl`. Of a training's work folder nothing is locked and nothing written but
-the request to stop. A checkpoint measured already is not measured again.
+One line a checkpoint goes to `.gear/monitor/<stage>-<run>.jsonl`; a checkpoint is measured once.
+A training's state is neither locked nor changed, except by the request to stop.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gear import paths
 from gear.commands.arguments import positive
 from gear.core.errors import InputError, StageFailed
-from gear.core.files import replace_file, replace_folder
+from gear.core.files import (
+    LockedError,
+    exclusive_lock,
+    read_json_lines,
+    replace_file,
+    replace_folder,
+)
 from gear.core.memory import keep_freed_memory
-from gear.evaluation.metric import Metric
-from gear.params import Config, load
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
+
+if TYPE_CHECKING:
+    from gear.evaluation.metric import Metric
+    from gear.runs.measurement import Models
 
 NICE = 19  # training goes first
 TRIES = 20  # states that vanish, one after the other, before giving up
 
 
 class Unhealthy(StageFailed):
-    """The codebook's health is under its thresholds."""
+    """The codebook's health is below its thresholds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,193 +70,162 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Measure what is new; return a sentence."""
-    keep_freed_memory()
-    return monitor(
-        arguments.checkout,
-        samples=arguments.samples,
-        images=arguments.images,
-        device=arguments.device,
-        stop=arguments.stop,
-        result=arguments.result,
-    )
+    """Measure the newest checkpoint that was not measured yet; return what came out.
 
+    `--result` names a file for programs: {new, message, broken, history}.
 
-def monitor(
-    checkout: Path, *, samples: int, images: int, device: str, stop: bool, result: Path | None
-) -> str:
-    """Measure what is new in `checkout`; returns a sentence. `result`: a file for programs, {new, message, broken, history}.
-
-    Raises `Unhealthy` after the line is written (and, with `stop`, training asked to stop) where thresholds are broken.
+    Raises:
+        Unhealthy: if a health threshold is broken, after the result is written.
     """
+    checkout: Path = arguments.checkout
     if not (checkout / paths.PARAMS).is_file():
         raise InputError(f"{checkout}: no {paths.PARAMS} here: name a checkout")
     os.nice(NICE)
-    store = checkout / paths.WORK / "monitor"
-    store.mkdir(parents=True, exist_ok=True)
-    answer: dict[str, Any] = {"new": False, "broken": None, "history": None}
-    with _alone(store) as alone:
-        if alone:
-            answer |= _measure_newest(checkout, store, samples, images, device, stop)
+    keep_freed_memory()
+    monitor = Monitor(
+        checkout / paths.WORK / "monitor",
+        arguments.samples,
+        arguments.images,
+        arguments.device,
+        arguments.stop,
+    )
+    result: dict[str, Any] = {"new": False, "broken": None, "history": None}
+    try:
+        with exclusive_lock(monitor.store / "lock", "another monitor is measuring here"):
+            result |= monitor.measure_newest(checkout)
+    except LockedError as error:
+        result["message"] = f"{error}: nothing done"
+    if arguments.result is not None:
+        replace_file(arguments.result, json.dumps(result).encode())
+    if result["broken"]:
+        raise Unhealthy(result["message"])
+    return str(result["message"])
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Where measurements are kept, and how to measure."""
+
+    store: Path
+    samples: int
+    images: int
+    device: str
+    stop: bool  # ask an unhealthy training to stop
+
+    def measure_newest(self, checkout: Path) -> dict[str, Any]:
+        """Measure the newest checkpoint that was not measured yet.
+
+        Returns:
+            `message`, and of a new checkpoint `new`, `broken` and `history`.
+        """
+        draft = self.store / "state.partial"
+        for _ in range(TRIES):
+            checkpoints = newest(checkout)
+            unseen = [checkpoint for checkpoint in checkpoints if not self._seen(checkpoint)]
+            if not checkpoints:
+                return {"message": "no training has saved anything here yet"}
+            if not unseen:
+                return {"message": f"nothing new: {checkpoints[0].label} is measured"}
+            if unseen[0].step is None or snapshot(unseen[0], draft):
+                break
         else:
-            answer["message"] = "another monitor is measuring here: nothing done"
-    if result is not None:
-        replace_file(result, json.dumps(answer).encode())
-    if answer["broken"]:
-        raise Unhealthy(answer["message"])
-    return str(answer["message"])
-
-
-@contextmanager
-def _alone(store: Path) -> Iterator[bool]:
-    with (store / "lock").open("w") as lock:
+            raise StageFailed(
+                f"{checkout}: states vanish faster than they are read: "
+                "set host.checkpoint_every higher"
+            )
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
+            return self._measure(unseen[0], draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _measure(self, checkpoint: Checkpoint, draft: Path) -> dict[str, Any]:
+        from gear.runs import measurement
+
+        started = time.monotonic()
+        device = measurement.named_device(self.device)
+        if checkpoint.step is None:
+            models = measurement.models_of_stage(checkpoint.folder, checkpoint.root)
         else:
-            yield True
-
-
-def _measure_newest(
-    checkout: Path, store: Path, samples: int, images: int, device: str, stop: bool
-) -> dict[str, Any]:
-    draft = store / "state.partial"
-    for _ in range(TRIES):
-        there = newest(checkout)
-        unseen = [checkpoint for checkpoint in there if not _seen(store, checkpoint)]
-        if not unseen:
-            return {
-                "message": f"nothing new: {there[0].label} is measured"
-                if there
-                else "no training has saved anything here yet"
-            }
-        if unseen[0].step is None or snapshot(unseen[0], draft):
-            break
-    else:
-        raise StageFailed(
-            f"{checkout}: states vanish faster than they are read: set host.checkpoint_every higher"
+            models = measurement.models_of_state(checkpoint.stage, checkpoint.root, draft)
+        metrics = measurement.measure(
+            models, checkpoint.root, samples=self.samples, images=self.images, device=device
         )
-    try:
-        return _measure(checkout, store, unseen[0], draft, samples, images, device, stop)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        unhealthy = _unhealthy(models, metrics)
+        good = self.store / f"{checkpoint.stage}-{checkpoint.run}-good"
+        values = ", ".join(f"{name} {metric.value:.5g}" for name, metric in metrics.items())
+        message = f"{checkpoint.label}: {values}"
+        broken = None
+        asked = False
+        if unhealthy and _gate_is_open(checkpoint, models):
+            broken = unhealthy
+            message = f"{checkpoint.label}: codebook {broken}"
+            if good.is_dir():
+                message += f"; the last good models are in {good}"
+            if self.stop and checkpoint.step is not None:
+                asked = _ask_to_stop(checkpoint, message)
+            if asked:
+                message += "; training is asked to stop"
+        elif checkpoint.step is None:
+            shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
+        elif not unhealthy:
+            replace_folder(good, lambda folder: measurement.save(models, folder, checkpoint.root))
+        record = {
+            "stage": checkpoint.stage,
+            "run": checkpoint.run,
+            "root": str(checkpoint.root),
+            "step": checkpoint.step,
+            "saved": checkpoint.saved,
+            "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.monotonic() - started, 1),
+            "metrics": {name: metric.record() for name, metric in metrics.items()},
+            "window": models.window,
+            "broken": broken,
+            "asked_to_stop": asked,
+        }
+        history = self._history(checkpoint)
+        lines = [json.dumps(line) + "\n" for line in [*_lines(history), record]]
+        replace_file(history, "".join(lines).encode())
+        return {"new": True, "message": message, "broken": broken, "history": str(history)}
 
+    def _history(self, checkpoint: Checkpoint) -> Path:
+        return self.store / f"{checkpoint.stage}-{checkpoint.run}.jsonl"
 
-def _measure(
-    checkout: Path,
-    store: Path,
-    found: Checkpoint,
-    draft: Path,
-    samples: int,
-    images: int,
-    device: str,
-    stop: bool,
-) -> dict[str, Any]:
-    from gear.runs import measurement
-
-    started, where = time.monotonic(), measurement.named_device(device)
-    if found.step is None:
-        models = measurement.models_of_stage(found.folder, load(checkout / paths.PARAMS))
-        run = _run_of(store, found.stage, models.rows) or found.run
-    else:
-        models, run = measurement.models_of_state(found.stage, found.root, draft), found.run
-    metrics = measurement.measure(models, found.root, samples=samples, images=images, device=where)
-    under = _under(models.config, metrics, models.window)
-    shut = (
-        found.step is not None and found.step < models.config.health.after_step
-    )  # the gate opens when training's own does
-    broken = None if shut else under
-    good, asked = store / f"{found.stage}-{run}-good", False
-    message = f"{found.label}: " + ", ".join(
-        f"{name} {metric.value:.5g}" for name, metric in metrics.items()
-    )
-    if broken:
-        message = f"{found.label}: codebook {broken}" + (
-            f"; the last good models are in {good}" if good.is_dir() else ""
+    def _seen(self, checkpoint: Checkpoint) -> bool:
+        return any(
+            (line["step"], line["saved"]) == (checkpoint.step, checkpoint.saved)
+            for line in _lines(self._history(checkpoint))
         )
-        asked = stop and found.step is not None and _ask_to_stop(found, message)
-        message += "; training is asked to stop" if asked else ""
-    elif found.step is None:
-        shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
-    elif under is None:
-        replace_folder(good, lambda folder: measurement.keep(models, folder, found.root))
-    record = {
-        "stage": found.stage,
-        "run": run,
-        "root": str(found.root),
-        "step": found.step,
-        "weights": found.run if found.step is None else None,
-        "saved": found.saved,
-        "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.monotonic() - started, 1),
-        "metrics": {name: metric.record() for name, metric in metrics.items()},
-        "window": models.window,
-        "curve": {"rows": len(models.rows), "sha256": _curve(models.rows)},
-        "broken": broken,
-        "asked_to_stop": asked,
-    }
-    history = store / f"{found.stage}-{run}.jsonl"
-    replace_file(
-        history, "".join(json.dumps(line) + "\n" for line in [*_lines(history), record]).encode()
-    )
-    return {"new": True, "message": message, "broken": broken, "history": str(history)}
-
-
-def _under(config: Config, metrics: dict[str, Metric], window: dict[str, float]) -> str | None:
-    """The health threshold that is broken, in words; by the averaged weights, or by the live ones, behind which averages lag."""
-    from gear.training.codebook_health import verdict
-
-    averaged = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
-    found = verdict(config.health, averaged, config.tokenizer.codes)
-    if (
-        found is None
-        and window
-        and (live := verdict(config.health, window, config.tokenizer.codes))
-    ):
-        found = f"{live} in training's last window"
-    return found
-
-
-def _ask_to_stop(found: Checkpoint, reason: str) -> bool:
-    """Whether the run is still there to be asked; the training loop looks for this file."""
-    draft = found.folder.parent / "stop.partial"
-    try:
-        draft.write_text(reason)
-        os.replace(draft, draft.with_suffix(""))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _lines(history: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
-    )
+    return read_json_lines(history) if history.exists() else []
 
 
-def _seen(store: Path, found: Checkpoint) -> bool:
-    if found.step is None:
-        return any(
-            line["weights"] == found.run
-            for file in store.glob(f"{found.stage}-*.jsonl")
-            for line in _lines(file)
-        )
-    return any(
-        (line["step"], line["saved"]) == (found.step, found.saved)
-        for line in _lines(store / f"{found.stage}-{found.run}.jsonl")
-    )
+def _gate_is_open(checkpoint: Checkpoint, models: Models) -> bool:
+    """Return whether health counts already: from the step on at which training's own gate opens."""
+    return checkpoint.step is None or checkpoint.step >= models.config.health.after_step
 
 
-def _run_of(store: Path, stage: str, rows: list[dict[str, float]]) -> str | None:
-    """The run that finished models come from: the one whose curve, as far as it was seen, is the beginning of theirs."""
-    for file in sorted(store.glob(f"{stage}-*.jsonl")):
-        seen = _lines(file)[-1]
-        count = seen["curve"]["rows"]
-        if count and seen["step"] is not None and seen["curve"]["sha256"] == _curve(rows[:count]):
-            return str(seen["run"])
-    return None
+def _unhealthy(models: Models, metrics: dict[str, Metric]) -> str | None:
+    """Return the health threshold that is broken, in words.
+
+    The averaged weights are judged, then the live ones in training's last window: averages lag.
+    """
+    from gear.training.codebook_health import verdict
+
+    health = models.config.health
+    codes = models.config.tokenizer.codes
+    averaged = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
+    if broken := verdict(health, averaged, codes):
+        return broken
+    live = verdict(health, models.window, codes) if models.window else None
+    return f"{live} in training's last window" if live else None
 
 
-def _curve(rows: list[dict[str, float]]) -> str:
-    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
+def _ask_to_stop(checkpoint: Checkpoint, reason: str) -> bool:
+    """Write the file that the training loop looks for; return whether the run is still there."""
+    run = checkpoint.folder.parent
+    if not run.is_dir():
+        return False
+    replace_file(run / "stop", reason.encode())
+    return True

@@ -1,8 +1,7 @@
-"""Where trainings keep what can be measured: resumable states in their work folders, finished models in data/models."""
+"""Find what can be measured of trainings: resumable states, and finished models in data/models."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,53 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gear import paths
-from gear.training.states import read_description
+from gear.training.states import read_description, state_folders, step_of
 
-TRAINED = {"tokenizer": paths.TOKENIZER, "joint": paths.JOINT, "generator": paths.GENERATOR}
-
-TEMPORARY = (
-    ".dvc/tmp/exps/*",
-    ".dvc/tmp/exps/*/*",
-)  # where `dvc exp run --temp` and queued experiments work
+TEMPORARY = (".dvc/tmp/exps/*", ".dvc/tmp/exps/*/*")  # folders of temporary and queued experiments
+UNKNOWN = "finished"  # run of finished models whose state is gone, as in a fresh clone
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One measurable state of a run."""
+    """One measurable state of a training.
+
+    run: name of the state's folder. root: where it trains: the checkout, or an experiment's
+    temporary folder. folder: a state, or a finished stage's models. step: None if finished.
+    saved: modification time in ns, since a run that resumes may save the same step again.
+    """
 
     stage: str
-    run: str  # the work folder's name; the weights' digest of finished models
-    root: Path  # where it trains: the checkout, or an experiment's temporary folder
-    folder: Path  # a state, or a finished stage's models
-    step: int | None  # None: finished
-    saved: int  # modification time, ns: a run that goes on from an older state makes new ones of the same step
+    run: str
+    root: Path
+    folder: Path
+    step: int | None
+    saved: int
 
     @property
     def label(self) -> str:
+        """The checkpoint in words."""
         return f"{self.stage} {self.run} {'finished' if self.step is None else f'step {self.step}'}"
 
 
 def newest(checkout: Path) -> list[Checkpoint]:
-    """What was saved last in a checkout and in each of its temporary experiments, the newest first.
+    """Return the newest checkpoint of a checkout and of each of its temporary experiments.
 
-    A state that vanishes while it is looked at is passed over: its run has saved another, or has finished.
+    The newest comes first. A state that vanishes meanwhile is passed over: its run has saved
+    another one, or has finished.
     """
-    roots = [
-        checkout,
-        *(
-            folder
-            for pattern in TEMPORARY
-            for folder in sorted(checkout.glob(pattern))
-            if (folder / paths.WORK).is_dir()
-        ),
-    ]
-    found = []
+    roots = [checkout]
+    for pattern in TEMPORARY:
+        roots += [f for f in sorted(checkout.glob(pattern)) if (f / paths.WORK).is_dir()]
+    found: list[Checkpoint] = []
     for root in roots:
-        here = [state for stage in TRAINED for state in _states(root, stage)]
+        here = [state for stage in paths.TRAININGS for state in _states(root, stage)]
         if root == checkout:  # an experiment's own evaluation measures what it ended with
-            here += [
-                models for stage in ("joint", "generator") if (models := _finished(root, stage))
-            ]
+            here += _finished_models(root)
         found += sorted(here, key=_saved)[-1:]
     return sorted(found, key=_saved, reverse=True)
 
@@ -67,67 +61,52 @@ def _saved(checkpoint: Checkpoint) -> int:
 
 
 def _states(root: Path, stage: str) -> list[Checkpoint]:
-    found = []
-    for latest in sorted((root / paths.WORK / stage).glob("*/latest")):
-        if read_description(latest.parent).get("finished"):  # its models are what it ended with
-            continue
+    states = []
+    for run in state_folders(root / paths.WORK / stage):
         try:
-            tag = latest.read_text()
-            folder = latest.parent / tag
-            saved = (folder / "state.pt").stat().st_mtime_ns
+            tag = (run / "latest").read_text()
+            saved = (run / tag / "state.pt").stat().st_mtime_ns
         except OSError:
             continue
-        found.append(
-            Checkpoint(
-                stage,
-                latest.parent.name,
-                _place(latest.parent, root),
-                folder,
-                int(tag.rsplit("-", 1)[1]),
-                saved,
-            )
-        )
-    return found
+        where = _training_root(run, root)
+        states.append(Checkpoint(stage, run.name, where, run / tag, step_of(tag), saved))
+    return states
 
 
-def _place(work: Path, root: Path) -> Path:
-    """Where the run of a work folder trains: not beside its states where a flow runs it as an experiment."""
+def _training_root(run: Path, root: Path) -> Path:
+    """Return where a run trains: a flow's experiments keep their states in the checkout."""
     try:
-        place = Path(json.loads((work / "settings.json").read_text())["root"])
-    except (OSError, ValueError, KeyError):  # said when it is read
+        place = Path(json.loads((run / "settings.json").read_text())["root"])
+    except (OSError, ValueError, KeyError):  # the error is raised when the settings are read
         return root
     return root if place == root.resolve() or not place.is_dir() else place
 
 
-def _finished(root: Path, stage: str) -> Checkpoint | None:
-    """The finished models of a stage. Stage 2 of no steps copies those of stage 1 and counts as stage 1."""
-    folder = root / TRAINED[stage]
-    try:
-        saved = (folder / "generator" / "model.safetensors").stat().st_mtime_ns
-        run = _digest(folder)
-        if (
-            stage == "generator"
-            and (root / paths.JOINT / "generator").is_dir()
-            and run == _digest(root / paths.JOINT)
-        ):
-            stage, folder = "joint", root / paths.JOINT
-    except OSError:
-        return None
-    return Checkpoint(stage, run, root, folder, None, saved)
+def _finished_models(root: Path) -> list[Checkpoint]:
+    """Return the finished models of joint and generator.
 
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for part in ("tokenizer", "generator"):
-        with (folder / part / "model.safetensors").open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+    A generator stage without steps copies the models of joint: those count once.
+    """
+    models = []
+    for stage in ("joint", "generator"):
+        folder = root / paths.TRAININGS[stage]
+        finished = [
+            run.name
+            for run in state_folders(root / paths.WORK / stage)
+            if read_description(run).get("finished")
+        ]
+        with suppress(OSError):
+            saved = (folder / "generator/model.safetensors").stat().st_mtime_ns
+            run_name = next(iter(finished), UNKNOWN)
+            models.append(Checkpoint(stage, run_name, root, folder, None, saved))
+    return [model for model in models if model.run != UNKNOWN] or models
 
 
 def snapshot(checkpoint: Checkpoint, draft: Path) -> bool:
-    """Fill `draft` with the state's averaged weights and settings, by hard links: training may delete the state meanwhile.
+    """Fill `draft` with hard links to a state and its settings: training may delete them meanwhile.
 
-    Returns False where the state is gone, or going.
+    Returns:
+        Whether the state was still there.
     """
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -135,7 +114,7 @@ def snapshot(checkpoint: Checkpoint, draft: Path) -> bool:
         _link(checkpoint.folder / "state.pt", draft / "state.pt")
     except FileNotFoundError:
         return False
-    with suppress(FileNotFoundError):  # states of older versions have none: said when it is read
+    with suppress(FileNotFoundError):  # the error is raised when the settings are read
         _link(checkpoint.folder.parent / "settings.json", draft / "settings.json")
     return True
 

@@ -1,8 +1,7 @@
-"""Measuring a training's averaged weights at one step, with the protocol of `gear evaluate`."""
+"""Measure a training's averaged weights, with the protocol of `gear evaluate`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gear import paths
+from gear import params, paths
 from gear.core.errors import InputError
 from gear.core.files import read_json
 from gear.core.model_folder import save_model
-from gear.core.settings import parse_section
 from gear.data.rows import evenly_spaced
 from gear.data.shards import load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
@@ -36,70 +34,77 @@ from gear.tokenizer.model import Tokenizer
 
 @dataclass(frozen=True)
 class Models:
-    """A tokenizer, a generator where there is one, and what the training itself last saw."""
+    """A tokenizer, a generator if there is one, and the settings of their run."""
 
     config: Config
     tokenizer: Tokenizer
     generator: Generator | None
     window: dict[str, float]  # codebook usage and perplexity of training's last closed window
-    rows: list[dict[str, float]]  # the curve so far
 
 
 def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
-    """The averaged models in a (copied) state; a tokenizer that does not train is the finished one of the stage before.
+    """Return the averaged models of a (copied) state.
 
-    Raises `InputError` where the settings are missing or the weights do not fit them.
+    A tokenizer that does not train is the finished one of the stage before. Settings that the
+    training does not declare, such as those of sampling, are those of `root`.
+
+    Raises:
+        InputError: if the settings are missing or the weights do not fit them.
     """
     file = state_folder / "settings.json"
     if not file.exists():
         raise InputError(
-            f"{stage}: its work folder has no settings.json: it was started by another version; resume it with this one"
+            f"{stage}: its state has no settings.json: it was started by another version; "
+            "resume it with this one"
         )
-    config = parse_section(Config, read_json(file)["config"], f"{file}: ")
+    config = settings_of_state(root, read_json(file)["config"], str(file))
     state = torch.load(state_folder / "state.pt", weights_only=True, map_location="cpu")
     averages: dict[str, dict[str, torch.Tensor]] = state["averages"]
     if "tokenizer" in averages:
         tokenizer = Tokenizer(config.tokenizer)
         _fill(tokenizer, averages["tokenizer"], stage)
     else:
-        tokenizer = load_tokenizer(
-            root / (paths.JOINT if stage == "generator" else paths.TOKENIZER) / "tokenizer"
-        )
+        before = paths.JOINT if stage == "generator" else paths.TOKENIZER
+        tokenizer = load_tokenizer(root / before / "tokenizer")
     generator = None
     if "guided" in averages:
         weights = {
-            k.removeprefix("generator."): v
-            for k, v in averages["guided"].items()
-            if k.startswith("generator.")
+            name.removeprefix("generator."): value
+            for name, value in averages["guided"].items()
+            if name.startswith("generator.")
         }
         shape: dict[str, Any] = {"classes": len(load_manifest(root / paths.SHARDS)["classes"])}
         if config.data.condition == "caption":
             shape = {"empty_caption": weights["cls_embedding.empty"]}
-        generator = Generator(
-            config.generator, codes=config.tokenizer.codes, grid=config.grid, **shape
-        )
+        codes = config.tokenizer.codes
+        generator = Generator(config.generator, codes=codes, grid=config.grid, **shape)
         _fill(generator, weights, stage)
-    return Models(config, tokenizer.eval(), generator, state["latest"], state["rows"])
+    return Models(config, tokenizer.eval(), generator, state["latest"])
 
 
-def models_of_stage(folder: Path, config: Config) -> Models:
-    """The models of a finished stage."""
-    tokenizer, generator = (
-        load_tokenizer(folder / "tokenizer"),
-        load_generator(folder / "generator"),
-    )
+def models_of_stage(folder: Path, root: Path) -> Models:
+    """Return the models of a finished stage. Raises `InputError` if params.yaml has others."""
+    config = params.load(root / paths.PARAMS)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    generator = load_generator(folder / "generator")
     if (tokenizer.config.codes, generator.tokens) != (config.tokenizer.codes, config.grid**2):
         raise InputError(
-            f"{folder}: {tokenizer.config.codes} codes, {generator.tokens} tokens, and params.yaml says otherwise: run `dvc repro`"
+            f"{folder}: {tokenizer.config.codes} codes, {generator.tokens} tokens, "
+            "and params.yaml says otherwise: run `dvc repro`"
         )
-    text = (folder / "curves.jsonl").read_text()
-    return Models(
-        config, tokenizer, generator, {}, [json.loads(line) for line in text.splitlines()]
+    return Models(config, tokenizer, generator, {})
+
+
+def settings_of_state(root: Path, declared: dict[str, Any], source: str) -> Config:
+    """Return the settings that a training declared, over those of the checkout that it runs in."""
+    values = params.load(root / paths.PARAMS).model_dump(mode="json")
+    return params.from_values(
+        {name: {**section, **declared.get(name, {})} for name, section in values.items()}, source
     )
 
 
 def named_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `cuda:N`. Raises `InputError` where it is not there."""
+    """Return `cpu`, `cuda` or `cuda:N`. Raises `InputError` if this machine has no such device."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -118,8 +123,8 @@ def _fill(module: nn.Module, weights: dict[str, torch.Tensor], stage: str) -> No
         ) from None
 
 
-def keep(models: Models, folder: Path, root: Path) -> None:
-    """Write the models as a native checkpoint, for `gear generate --checkpoint` and for `tokenizer.init`."""
+def save(models: Models, folder: Path, root: Path) -> None:
+    """Write a native checkpoint, for `gear generate --checkpoint` and `tokenizer.init`."""
     settings = models.config.model_dump(mode="json")
     save_model(
         folder / "tokenizer",
@@ -145,10 +150,13 @@ def keep(models: Models, folder: Path, root: Path) -> None:
 def measure(
     models: Models, root: Path, *, samples: int, images: int, device: torch.device
 ) -> dict[str, Metric]:
-    """Codebook usage and perplexity over training images; FD and coverage of fresh samples where there is a generator, FID and
-    Inception score too where `evaluate.inception` names weights.
+    """Measure the codebook over training images and, if there is a generator, fresh samples.
 
-    Samples are drawn with the run's seed, so curves over steps show the training and no luck of the draw.
+    Samples are drawn with the run's seed, so that curves over steps show the training and no luck.
+
+    Returns:
+        usage and perplexity; fd and coverage of samples; fid and inception_score too if
+        `evaluate.inception` names weights.
     """
     config, tokenizer = models.config, models.tokenizer.to(device)
     train = read_split(root / paths.SHARDS / "train")
@@ -177,7 +185,8 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
     base = read_json(root / paths.REFERENCE / "protocol.json")
     if base["input_size"] != config.evaluate.input_size:
         raise InputError(
-            f"{root / paths.REFERENCE} was made at input size {base['input_size']}, the run says {config.evaluate.input_size}"
+            f"{root / paths.REFERENCE} was made at input size {base['input_size']}, "
+            f"the run says {config.evaluate.input_size}"
         )
     reference = load_feature_reference(root / paths.REFERENCE)
     condition = config.data.condition

@@ -226,7 +226,7 @@ def test_a_monitor_of_a_broken_setup_says_why(prepared: Path, tmp_path: Path) ->
         {"step": 1, "averages": {"tokenizer": {"odd": torch.zeros(1)}}, "latest": {}, "rows": []},
         tmp_path / "state.pt",
     )
-    with pytest.raises(InputError, match=r"joint: its work folder has no settings\.json"):
+    with pytest.raises(InputError, match=r"joint: its state has no settings\.json"):
         models_of_state("joint", prepared, tmp_path)
     params = yaml.safe_load((prepared / "params.yaml").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({"root": str(prepared), "config": params}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,15 +94,12 @@ def compare_recipes(
 
 
 def experiments(folder: Path) -> set[str]:
-    """Names of the experiments that finished; DVC keeps each as a git reference."""
-    shown = subprocess.run(
-        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {name.rsplit("/", 1)[-1] for name in shown.stdout.split()}
+    """Return the names of the experiments that finished."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        named = repo.experiments.ls(all_commits=True).values()
+        return {name for experiments in named for name, _ in experiments}
 
 
 def compared(folder: Path, names: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Results of a run as Prefect artifacts: validation, metrics beside the run before, samples, and where the report is.
+"""Publish the results of a run as Prefect artifacts: validation, metrics, samples, the report.
 
-The sample grid is inside its artifact, so that it stays with the run that drew it;
-pages are linked where `make reports-server` serves reports/, since browsers follow no file:// link of a web page.
+The sample grid is inside its artifact, so that it stays with the run that drew it. Pages are
+linked where `make reports-server` serves reports/: browsers follow no file:// link of a web page.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from flows.services import reports_url
 from gear import paths
 
 PROTOCOLS = paths.REPORTS / "protocols.json"
-MOST = 2 << 20  # bytes of a picture inside an artifact
+MAX_INLINE = 2 << 20  # bytes of a picture inside an artifact
+OTHER = "other protocol"  # values of different protocols are not compared
 
 
 def data_remote(folder: Path) -> str:
-    """The default DVC remote; empty where none is set."""
+    """Return the default DVC remote; empty if none is set."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -38,61 +39,53 @@ def data_remote(folder: Path) -> str:
 
 
 def git_remote(folder: Path) -> str:
-    """The git remote that experiments go to: origin, else the first; empty where there is none."""
-    shown = subprocess.run(
-        ["git", "remote"], cwd=folder, capture_output=True, text=True, check=False
-    ).stdout.split()
-    return "origin" if "origin" in shown else (shown or [""])[0]
+    """Return the git remote that experiments go to: origin, else the first; empty if none is set."""
+    command = ["git", "remote"]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    remotes = shown.stdout.split()
+    return "origin" if "origin" in remotes else next(iter(remotes), "")
 
 
 def plain(text: str) -> str:
-    """Text of any origin as markdown that shows it and does nothing else; as code where it could.
+    """Return text of any origin as markdown that only shows it; as code if it could do more.
 
-    Prefect's UI shows entities as they are written and renders markdown in table cells, so neither would keep a link from being one.
+    Prefect's UI renders markdown in table cells and does not decode entities, so escaping would
+    not keep a link from being one.
     """
     line = " ".join(text.split()).replace("`", "'")
-    harmless = re.fullmatch(r"[\w .,:;/%()='+-]*", line) and not re.search(
-        r"//|www\.", line
-    )  # a bare address becomes a link
+    has_address = re.search(r"//|www\.", line)  # which alone becomes a link
+    harmless = re.fullmatch(r"[\w .,:;/%()='+-]*", line) and not has_address
     return line if harmless else f"`{line}`"
 
 
 def page_url(page: Path) -> str:
-    """Where a page of reports/ is served."""
+    """Return where a page of reports/ is served."""
     return f"{reports_url()}/{page.relative_to(paths.REPORTS)}"
 
 
 def results(folder: Path, name: str) -> None:
     """Publish what lies in `reports/` of the checkout, or of an experiment by its name."""
-    validation, metrics, codebook = (
-        _read(folder, file, name)
-        for file in (paths.VALIDATION_METRICS, paths.METRICS, paths.CODEBOOK_METRICS)
-    )
+    validation = _read_json(folder, paths.VALIDATION_METRICS, name)
     if validation:
-        gate(
-            validation["results"],
-            "validation",
-            f"{validation['rows']} rows, {validation['failed']} failed",
-        )
-    found = {**(metrics or {}), **(codebook or {})}
-    if found:
-        _metrics(folder, found, name)
-    drawn = samples(
-        _bytes(folder, paths.SAMPLE_GRID, name), "samples", "What the generator draws, not chosen"
-    )
+        summary = f"{validation['rows']} rows, {validation['failed']} failed"
+        gate(validation["results"], "validation", summary)
+    values = _metric_values(folder, name)
+    if values:
+        _metrics(folder, values, name)
+    picture = _read(folder, paths.SAMPLE_GRID, name)
     lines = [f"# Pipeline{f', experiment `{name}`' if name else ''}", ""]
-    lines += [f"- {key}: {value:.5g}" for key, value in found.items()]
-    lines += ["", "Samples: artifact `samples`"] if drawn else []
+    lines += [f"- {key}: {value:.5g}" for key, value in values.items()]
+    if picture:
+        samples(picture, "samples", "What the generator draws, not chosen")
+        lines += ["", "Samples: artifact `samples`"]
     page = folder / paths.PAGE
     if name:
         lines += ["", f"Report: `dvc exp apply {name}`, then `{paths.PAGE}`"]
     elif page.is_file():
-        lines += [
-            "",
-            f"Report: [{paths.PAGE.name}]({page_url(paths.PAGE)}) (`make reports-server`), `{page.resolve()}`",
-        ]
+        url = page_url(paths.PAGE)
+        lines += ["", f"Report: [{page.name}]({url}) (`make reports-server`), `{page.resolve()}`"]
         create_link_artifact(
-            page_url(paths.PAGE),
+            url,
             link_text="The report of this checkout",
             key="report",
             description="make reports-server",
@@ -101,54 +94,45 @@ def results(folder: Path, name: str) -> None:
 
 
 def gate(records: list[dict[str, Any]], key: str, description: str) -> None:
-    """A table of what the gate expected and found."""
-    rows = [
-        {name: plain(str(row[name])) for name in ("expectation", "column", "success", "unexpected")}
-        for row in records
-    ]
+    """Publish a table of what the gate expected and found."""
+    columns = ("expectation", "column", "success", "unexpected")
+    rows = [{name: plain(str(record[name])) for name in columns} for record in records]
     create_table_artifact(rows, key=key, description=description)
 
 
-def samples(picture: bytes, key: str, description: str) -> bool:
-    """A PNG inside an artifact; where it is too large for that, a link to where it is served. False without one."""
-    if not picture:
-        return False
-    if len(picture) > MOST:
+def samples(picture: bytes, key: str, description: str) -> None:
+    """Publish a PNG inside an artifact; if it is too large for that, a link to where it is served."""
+    if len(picture) > MAX_INLINE:
         create_image_artifact(
             page_url(paths.SAMPLE_GRID), key=key, description=f"{description} (make reports-server)"
         )
     else:
-        shown = f"![samples](data:image/png;base64,{base64.b64encode(picture).decode()})"
-        create_markdown_artifact(shown, key=key, description=description)
-    return True
+        encoded = base64.b64encode(picture).decode()
+        markdown = f"![samples](data:image/png;base64,{encoded})"
+        create_markdown_artifact(markdown, key=key, description=description)
 
 
-def _metrics(folder: Path, found: dict[str, float], name: str) -> None:
-    """A table beside the run published before, and beside what is committed at HEAD, where they were measured alike."""
-    before, head = (
-        published("metrics"),
-        {
-            **(_read(folder, paths.METRICS, "HEAD") or {}),
-            **(_read(folder, paths.CODEBOOK_METRICS, "HEAD") or {}),
-        },
-    )
-    protocols, head_protocols = _protocols(folder, name), _protocols(folder, "HEAD")
+def _metrics(folder: Path, values: dict[str, float], name: str) -> None:
+    """Publish metrics beside the run published before and what is committed at HEAD."""
+    before = published("metrics")
+    head = _metric_values(folder, "HEAD")
+    protocols = _protocols(folder, name)
+    head_protocols = _protocols(folder, "HEAD")
     table = []
-    for key, value in found.items():
+    for key, value in values.items():
         protocol = protocols.get(key, "")
-        last = before.get(key, ("", protocol))
-        alike = last[1] == protocol
+        last, last_protocol = before.get(key, ("", protocol))
+        comparable = last_protocol == protocol
+        at_head = f"{head[key]:.5g}" if key in head else ""
+        if at_head and head_protocols.get(key, "") != protocol:
+            at_head = OTHER
         table.append(
             {
                 "metric": key,
                 "value": f"{value:.5g}",
-                "run before": last[0] if alike else "other protocol",
-                "change": _change(last[0], f"{value:.5g}") if alike else "",
-                "at HEAD": ""
-                if key not in head
-                else f"{head[key]:.5g}"
-                if head_protocols.get(key, "") == protocol
-                else "other protocol",
+                "run before": last if comparable else OTHER,
+                "change": _change(last, f"{value:.5g}") if comparable else "",
+                "at HEAD": at_head,
                 "protocol": protocol,
             }
         )
@@ -161,74 +145,53 @@ def _metrics(folder: Path, found: dict[str, float], name: str) -> None:
 
 
 def published(key: str) -> dict[str, tuple[str, str]]:
-    """Value and protocol by metric of the table last published under a key; none where there is none."""
+    """Return value and protocol by metric of the table last published under a key, if any."""
     last = Artifact.get(key)
     try:
-        return (
-            {row["metric"]: (row["value"], row["protocol"]) for row in json.loads(str(last.data))}
-            if last
-            else {}
-        )
+        rows = json.loads(str(last.data)) if last else []
+        return {row["metric"]: (row["value"], row["protocol"]) for row in rows}
     except (ValueError, KeyError, TypeError):  # somebody else's artifact of this name
         return {}
 
 
+def _metric_values(folder: Path, revision: str) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for file in (paths.METRICS, paths.CODEBOOK_METRICS):
+        values |= _read_json(folder, file, revision) or {}
+    return values
+
+
 def _protocols(folder: Path, revision: str) -> dict[str, str]:
-    """A short name by metric of how it was measured: values of different ones do not compare."""
-    records = _read(folder, PROTOCOLS, revision) or {}
-    return {
-        key: hashlib.sha256(json.dumps(one["protocol"], sort_keys=True).encode()).hexdigest()[:8]
-        for key, one in records.items()
-    }
+    """Return a short hash by metric of how it was measured."""
+    records = _read_json(folder, PROTOCOLS, revision) or {}
+    texts = {key: json.dumps(one["protocol"], sort_keys=True) for key, one in records.items()}
+    return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
 
 def _change(before: str, value: str) -> str:
-    """Of the values as shown; empty, not a dash, where there is none: the UI makes a bullet of a dash."""
+    """Return the relative change; empty if there is none, since the UI makes a bullet of a dash."""
     try:
-        share = float(value) / float(before) - 1
+        return f"{float(value) / float(before) - 1:+.1%}"
     except (ValueError, ZeroDivisionError):
         return ""
-    return f"{share:+.1%}"
 
 
-def _read(folder: Path, file: Path, revision: str) -> Any:
-    """A small JSON report of the checkout, or of a revision; None where it is not there."""
+def _read_json(folder: Path, file: Path, revision: str) -> Any:
     try:
-        if not revision:
-            return json.loads((folder / file).read_text())
-        shown = subprocess.run(
-            ["git", "show", f"{_resolve(folder, revision)}:{file}"],
-            cwd=folder,
-            capture_output=True,
-            check=True,
-        )
-        return json.loads(shown.stdout)
-    except (OSError, subprocess.CalledProcessError, json.JSONDecodeError):
+        return json.loads(_read(folder, file, revision))
+    except ValueError:
         return None
 
 
-def _bytes(folder: Path, file: Path, revision: str) -> bytes:
-    """An out of the checkout, or of an experiment from DVC's cache; empty where it is not there."""
+def _read(folder: Path, file: Path, revision: str) -> bytes:
+    """Return a file of the checkout, or of an experiment or revision; empty if it is not there."""
     if not revision:
         return (folder / file).read_bytes() if (folder / file).is_file() else b""
-    import dvc.api
+    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
 
     try:
-        return dvc.api.read(str(file), repo=str(folder), rev=_resolve(folder, revision), mode="rb")
-    except (DvcException, OSError):
+        return bytes(DVCFileSystem(str(folder), rev=revision).read_bytes(str(file)))
+    except (DvcException, SCMError, OSError):
         return b""
-
-
-def _resolve(folder: Path, revision: str) -> str:
-    """A commit of an experiment's name (DVC keeps them under refs/exps) or of any git revision."""
-    shown = subprocess.run(
-        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return next(
-        (ref for ref in shown.stdout.split() if ref.rsplit("/", 1)[-1] == revision), revision
-    )

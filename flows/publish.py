@@ -148,7 +148,9 @@ def published(key: str) -> dict[str, tuple[str, str]]:
     """Return value and protocol by metric of the table last published under a key, if any."""
     last = Artifact.get(key)
     try:
-        rows = json.loads(str(last.data)) if last else []
+        rows: list[dict[str, str]] = (
+            json.loads(str(last.data)) if isinstance(last, Artifact) else []
+        )
         return {row["metric"]: (row["value"], row["protocol"]) for row in rows}
     except (ValueError, KeyError, TypeError):  # somebody else's artifact of this name
         return {}

@@ -154,7 +154,8 @@ def decode(image: bytes) -> np.ndarray:
 def load_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a shards folder. Raises `InputError` if there is none."""
     try:
-        return json.loads((folder / "manifest.json").read_text())
+        result: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        return result
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{folder}/manifest.json: {error}: run `dvc repro ingest`") from None
 

@@ -46,7 +46,8 @@ class Encoder(nn.Module):
         x = self.stem(normalise(resize(images, input_size)))
         for layer in self.blocks[: block + 1]:
             x = layer(x)
-        return x.float()
+        result: torch.Tensor = x.float()
+        return result
 
     def early(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return feature maps of the blocks `EARLY` at the images' own size; differentiable."""

@@ -79,7 +79,8 @@ class PackagedTeacher(Teacher):
             )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.encoder(images, self.size, self.block)
+        result: torch.Tensor = self.encoder(images, self.size, self.block)
+        return result
 
 
 class TransformersTeacher(Teacher):
@@ -87,6 +88,9 @@ class TransformersTeacher(Teacher):
 
     `layer` is 0 for the embeddings and -1 for the output, normalized if the model does so.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
@@ -136,7 +140,8 @@ class TransformersTeacher(Teacher):
         states = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         side = self.size // self.patch
         patches = states[:, -side * side :]  # class and register tokens come first
-        return patches.float().transpose(1, 2).unflatten(2, (side, side))
+        result: torch.Tensor = patches.float().transpose(1, 2).unflatten(2, (side, side))
+        return result
 
 
 def _load(config: TeacherConfig, family: Family) -> nn.Module:
@@ -161,7 +166,8 @@ def _load(config: TeacherConfig, family: Family) -> nn.Module:
             f"teacher {config.name}: {config.path} lacks {len(missing)} weights, "
             f"first {missing[0]}: is it a {family.model}?"
         )
-    return model
+    result: nn.Module = model
+    return result
 
 
 def build_teacher(config: TeacherConfig) -> Teacher:

@@ -43,13 +43,15 @@ class Agreement:
 def unit(features_NC: np.ndarray, mean_C: np.ndarray) -> np.ndarray:
     """Return features centred on the reference's mean and scaled to length 1, (N, C) float64."""
     centred = np.asarray(features_NC, np.float64) - mean_C
-    return centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(min=1e-12)
+    result: np.ndarray = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(min=1e-12)
+    return result
 
 
 def nearest_class(samples_NC: np.ndarray, real_MC: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
     """Return the class of the real image nearest to each sample, (N,); features by `unit`."""
     similarity = torch.from_numpy(samples_NC) @ torch.from_numpy(real_MC).T
-    return labels_M[similarity.argmax(1).numpy()]
+    result: np.ndarray = labels_M[similarity.argmax(1).numpy()]
+    return result
 
 
 def category_agreement(

@@ -39,7 +39,8 @@ class FeatureReference:
     @property
     def neighbour_rows(self) -> np.ndarray:
         """Evenly spaced features for nearest-neighbour metrics, at most `NEIGHBOUR_ROWS`."""
-        return self.features[evenly_spaced(len(self.features), NEIGHBOUR_ROWS)]
+        result: np.ndarray = self.features[evenly_spaced(len(self.features), NEIGHBOUR_ROWS)]
+        return result
 
 
 def save_feature_reference(

@@ -50,7 +50,8 @@ def cknna(first_NC: np.ndarray, second_ND: np.ndarray, k: int) -> float:
         both = near[i] & near[j]
         return _hsic(kernels[i] * both, kernels[j] * both)
 
-    return similarity(0, 1) / max(similarity(0, 0) * similarity(1, 1), 1e-24) ** 0.5
+    result: float = similarity(0, 1) / max(similarity(0, 0) * similarity(1, 1), 1e-24) ** 0.5
+    return result
 
 
 def probe(
@@ -76,7 +77,8 @@ def probe(
 
 
 def _centred(features: np.ndarray) -> np.ndarray:
-    return np.asarray(features, np.float64) - features.mean(0, dtype=np.float64)
+    result: np.ndarray = np.asarray(features, np.float64) - features.mean(0, dtype=np.float64)
+    return result
 
 
 def _cosines(features: np.ndarray) -> torch.Tensor:

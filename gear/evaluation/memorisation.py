@@ -87,4 +87,5 @@ def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> np.ndarray:
     for rows in batches(len(a), ROWS):
         for columns in batches(len(b), 64 * ROWS):
             best[rows] = torch.minimum(best[rows], torch.cdist(a[rows], b[columns]).min(1).values)
-    return best.numpy() / a.shape[1] ** 0.5
+    result: np.ndarray = best.numpy() / a.shape[1] ** 0.5
+    return result

@@ -63,4 +63,5 @@ def cached_tokens(
         if context.is_rank_zero:
             draft.replace(file)
     dist.barrier()
-    return np.load(file, mmap_mode="r")
+    result: np.ndarray = np.load(file, mmap_mode="r")
+    return result

@@ -61,7 +61,10 @@ def adaptive_weight(
         for gradient in gradients:
             dist.all_reduce(gradient)
             gradient /= dist.get_world_size()
-    return (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, 1e4).detach()
+    result: torch.Tensor = (
+        (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, 1e4).detach()
+    )
+    return result
 
 
 class Lecam:

@@ -76,13 +76,15 @@ class LpipsLoss(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean LPIPS of images (B, 3, H, W) in [-1, 1]."""
-        return self.metric(x, y).mean()
+        result: torch.Tensor = self.metric(x, y).mean()
+        return result
 
 
 def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
     remedy = "download vgg16-397923af.pth from download.pytorch.org/models, or leave it empty"
     path = require_file(weights.path, weights.sha256, "loss.vgg16", remedy)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    result: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    return result
 
 
 def unit(x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -187,7 +187,8 @@ def speed(
 
 
 def _resample(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    return values[random.integers(0, len(values), len(values))].mean(0)
+    result: np.ndarray = values[random.integers(0, len(values), len(values))].mean(0)
+    return result
 
 
 def _ratio(

@@ -47,7 +47,8 @@ def record_path(root: Path, stage: Locked) -> Path:
 def find(root: Path, stage: Locked) -> dict[str, Any] | None:
     """Return the record `{"seconds": ..., "hardware": ...}` of a stage, or None."""
     try:
-        return json.loads(record_path(root, stage).read_text())
+        result: dict[str, Any] | None = json.loads(record_path(root, stage).read_text())
+        return result
     except (OSError, ValueError):
         return None
 

@@ -30,7 +30,9 @@ def run(config: Config) -> None:
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
     originals = read_split(paths.SHARDS / "val").subset(PAIRS)[:]
     rebuilt = decode_tokens(tokenizer, encode_images(tokenizer, originals))
-    curves = {name: read_json_lines(folder / "curves.jsonl") for name, folder in paths.TRAININGS.items()}
+    curves = {
+        name: read_json_lines(folder / "curves.jsonl") for name, folder in paths.TRAININGS.items()
+    }
     text = page.render(
         recipe=config.joint.recipe,
         manifest=manifest,

@@ -118,10 +118,11 @@ def validate(
         One record per expectation: its name and column, success, and the rows that failed.
     """
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
     context.add_data_docs_site(
         "local",

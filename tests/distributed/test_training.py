@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.commands import ENV, gear, run_gear, start_joint
+from tests.support.repo import REPO
 from tests.support.settings import edit_params, tiny_settings, write_params
 from tests.support.wait import wait_until
 
@@ -46,9 +47,8 @@ def twin(prepared: Path, tmp_path: Path) -> Path:
     return cwd
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
-    cwd = twin(prepared, tmp_path)
+def kill_at_step_4(cwd: Path, number: int = signal.SIGKILL) -> int:
+    """Train in a folder and kill the training; return its exit code."""
     child = start_joint(cwd)
     assert child.stdout is not None
     for line in child.stdout:
@@ -56,15 +56,72 @@ def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, numb
             child.send_signal(number)
             break
     child.communicate(timeout=120)
-    assert child.returncode == (143 if number == signal.SIGTERM else -9)
+    return child.returncode
+
+
+def assert_same_models(cwd: Path, other: Path) -> None:
+    for model in ("tokenizer", "generator", "projector"):
+        assert weights(cwd, model) == weights(other, model), model
+
+
+def curve(cwd: Path) -> str:
+    return (cwd / "data/models/joint/curves.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
+    cwd = twin(prepared, tmp_path)
+    assert kill_at_step_4(cwd, number) == (143 if number == signal.SIGTERM else -9)
     assert not (cwd / "data/models/joint").exists()
     assert list(cwd.glob(".gear/joint/*/latest"))
     gear(cwd, "joint")
-    for model in ("tokenizer", "generator", "projector"):
-        assert weights(cwd, model) == weights(prepared, model), model
-    assert (cwd / "data/models/joint/curves.jsonl").read_text() == (
-        prepared / "data/models/joint/curves.jsonl"
-    ).read_text()
+    assert_same_models(cwd, prepared)
+    assert curve(cwd) == curve(prepared)
+
+
+def test_a_killed_run_resumes_after_neutral_changes(prepared: Path, tmp_path: Path) -> None:
+    """Another folder, other host and health settings, and words in a docstring."""
+    cwd = twin(prepared, tmp_path)
+    kill_at_step_4(cwd)
+    (latest,) = cwd.glob(".gear/joint/*/latest")
+    saved = latest.read_text().removeprefix("step-")
+    moved = cwd.rename(tmp_path / "moved")
+    shutil.copytree(REPO / "gear", moved / "gear", ignore=shutil.ignore_patterns("__pycache__"))
+    losses = moved / "gear/losses/adversarial.py"
+    losses.write_text(losses.read_text().replace('"""', '"""Three more words: ', 1))
+    edit_params(
+        moved,
+        host={"log_every": 4, "checkpoint_every": 5, "workers": 1, "sample_batch": 7},
+        health={"window": 3, "min_usage": 0.0},
+    )
+    env = {**ENV, "PYTHONPATH": str(moved)}
+    command = [sys.executable, "-m", "gear", "joint"]
+    done = subprocess.run(command, cwd=moved, env=env, capture_output=True, text=True, timeout=300)
+    assert f"resuming after step {saved} of" in done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_models(moved, prepared)
+
+
+def test_more_steps_continue_a_finished_run_bitwise(prepared: Path, tmp_path: Path) -> None:
+    cwd = twin(prepared, tmp_path)
+    edit_params(cwd, joint={"steps": 5})
+    gear(cwd, "joint")
+    edit_params(cwd, joint={"steps": 8})
+    assert "resuming after step 5" in run_gear(cwd, "joint").stderr
+    assert_same_models(cwd, prepared)
+    assert curve(cwd) == curve(prepared)
+
+
+def test_a_state_of_another_zero_stage_is_refused_in_one_line(
+    prepared: Path, tmp_path: Path
+) -> None:
+    cwd = tmp_path / "twin"
+    shutil.copytree(prepared, cwd)
+    edit_params(cwd, host={"zero_stage": 2})
+    done = run_gear(cwd, "joint")
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("gear joint:"))
+    assert "was saved with host.zero_stage = 1, and this run has 2" in line
 
 
 def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
@@ -90,13 +147,18 @@ def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
         assert all(torch.isfinite(value).all() for value in two.values())
 
 
-def test_a_second_trainer_of_the_same_run_is_refused(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", ["the same", "others"])
+def test_a_second_trainer_of_a_stage_is_refused(
+    prepared: Path, tmp_path: Path, settings: str
+) -> None:
     cwd = twin(prepared, tmp_path)
     edit_params(cwd, joint={"steps": 400})
     first = start_joint(cwd)
     try:
         assert wait_until(lambda: [*cwd.glob(".gear/joint/*/latest")] or first.poll(), 120)
         assert first.poll() is None
+        if settings == "others":
+            edit_params(cwd, joint={"lambda_tok": 0.25})
         second = run_gear(cwd, "joint", timeout=120)
         assert second.returncode == 2
         assert "another process is training" in second.stderr

@@ -1,0 +1,195 @@
+"""The training loop around a toy step: what resumes, what continues, and what the curve holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gear.core.config import HostConfig, RunConfig
+from gear.core.errors import InputError, StageFailed
+from gear.training.batches import Batch
+from gear.training.codebook_health import Collapse
+from gear.training.config import HealthConfig, TrainConfig
+from gear.training.distributed import DistributedContext
+from gear.training.ema import EMA
+from gear.training.engine import NonFinite
+from gear.training.fingerprint import Identity
+from gear.training.loop import EvalHook, Training
+from gear.training.run import TrainingRun, TrainingSettings, open_training
+
+CODES = 4
+
+
+class ToyStep:
+    """Adds the batch to a running sum; the sum is its only state."""
+
+    engines: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, module: nn.Linear, fail_at: int = -1) -> None:
+        self.module, self.fail_at = module, fail_at
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.module.weight.detach()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self.module.weight.data.copy_(state["weight"])
+
+    def __call__(self, batch: Batch[Any], step: int) -> tuple[dict[str, torch.Tensor], Any]:
+        if step == self.fail_at:
+            raise NonFinite("toy", float("nan"), batch.keys)
+        noise = torch.rand(1, 1)
+        self.module.weight.data.mul_(0.9).add_(batch.images() + noise)
+        return {"loss/toy": self.module.weight.detach().sum()}, batch.tokens_BL
+
+
+def toy_batch(step: int) -> Batch[Any]:
+    indices = torch.arange(CODES)[None] if step < 100 else torch.zeros(1, 4, dtype=torch.int64)
+    return Batch(torch.full((1, 1), float(step)), None, None, [f"image-{step}"], indices)
+
+
+def identity(**settings: Any) -> Identity:
+    return Identity("toy", settings, inputs={}, code={}, versions={}, params={})
+
+
+def opened(
+    folder: Path, steps: int, *, start_from: Path | None = None, lr: float = 0.1, **health: Any
+) -> TrainingRun:
+    settings = TrainingSettings(
+        RunConfig(seed=3),
+        TrainConfig(),
+        HostConfig(checkpoint_every=3, log_every=4),
+        HealthConfig(window=2, **health),
+        steps,
+        batch=1,
+    )
+    return open_training(
+        identity(lr=lr), settings, states=folder / "s", work=folder / "w", start_from=start_from
+    )
+
+
+def train(run: TrainingRun, fail_at: int = -1, every: int = 5) -> tuple[list[Any], float, float]:
+    """Train; return the curve, the weight and its average."""
+    torch.manual_seed(0)
+    module = nn.Linear(1, 1, bias=False)
+    average = EMA(module, 0.5)
+    hook = EvalHook(every, lambda averages: {"fd": averages["toy"].weights["weight"].item()})
+    training = Training(
+        run, ToyStep(module, fail_at), averages={"toy": average}, codes=CODES, hook=hook
+    )
+    rows = training.fit(toy_batch)  # type: ignore[arg-type]
+    run.checkpoints.finish()
+    return rows, module.weight.item(), average.weights["weight"].item()
+
+
+@pytest.mark.parametrize("first", [7, 8, 9, 10], ids=["plain", "logged", "saved", "measured"])
+def test_more_steps_continue_a_finished_training(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str], first: int
+) -> None:
+    whole = train(opened(tmp_path / "whole", 11))
+    train(opened(tmp_path / "parts", first))
+    capsys.readouterr()
+    longer = train(opened(tmp_path / "parts", 11))
+    assert f"resuming after step {first}" in capsys.readouterr().err
+    assert longer == whole
+
+
+@pytest.mark.parametrize("steps", [7, 8, 10, 12])
+def test_a_curve_ends_with_a_measured_row_at_the_last_step(
+    world: DistributedContext, tmp_path: Path, steps: int
+) -> None:
+    rows, _, average = train(opened(tmp_path, steps))
+    assert [row["step"] for row in rows] == sorted(
+        {0, 4, 5, 8, 10, 12, steps} & {*range(steps + 1)}
+    )
+    assert rows[-1]["fd"] == average
+
+
+def test_a_finished_training_run_again_gives_the_same_without_a_step(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    first = train(opened(tmp_path, 7))
+    assert train(opened(tmp_path, 7), fail_at=6) == first
+
+
+def test_a_failed_training_resumes_from_its_last_state(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    whole = train(opened(tmp_path / "whole", 11))
+    run = opened(tmp_path / "parts", 11)
+    with pytest.raises(StageFailed, match="its images are named in"):
+        train(run, fail_at=7)
+    run.checkpoints.close()
+    assert train(opened(tmp_path / "parts", 11), fail_at=5) == whole
+
+
+def test_fewer_steps_than_the_state_has_start_anew(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = train(opened(tmp_path / "short", 5))
+    train(opened(tmp_path / "parts", 9))
+    assert train(opened(tmp_path / "parts", 5)) == short
+    assert "step 9, past the 5 asked for; starting anew" in capsys.readouterr().err
+
+
+def test_a_changed_setting_starts_anew_and_names_the_other_state(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(opened(tmp_path, 5))
+    other = opened(tmp_path, 5, lr=0.2)
+    output = capsys.readouterr().out
+    assert "found a state of toy at step 5 with lr 0.1 -> 0.2; starting anew" in output
+    assert f"`gear toy --from {tmp_path / 's/toy' / identity(lr=0.1).fingerprint}`" in output
+    assert other.checkpoints.latest_step() is None
+    other.checkpoints.close()
+
+
+def test_start_from_goes_on_from_another_state_and_records_it(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    first = opened(tmp_path, 6)
+    train(first)
+    whole = train(opened(tmp_path / "whole", 9))
+    second = opened(tmp_path, 9, lr=0.2, start_from=first.checkpoints.folder)
+    assert train(second) == whole
+    description = (second.checkpoints.folder / "description.json").read_text()
+    assert '"lr": 0.1' in description
+
+
+def test_start_from_a_folder_without_a_state_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no state of a training"):
+        opened(tmp_path, 3, start_from=tmp_path)
+
+
+def test_only_the_last_finished_state_of_a_stage_is_kept(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    first, second = opened(tmp_path, 3), None
+    train(first)
+    second = opened(tmp_path, 3, lr=0.2)
+    train(second)
+    assert not first.checkpoints.folder.exists()
+    assert second.checkpoints.latest_step() == 3
+
+
+def test_a_second_training_of_a_stage_is_refused_whatever_its_settings(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    first = opened(tmp_path, 3)
+    with pytest.raises(InputError, match="another process is training toy in this checkout"):
+        opened(tmp_path, 3, lr=0.2)
+    first.checkpoints.close()
+
+
+def test_a_collapse_names_the_state_to_go_on_from(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    run = opened(tmp_path, 120, min_usage=0.5, after_step=2)
+    folder = run.checkpoints.folder
+    with pytest.raises(Collapse, match=f"go on from it with `gear toy --from {folder}`"):
+        train(run)
+    assert run.checkpoints.latest_step() == 100 - 100 % 3
+    run.checkpoints.close()

@@ -1,0 +1,59 @@
+"""States of trainings are listed with what differs, and pruned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gear.core.files import exclusive_lock
+from gear.training.fingerprint import Identity
+from gear.training.states import list_states, prune_states
+
+
+def identity(batch: int) -> Identity:
+    return Identity("joint", {"joint.batch": batch}, {}, {}, {}, {})
+
+
+def save(root: Path, of: Identity, step: int, *, finished: bool = False) -> Path:
+    folder = root / "joint" / of.fingerprint
+    (folder / f"step-{step}").mkdir(parents=True)
+    (folder / f"step-{step}" / "state.pt").write_bytes(b"x" * 1000)
+    (folder / "latest").write_text(f"step-{step}")
+    description = {**of.facts(), "step": step, "finished": finished}
+    (folder / "description.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_states_are_listed_with_step_size_and_differences(tmp_path: Path) -> None:
+    folder = save(tmp_path, identity(8), 40, finished=True)
+    (state,) = list_states(tmp_path, {"joint": identity(4)})
+    assert (state.stage, state.step, state.folder) == ("joint", 40, folder)
+    assert state.finished
+    assert state.size > 1000
+    assert 0 <= state.age < 600
+    assert state.differences == ["joint.batch 8 -> 4"]
+
+
+def test_prune_keeps_the_current_state_and_those_in_use(tmp_path: Path) -> None:
+    current, held, old = (save(tmp_path, identity(batch), 2) for batch in (1, 2, 3))
+    with exclusive_lock(held / "lock", "held"):
+        deleted = prune_states(tmp_path, {"joint": identity(1)})
+    assert [state.folder for state in deleted] == [old]
+    assert current.exists()
+    assert held.exists()
+    assert not old.exists()
+
+
+def test_an_input_that_is_absent_now_is_no_reason_to_prune(tmp_path: Path) -> None:
+    with_data = Identity("joint", {}, {"data/shards": "1234"}, {}, {}, {})
+    folder = save(tmp_path, with_data, 2)
+    assert not prune_states(
+        tmp_path, {"joint": Identity("joint", {}, {"data/shards": "absent"}, {}, {}, {})}
+    )
+    assert folder.exists()
+
+
+def test_a_state_without_a_description_is_not_current(tmp_path: Path) -> None:
+    (save(tmp_path, identity(1), 2) / "description.json").unlink()
+    (state,) = list_states(tmp_path, {"joint": identity(1)})
+    assert state.differences == ["no description"]

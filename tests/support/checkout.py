@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.repo import REPO
 from tests.support.settings import write_params
 
-TRACKED = ("gear", "presets", "dvc.yaml", ".dvcignore", ".gitignore")
+TRACKED = ("gear", "presets", "dvc.yaml", "pyproject.toml", ".dvcignore", ".gitignore")
 
 
 def checkout(folder: Path) -> Path:

@@ -10,7 +10,10 @@ from torch import nn
 def alignment_loss(
     projected_BLC: torch.Tensor, teacher_BLC: torch.Tensor, teachers: tuple[int, ...]
 ) -> torch.Tensor:
-    """Minus the mean cosine over batch, tokens and teachers, in [-1, 1], in fp32; `teachers`: widths that make up C."""
+    """Return minus the mean cosine over batch, tokens and teachers, in [-1, 1], in fp32.
+
+    teachers: numbers of channels that make up C.
+    """
     pairs = zip(
         projected_BLC.float().split(teachers, -1),
         teacher_BLC.float().split(teachers, -1),
@@ -20,7 +23,7 @@ def alignment_loss(
 
 
 def head(width: int, hidden: int, out: int) -> nn.Sequential:
-    """The projector to one teacher."""
+    """Return the projector to one teacher."""
     return nn.Sequential(
         nn.Linear(width, hidden),
         nn.SiLU(),
@@ -31,7 +34,10 @@ def head(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 class Projector(nn.Module):
-    """One Linear, SiLU, Linear, SiLU, Linear a teacher: (B, L, width) to (B, L, sum of the teachers' widths)."""
+    """Linear, SiLU, Linear, SiLU, Linear for each teacher.
+
+    From (B, L, width) to (B, L, sum of the teachers' widths).
+    """
 
     def __init__(self, width: int, hidden: int, teachers: tuple[int, ...]) -> None:
         super().__init__()

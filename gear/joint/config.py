@@ -27,7 +27,8 @@ class JointConfig(Section):
     batch: Positive = Field(64, description="Images a step over all ranks.")
     temperature: Annotated[float, Field(gt=0)] | SupportConfig = Field(
         0.1,
-        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it on the warm tokenizer.",
+        description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it "
+        "on the warm tokenizer.",
     )
     lambda_tok: Weight = Field(
         0.5, description="Weight of the soft alignment in the tokenizer's loss."

@@ -24,7 +24,7 @@ class GuidedGenerator(nn.Module):
     def forward(
         self, assignment: Assigned, condition: Condition, *, tap_only: bool = False
     ) -> tuple[GeneratorOutput, torch.Tensor]:
-        """Return the generator's output, and its tap projected to the teachers' widths, (B, L, C)."""
+        """Return the generator's output, and its tap projected to the teachers, (B, L, C)."""
         output = self.generator(assignment, condition, tap_only=tap_only)
         return output, self.projector(output.tap)
 
@@ -37,7 +37,7 @@ def build_generator(
     classes: int,
     empty_caption: torch.Tensor | None,
 ) -> Generator:
-    """Return a fresh generator, conditioned on captions if there is an empty one, else on classes."""
+    """Return a fresh generator, conditioned on captions if there is an empty one."""
     if empty_caption is not None:
         return Generator(shape, codes=codes, grid=grid, empty_caption=empty_caption)
     return Generator(shape, codes=codes, grid=grid, classes=classes)

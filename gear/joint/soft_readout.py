@@ -12,7 +12,9 @@ from gear.tokenizer.quantizers import Quantized
 def soft_tokens(
     quantized: Quantized, table_KD: torch.Tensor, *, temperature: float, readout: str
 ) -> torch.Tensor:
-    """The generator's input for an assignment, (B, L, D): its own embedding table mixed by softmax(-d / tau).
+    """Return the generator's input for an assignment, (B, L, D).
+
+    That is its own embedding table, mixed by softmax(-d / tau).
 
     `straight_through` gives the hard tokens' value and the soft ones' gradient.
     """
@@ -25,7 +27,10 @@ def soft_tokens(
 def straight_through_ntp(
     logits_BLK: torch.Tensor, quantized: Quantized, temperature: float
 ) -> torch.Tensor:
-    """Next-token loss -sum_k o_k log p_k of a one-hot target o that passes the soft assignment's gradient (recipe ste)."""
+    """Return the next-token loss -sum_k o_k log p_k of the recipe ste.
+
+    The one-hot target o passes the gradient of the soft assignment.
+    """
     log_p = logits_BLK.float().log_softmax(-1)
     hard = F.nll_loss(log_p.flatten(0, 1), quantized.indices.flatten())
     expected = -(quantized.assignment.soft(temperature) * log_p.detach()).sum(-1).mean()

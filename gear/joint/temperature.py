@@ -1,4 +1,4 @@
-"""The temperature of the soft read-out: as given, or the one whose effective support is as given (GEAR, Quantizers)."""
+"""Temperature of the soft assignment: as set, or calibrated to a support (GEAR, Quantizers)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ COLDEST, HOTTEST, HALVINGS = 1e-5, 1e4, 50
 def find_temperature(
     wanted: float | SupportConfig, tokenizer: Tokenizer, images_BCHW: torch.Tensor
 ) -> float:
-    """tau of `joint.temperature`, calibrated on these images where it names a support; the same on all ranks.
+    """Return tau of `joint.temperature`, calibrated on images if it names a support.
 
-    Raises `InputError` where no temperature reaches that support.
+    All ranks get the same.
+
+    Raises:
+        InputError: if no temperature reaches that support.
     """
     if not isinstance(wanted, SupportConfig):
         return wanted
@@ -27,7 +30,8 @@ def find_temperature(
         assignment = tokenizer.encode(images_BCHW).assignment
     if not 1.0 < wanted.support < 0.99 * assignment.codes:
         raise InputError(
-            f"joint.temperature.support = {wanted.support}: must lie over 1 and under 0.99 x {assignment.codes} codes"
+            f"joint.temperature.support = {wanted.support}: "
+            f"must lie over 1 and under 0.99 x {assignment.codes} codes"
         )
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(HALVINGS):  # the support rises with the temperature

@@ -1,4 +1,4 @@
-"""The PatchGAN discriminator, its hinge losses and what steadies them (GEAR, Tokenizer loss)."""
+"""PatchGAN discriminator, hinge losses, adaptive weight and LeCam (GEAR, Tokenizer loss)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import nn
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Strided 4x4 convolutions to one verdict a patch, (B, 1, h, w); widths double up to 8 x filters."""
+    """Strided 4x4 convolutions to one logit a patch, (B, 1, h, w).
+
+    Widths double from layer to layer, up to 8 x filters.
+    """
 
     def __init__(self, filters: int, layers: int) -> None:
         parts: list[nn.Module] = [nn.Conv2d(3, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -38,7 +41,7 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 
 
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
-    """-mean D(x_hat): what the tokenizer minimises.
+    """Return -mean D(x_hat), which the tokenizer minimises.
 
     >>> hinge_generator(torch.tensor([2.0, 0.0]))
     tensor(-1.)
@@ -49,7 +52,9 @@ def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
 def adaptive_weight(
     reconstruction: torch.Tensor, verdict: torch.Tensor, last_layer: torch.Tensor
 ) -> torch.Tensor:
-    """|grad of reconstruction loss| / |grad of verdict| at the decoder's last weights, in [0, 1e4] (VQGAN, Esser et al. 2021).
+    """Return the ratio of gradient norms at the decoder's last weights, in [0, 1e4].
+
+    It is |grad of reconstruction loss| / |grad of adversarial loss| (VQGAN, Esser et al. 2021).
 
     Both gradients are averaged over ranks first, so that n ranks agree with one.
     """
@@ -68,9 +73,11 @@ def adaptive_weight(
 
 
 class Lecam:
-    """LeCam regularisation (Tseng et al. 2021): verdicts are pulled towards the moving average of the other side's.
+    """LeCam regularisation (Tseng et al. 2021).
 
-    `anchors`: moving averages of D(x) and D(x_hat) over all ranks; part of the resumable state.
+    It pulls logits of images and of reconstructions towards the moving average of the others.
+
+    anchors: moving averages of D(x) and D(x_hat) over all ranks; part of the resumable state.
     """
 
     DECAY = 0.999
@@ -79,7 +86,10 @@ class Lecam:
         self.anchors = torch.zeros(2, device=device)
 
     def __call__(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """mean relu(D(x) - anchor of x_hat)^2 + mean relu(anchor of x - D(x_hat))^2, after moving the anchors."""
+        """Move the anchors, then return the penalty.
+
+        It is mean relu(D(x) - anchor of x_hat)^2 + mean relu(anchor of x - D(x_hat))^2.
+        """
         means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(means)

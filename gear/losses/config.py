@@ -13,7 +13,8 @@ class LossConfig(Section):
     l1: Weight = Field(1.0, description="Absolute error of pixels.")
     perceptual: Weight = Field(
         1.0,
-        description="LPIPS where `vgg16` names weights, else distance of the packaged encoder's early features.",
+        description="LPIPS where `vgg16` names weights, else distance of the packaged encoder's "
+        "early features.",
     )
     vgg16: PinnedFile = Field(
         PinnedFile(),
@@ -25,7 +26,8 @@ class LossConfig(Section):
     adversarial: Weight = Field(0.1, description="Weight of the discriminator's verdict.")
     adaptive: bool = Field(
         False,
-        description="Scale the verdict to the reconstruction's gradient at the decoder's last layer.",
+        description="Scale the verdict to the reconstruction's gradient at the decoder's "
+        "last layer.",
     )
 
 
@@ -34,7 +36,8 @@ class GanConfig(Section):
 
     start_step: Count = Field(
         1000000,
-        description="Tokenizer step (warm-up and joint counted together) at which it joins; a number past the end leaves it out.",
+        description="Tokenizer step (warm-up and joint counted together) at which it joins; "
+        "a number past the end leaves it out.",
     )
     filters: Positive = Field(32, description="Channels of the discriminator's first layer.")
     layers: Positive = Field(2, description="Strided layers.")

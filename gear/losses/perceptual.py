@@ -1,4 +1,4 @@
-"""Perceptual losses: LPIPS where its VGG16 weights are at hand, else the packaged encoder's early features.
+"""Perceptual losses: LPIPS from local VGG16 weights, or early features of the packaged encoder.
 
 The second is not LPIPS and is not called so.
 """
@@ -19,19 +19,21 @@ EARLY_FEATURES = "perceptual(efficientnet-lite0 early)"
 
 LPIPS = "lpips(vgg16)"
 
+FeatureMaps = Callable[[torch.Tensor], list[torch.Tensor]]
+
 
 class EarlyFeaturesLoss(nn.Module):
-    """Mean squared distance of channel-normalised feature maps, summed over the encoder's early levels."""
+    """Mean squared distance of channel-normalised feature maps, summed over early levels."""
 
     name = EARLY_FEATURES
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.early: Callable[[torch.Tensor], list[torch.Tensor]] = encoder.early  # type: ignore[assignment]
+        self.early: FeatureMaps = encoder.early  # type: ignore[assignment]
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Distance of images (B, 3, H, W) in [-1, 1]; gradients reach `x` only."""
+        """Return the distance of images (B, 3, H, W) in [-1, 1]; gradients reach `x` only."""
         with torch.no_grad():
             wanted = self.early(y)
         pairs = zip(self.early(x), wanted, strict=True)
@@ -39,7 +41,10 @@ class EarlyFeaturesLoss(nn.Module):
 
 
 class LpipsLoss(nn.Module):
-    """LPIPS-VGG (Zhang et al. 2018) from local VGG16 weights; the linear heads come with the lpips package."""
+    """LPIPS-VGG (Zhang et al. 2018) from local VGG16 weights.
+
+    The linear heads come with the lpips package.
+    """
 
     name = LPIPS
 
@@ -66,16 +71,17 @@ class LpipsLoss(nn.Module):
                 )
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"loss.vgg16: {weights.path}: not torchvision's VGG16: {' '.join(str(error).split())[:200]}"
+                f"loss.vgg16: {weights.path}: not torchvision's VGG16: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from None
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> LpipsLoss:
-        """Stays in eval mode: its heads have dropout."""
+        """Stay in eval mode, since its heads have dropout."""
         return super().train(False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Mean LPIPS of images (B, 3, H, W) in [-1, 1]."""
+        """Return the mean LPIPS of images (B, 3, H, W) in [-1, 1]."""
         result: torch.Tensor = self.metric(x, y).mean()
         return result
 
@@ -88,5 +94,5 @@ def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
 
 
 def unit(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Each position's channels scaled to length 1, in fp32."""
+    """Return a feature map with the channels of each position scaled to length 1, in fp32."""
     return F.normalize(x_BCHW.float(), dim=1, eps=1e-6)

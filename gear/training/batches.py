@@ -99,7 +99,7 @@ class ClassBalancedSampler:
         return indices, mirrored & self.may_mirror[indices]
 
     def _class_order(self, turn: int) -> np.ndarray:
-        """Return every class once, in random order: neighbours in a sorted list must not share batches."""
+        """Return all classes in random order, so that neighbours in a list do not share batches."""
         if self._turn != turn:
             self._turn = turn
             random = np.random.default_rng([self.seed, 2, turn])

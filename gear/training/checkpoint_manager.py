@@ -88,7 +88,7 @@ class CheckpointManager:
             self._drop_old()
 
     def roll_back(self) -> Path | None:
-        """Make the last healthy state, if any, the latest. Returns what the next run resumes from."""
+        """Make the last healthy state the latest. Returns what the next run resumes from."""
         healthy = self.read("healthy")
         if self.context.is_rank_zero and healthy is not None:
             self._point("latest", healthy)
@@ -163,7 +163,7 @@ class CheckpointManager:
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
-        """Mark a training as ended: its state is kept, those of other ended trainings are deleted."""
+        """Mark a training as ended: its state is kept, those of other ended ones are deleted."""
         dist.barrier()
         step = self.latest_step()
         if self.context.is_rank_zero and step is not None:
@@ -172,7 +172,7 @@ class CheckpointManager:
         self.close()
 
     def _check_layout(self, saved: Path, layout: dict[str, Any], engines: dict[str, Any]) -> None:
-        """Refuse a state that was saved by other ranks or another ZeRO stage; note other threads."""
+        """Refuse a state of other ranks or another ZeRO stage; print a note on other threads."""
         current = self._layout(engines)
         for name, text in (("ranks", "ranks"), ("zero_stage", "host.zero_stage")):
             if layout.get(name, current[name]) != current[name]:

@@ -1,4 +1,4 @@
-"""The codebook's health while training: usage and perplexity over a window of steps, and the gate on them."""
+"""Codebook health during training: usage and perplexity over a window of steps, with limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gear.training.config import HealthConfig
 
 
 class Collapse(StageFailed):
-    """The codebook collapsed: training stopped on purpose."""
+    """The codebook collapsed, and training stopped on purpose."""
 
 
 class CodebookHealth:
-    """Counts codes on the device; reads them back once a window, so no step waits for the host."""
+    """Counts of codes, read from the device once a window, so that no step waits for the host."""
 
     def __init__(self, config: HealthConfig, codes: int, device: torch.device) -> None:
         self.config = config
@@ -29,7 +29,10 @@ class CodebookHealth:
         )  # bincount would ask a GPU for its largest index
 
     def close_window(self) -> dict[str, float]:
-        """Usage in [0, 1] and perplexity in [1, K] over the window and all ranks; starts the next window."""
+        """Return usage in [0, 1] and perplexity in [1, K] of the window, over all ranks.
+
+        Starts the next window.
+        """
         if dist.is_initialized():
             dist.all_reduce(self.counts)
         self.latest = summary(self.counts)
@@ -37,18 +40,18 @@ class CodebookHealth:
         return self.latest
 
     def broken(self) -> str | None:
-        """What is under its threshold in the last closed window, in words; None where all is fine or no window has closed."""
+        """Return what is below its limit in the last window, in words; None if nothing is."""
         return verdict(self.config, self.latest, len(self.counts)) if self.latest else None
 
     def check(self, step: int) -> None:
-        """Raise `Collapse` if the last closed window is under the thresholds and the gate is open."""
+        """Raise `Collapse` if the last window is below a limit, from `health.after_step` on."""
         found = self.broken() if step >= self.config.after_step else None
         if found:
             raise Collapse(f"codebook collapsed: {found} at step {step}")
 
 
 def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str | None:
-    """The first of `codebook/usage` and `codebook/perplexity` that is under its threshold, in words; None where both are fine."""
+    """Return which of usage and perplexity is below its limit, in words; None if neither is."""
     for name, value, least in (
         ("usage", measured["codebook/usage"], config.min_usage),
         ("perplexity / K", measured["codebook/perplexity"] / codes, config.min_perplexity),
@@ -59,7 +62,11 @@ def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str
 
 
 def summary(counts_K: torch.Tensor) -> dict[str, float]:
-    """Usage and perplexity exp(H) of a histogram of codes, (K,) int64."""
+    """Return usage and perplexity exp(H) of a histogram of codes, (K,) int64.
+
+    >>> summary(torch.tensor([3, 3, 0, 0]))
+    {'codebook/usage': 0.5, 'codebook/perplexity': 2.0}
+    """
     share = counts_K.double() / counts_K.sum().clamp(min=1)
     entropy = -(share * share.clamp(min=1e-30).log()).sum()
     return {

@@ -21,7 +21,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move every average a step towards the live weights."""
+        """Move all averages a step towards the current weights."""
         with _whole(self.module):
             live = self.module.state_dict()
             torch._foreach_lerp_(

@@ -78,7 +78,7 @@ class TrainingRun:
     def finish(
         self, folder: Path, models: dict[str, SavedModel], rows: list[dict[str, float]]
     ) -> None:
-        """Write the output folder: models and the logged curve. The state is kept for more steps."""
+        """Write the output folder, models and the logged curve; keep the state for more steps."""
 
         def fill(draft: Path) -> None:
             for name, model in models.items():

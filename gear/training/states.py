@@ -38,7 +38,7 @@ class State:
 
 
 def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
-    """Return the states under `root` of the stages that `current` has identities of, newest first."""
+    """Return the states of the stages that `current` has identities of, newest first."""
     states = [
         _read_state(folder, identity)
         for stage, identity in current.items()

@@ -1,4 +1,4 @@
-"""Recipes beside each other: one DVC experiment a recipe and seed, one after another, then their table."""
+"""Run recipes and seeds as DVC experiments, one after another, and compare them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def compare_recipes(
 ) -> None:
     """Run recipes x seeds as experiments of their own and publish how they compare.
 
-    One that fails (`ste` is expected to collapse) does not keep the others from running; it fails this run at the end. The same call
-    with the same label goes on where it was: experiments that are there are not run again.
+    One that fails (`ste` is expected to collapse) does not keep the others from running; it fails
+    this run at the end. The same call with the same label continues: experiments that exist are
+    not run again.
 
     Args:
         recipes: Names of joint.recipe; none for gear, continued and llamagen_repa.
@@ -37,7 +38,8 @@ def compare_recipes(
         push: Push the experiments where a DVC remote is set.
     """
     exit_with_worker()
-    where, logger = Path.cwd(), get_run_logger()
+    where = Path.cwd()
+    logger = get_run_logger()
     if not (where / "dvc.yaml").is_file():
         raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
     label = label or datetime.now(UTC).strftime("%G-w%V")
@@ -103,8 +105,13 @@ def experiments(folder: Path) -> set[str]:
 
 
 def compared(folder: Path, names: list[str]) -> str:
-    """What `gear compare` says of experiments; its lines go to the log as well. Raises a `StageError` where it refuses them."""
-    logger, lines = get_run_logger(), list[str]()
+    """Return the output of `gear compare`; its lines go to the log as well.
+
+    Raises:
+        StageError: if it refuses to compare them.
+    """
+    logger = get_run_logger()
+    lines: list[str] = []
 
     def show(line: str) -> None:
         logger.info(line)

@@ -1,6 +1,6 @@
-"""A new version of the data, examined beside the pipeline: ingest, gate, drift from the last accepted version, verdict.
+"""Examine a new version of the data by `gear dataset`, and publish the verdict.
 
-`python -m gear dataset` does it in a process of its own; this flow decides when, and publishes why.
+The pipeline's data stays as it is. This flow decides when, and publishes why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from gear.core.errors import InputError
 def dataset(root: str = "") -> None:
     """Examine the source that params.yaml names, in the working directory's checkout.
 
-    A version in quarantine fails the run: `StageBadInput` where the gate refused it, `StageStopped` where it drifted.
+    A version in quarantine fails the run: `StageBadInput` if the gate refused it, `StageStopped`
+    if it drifted.
 
     Args:
         root: Where the source lies, in place of data.root.

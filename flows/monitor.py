@@ -1,6 +1,6 @@
-"""The scheduled monitor: `gear monitor` in a process of its own, its history as artifacts, a broken codebook as an alert.
+"""Run `gear monitor` on a schedule: its history as artifacts, a collapsed codebook as an alert.
 
-It never takes the checkout's pipeline lock: it runs beside the pipeline, and one monitor at a time sees to itself.
+It never takes the checkout's pipeline lock, since it runs beside the pipeline.
 """
 
 from __future__ import annotations
@@ -23,33 +23,21 @@ SHOWN = 100  # rows of a history in the table, the newest
 
 @flow(name="monitor", persist_result=False)
 def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> State[Any]:
-    """Measure the newest checkpoint of a training in progress, or of one that ended; alert where the codebook collapsed.
+    """Measure the newest checkpoint of a training; alert if the codebook collapsed.
 
     Args:
-        checkout: Where the pipeline runs. Experiments in its .dvc/tmp/exps (`dvc exp run --temp`, `--queue`) count.
-        stop: Ask a training whose codebook collapsed to stop; it saves its state and fails with the reason.
+        checkout: Where the pipeline runs, with its experiments (`dvc exp run --temp`, `--queue`).
+        stop: Ask a training whose codebook collapsed to stop; it saves its state and fails.
         device: Where to measure: cpu, cuda or cuda:N. The training's own GPU would be disturbed.
     """
     exit_with_worker()
-    folder, logger = Path(checkout).resolve(), get_run_logger()
+    folder = Path(checkout).resolve()
     with tempfile.TemporaryDirectory(prefix="gear-monitor-") as scratch:
         result = Path(scratch) / "result.json"
-        command = [
-            sys.executable,
-            "-m",
-            "gear",
-            "monitor",
-            "--checkout",
-            str(folder),
-            "--device",
-            device,
-            "--result",
-            str(result),
-        ]
+        words = ["monitor", "--checkout", str(folder), "--device", device, "--result", str(result)]
+        command = [sys.executable, "-m", "gear", *words, *(["--stop"] if stop else [])]
         try:
-            run_command(
-                [*command, *(["--stop"] if stop else [])], Path(__file__).parents[1], logger.info
-            )
+            run_command(command, Path(__file__).parents[1], get_run_logger().info)
         except StageStopped:
             if not result.exists():  # it failed before it measured
                 raise

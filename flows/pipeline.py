@@ -1,6 +1,7 @@
-"""The scheduled pipeline: dvc.yaml's stages as Prefect tasks, or a whole experiment in a folder of its own.
+"""The scheduled pipeline: dvc.yaml's stages as Prefect tasks, or a whole experiment by DVC.
 
-DVC owns the graph, the hashes and the caches. This flow decides when, shows how far, and publishes what came out.
+DVC owns the graph, the hashes and the caches. This flow decides when, shows how far, and publishes
+what came out.
 """
 
 from __future__ import annotations
@@ -25,33 +26,29 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def stage_names(folder: Path, targets: list[str]) -> list[str]:
-    """The pipeline's stages in an order that respects its graph, those that `targets` need; all without targets.
+    """Return the stages that `targets` need, each after those it depends on; all without targets.
 
-    Raises `InputError` on a target that is no stage.
+    Raises:
+        InputError: if a target is no stage.
     """
     import networkx as nx
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
         graph = repo.index.graph
-        order = list(
-            reversed(
-                list(nx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing))
-            )
-        )
+        ordered = nx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)
+        order = list(reversed(list(ordered)))
         known = {stage.addressing: stage for stage in order}
         if unknown := [t for t in targets if t not in known]:
             raise InputError(f"no stage {unknown[0]!r}: there are {', '.join(known)}")
-        needed = (
-            {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))}
-            if targets
-            else set(order)
-        )
+        needed = set(order)
+        if targets:
+            needed = {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))}
         return [stage.addressing for stage in order if stage in needed]
 
 
-def _again(_task: Any, _run: Any, state: Any) -> bool:
-    """Retry a crash; not a mistake, a gate or a kill."""
+def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
+    """Return whether a stage crashed; mistakes, gates and kills are not retried."""
     try:
         state.result()
     except StageError as error:
@@ -61,17 +58,18 @@ def _again(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-@task(retries=1, retry_delay_seconds=10, retry_condition_fn=_again, persist_result=False)
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=_should_retry, persist_result=False)
 def stage(name: str, folder: Path) -> None:
-    """One stage by `dvc repro`: run, restored from the cache, or skipped, as its hashes say."""
+    """Run one stage by `dvc repro`, which may restore it from the cache or skip it."""
     run_command([*DVC, "repro", "--single-item", name], folder, get_run_logger().info)
 
 
 @task(persist_result=False)
 def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
-    """The whole pipeline as a DVC experiment in a temporary folder: the checkout stays as it is.
+    """Run the whole pipeline as a DVC experiment in a temporary folder.
 
-    States of its trainings lie in the checkout, so that the same run, killed and started again, resumes.
+    States of its trainings lie in the checkout, so that a run that is killed and started again
+    resumes.
     """
     settings = [word for override in overrides for word in ("-S", override)]
     command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
@@ -89,20 +87,23 @@ def pipeline(
     """Run the pipeline of the working directory.
 
     Args:
-        preset: A preset to write to params.yaml first (runs in place only); empty for params.yaml as it is.
+        preset: A preset to write to params.yaml first (runs in place only); empty for params.yaml
+            as it is.
         overrides: `section.key=value` settings of a named run, as `dvc exp run -S` takes them.
         targets: Stages to run, with what they need; none for all.
-        name: Experiment name. With one, the run has a folder of its own; without, it happens in the checkout. `{start}` in it
-            becomes the scheduled start, for runs of a schedule.
-        push: Push the results where a default DVC remote is set, so that nothing is lost when a worker's clone goes.
+        name: Experiment name. With one, the run has a folder of its own; without, it happens in
+            the checkout. `{start}` in it becomes the scheduled start.
+        push: Push the results if a default DVC remote is set, so that nothing is lost when a
+            worker's clone goes.
     """
     exit_with_worker()
-    where, logger = Path.cwd(), get_run_logger()
+    where = Path.cwd()
     if not (where / "dvc.yaml").is_file():
         raise InputError(f"{where}: no dvc.yaml here: run in a checkout")
     if overrides and not name:
         raise InputError(
-            "overrides without a name would rewrite params.yaml: give the experiment a name, or a preset"
+            "overrides without a name would rewrite params.yaml: "
+            "give the experiment a name, or a preset"
         )
     name = name.replace("{start}", f"{flow_run.scheduled_start_time:%Y%m%d-%H%M}")
     if name and (preset or not NAME.fullmatch(name)):
@@ -115,7 +116,9 @@ def pipeline(
             experiment(name, overrides or [], targets or [], where)
         else:
             if preset:
-                run_command([sys.executable, "-m", "gear", "preset", preset], where, logger.info)
+                run_command(
+                    [sys.executable, "-m", "gear", "preset", preset], where, get_run_logger().info
+                )
             _in_place(order, where)
         publish.results(where, name)
         if push:
@@ -123,9 +126,10 @@ def pipeline(
 
 
 def _push(folder: Path, name: str) -> None:
-    """Results to where they outlive this checkout; says so where there is no such place."""
-    logger, data, git = get_run_logger(), publish.data_remote(folder), publish.git_remote(folder)
-    if not data:
+    """Push results to where they outlive this checkout; log it if there is no such place."""
+    logger = get_run_logger()
+    git = publish.git_remote(folder)
+    if not publish.data_remote(folder):
         logger.info(
             "no default DVC remote: the results stay in this checkout (`dvc remote add -d`)"
         )

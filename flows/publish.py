@@ -39,7 +39,7 @@ def data_remote(folder: Path) -> str:
 
 
 def git_remote(folder: Path) -> str:
-    """Return the git remote that experiments go to: origin, else the first; empty if none is set."""
+    """Return the git remote for experiments: origin, else the first; empty if none is set."""
     command = ["git", "remote"]
     shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     remotes = shown.stdout.split()
@@ -101,7 +101,7 @@ def gate(records: list[dict[str, Any]], key: str, description: str) -> None:
 
 
 def samples(picture: bytes, key: str, description: str) -> None:
-    """Publish a PNG inside an artifact; if it is too large for that, a link to where it is served."""
+    """Publish a PNG inside an artifact; if it is too large, a link to where it is served."""
     if len(picture) > MAX_INLINE:
         create_image_artifact(
             page_url(paths.SAMPLE_GRID), key=key, description=f"{description} (make reports-server)"

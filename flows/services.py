@@ -1,7 +1,9 @@
-"""`python -m flows.services server|worker|deploy|reports|stop`: what the make targets of these names do.
+"""`python -m flows.services server|worker|deploy|reports|stop`: the make targets of these names.
 
-Each is safe to repeat: what runs already is said and left alone. The user's mistakes give one line and exit code 2.
-PREFECT_API_URL says where the server is to listen; process ids and logs lie in .gear/services.
+Each is safe to repeat: what runs already is named and left alone. A mistake of the user gives one
+line and exit code 2. PREFECT_API_URL says where the server listens; process ids and logs lie in
+.gear/services. Prefect's own `server start --background` keeps no log, so that a server that does
+not start could not say why.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
+from uuid import UUID
 
 from flows.wait import wait
 from gear.core.errors import InputError
@@ -21,126 +25,97 @@ from gear.paths import REPORTS, WORK
 from gear.process import started_at
 
 SERVICES = WORK / "services"
-POOLS = {
-    "cpu": None,
-    "gpu": 1,
-}  # runs at a time over all workers of a pool; gpu: the number of GPUs
-RUNS = {
-    "cpu": 4,
-    "gpu": 1,
-}  # at a time by the worker started here: the monitor runs beside the check of a data version
+# runs at a time over all workers of a pool; gpu: the number of GPUs
+POOLS = {"cpu": None, "gpu": 1}
+# runs at a time of a worker started here: the monitor runs beside the check of a data version
+WORKER_LIMITS = {"cpu": 4, "gpu": 1}
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PREFECT = [sys.executable, "-m", "prefect"]
 
 
 def api() -> str:
-    """The server's address."""
+    """Return the server's address."""
     return os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")
 
 
 def reports_url() -> str:
-    """Where reports/ is served."""
+    """Return where reports/ is served."""
     return os.environ.get("GEAR_REPORTS_URL", "http://127.0.0.1:4201").rstrip("/")
 
 
 def server() -> str:
-    """Start Prefect's server where PREFECT_API_URL says, on loopback; SQLite, or the database of PREFECT_API_DATABASE_CONNECTION_URL."""
+    """Start Prefect's server where PREFECT_API_URL says, on loopback.
+
+    Its database is SQLite, or the one of PREFECT_API_DATABASE_CONNECTION_URL.
+    """
     host, port = _loopback(api(), "PREFECT_API_URL")
     if wait(api(), 0.5):
         return f"server: answers already at {api()}"
     _require_free(host, port, "the server")
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    number = _start("server", command)
-    answers = _until(lambda: wait(api(), 0.5) or not _runs("server"), PATIENCE)
-    if not _runs("server"):
-        raise InputError(
-            f"server: it did not start: {_last_line('server')} (all in {SERVICES / 'server.log'})"
-        )
+    process_id = _start(
+        "server", [*PREFECT, "server", "start", "--host", host, "--port", str(port)]
+    )
+    log = SERVICES / "server.log"
+    answers = _wait_until(lambda: wait(api(), 0.5) or not _running("server"), PATIENCE)
+    if not _running("server"):
+        raise InputError(f"server: it did not start: {_last_line(log)} (all in {log})")
     if not answers:
         _end("server")
-        raise InputError(
-            f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {SERVICES / 'server.log'})"
-        )
-    return f"server: {api().removesuffix('/api')} (process {number}, log {SERVICES / 'server.log'})"
+        raise InputError(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {log})")
+    return f"server: {api().removesuffix('/api')} (process {process_id}, log {log})"
 
 
 def worker() -> str:
-    """Start one worker a pool; pools are made where they are not there."""
+    """Start one worker for each pool; create pools that do not exist."""
     _require_server()
-    said = []
+    lines = []
     for pool, limit in POOLS.items():
-        kind = _pool(pool, limit)
+        name = f"worker-{pool}"
+        kind = _pool_type(pool, limit)
         if kind != "process":
-            said.append(
-                f"pool {pool}: of type {kind}: start its worker where its runs belong (docs/scheduling.md)"
+            lines.append(
+                f"pool {pool}: of type {kind}: start its worker where its runs belong "
+                "(docs/scheduling.md)"
             )
-        elif number := _runs(f"worker-{pool}"):
-            said.append(f"worker of pool {pool}: runs already (process {number})")
+        elif process_id := _running(name):
+            lines.append(f"worker of pool {pool}: runs already (process {process_id})")
         else:
-            command = [
-                sys.executable,
-                "-m",
-                "prefect",
-                "worker",
-                "start",
-                "--pool",
-                pool,
-                "--limit",
-                str(RUNS[pool]),
-            ]
-            number = _start(f"worker-{pool}", command)
-            said.append(
-                f"worker of pool {pool}: process {number}, log {SERVICES / f'worker-{pool}.log'}"
-            )
-    return "\n".join(said)
+            words = ["worker", "start", "--pool", pool, "--limit", str(WORKER_LIMITS[pool])]
+            process_id = _start(name, [*PREFECT, *words])
+            log = SERVICES / f"{name}.log"
+            lines.append(f"worker of pool {pool}: process {process_id}, log {log}")
+    return "\n".join(lines)
 
 
 def deploy() -> str:
-    """Register prefect.yaml's deployments. Schedules that are switched on stay so: Prefect itself would switch them off again."""
+    """Register prefect.yaml's deployments.
+
+    Schedules that are switched on stay on: Prefect itself would switch them off again.
+    """
     _require_server()
     for pool, limit in POOLS.items():
-        _pool(pool, limit)
-    before = {key for key, (_, _, active) in _schedules().items() if active}
-    env = {"GEAR_CHECKOUT": str(Path.cwd()), **os.environ}
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        _pool_type(pool, limit)
+    switched_on = {key for key, (_, _, active) in _schedules().items() if active}
+    environment = {"GEAR_CHECKOUT": str(Path.cwd()), **os.environ}
+    command = [*PREFECT, "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
-    return "\n".join(_switch_on(before))
+    return "\n".join(_switch_on(switched_on))
 
 
 def reports() -> str:
     """Serve reports/ on loopback, so that artifacts can link its pages."""
     url = reports_url()
     host, port = _loopback(url, "GEAR_REPORTS_URL")
-    if number := _runs("reports"):
-        return f"reports: served already by process {number}"
+    if process_id := _running("reports"):
+        return f"reports: served already by process {process_id}"
     _require_free(host, port, "reports/")
     REPORTS.mkdir(exist_ok=True)
-    number = _start(
-        "reports",
-        [
-            sys.executable,
-            "-m",
-            "http.server",
-            "--bind",
-            host,
-            "--directory",
-            str(REPORTS),
-            str(port),
-        ],
-    )
-    return f"reports: {url} (process {number})"
+    words = ["http.server", "--bind", host, "--directory", str(REPORTS), str(port)]
+    process_id = _start("reports", [sys.executable, "-m", *words])
+    return f"reports: {url} (process {process_id})"
 
 
 def stop() -> str:
@@ -149,17 +124,16 @@ def stop() -> str:
         (file.stem for file in SERVICES.glob("*.pid")),
         key=lambda name: not name.startswith("worker"),
     )
-    return (
-        "\n".join(f"{name}: {'stopped' if _end(name) else 'did not run'}" for name in names)
-        or "nothing runs"
-    )
+    lines = [f"{name}: {'stopped' if _end(name) else 'did not run'}" for name in names]
+    return "\n".join(lines) or "nothing runs"
 
 
 def _loopback(url: str, setting: str) -> tuple[str, int]:
     parts = urlparse(url)
     if parts.hostname not in LOOPBACK or not parts.port:
         raise InputError(
-            f"{setting} is {url}: only http://127.0.0.1:PORT is started from here; another host starts its own"
+            f"{setting} is {url}: only http://127.0.0.1:PORT is started from here; "
+            "another host starts its own"
         )
     return parts.hostname or "", parts.port
 
@@ -171,7 +145,8 @@ def _require_free(host: str, port: int, what: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"port {port} for {what}: {error.strerror}: end what holds it, or choose another: make ... PORT=4300"
+                f"port {port} for {what}: {error.strerror}: end what holds it, "
+                "or choose another: make ... PORT=4300"
             ) from None
 
 
@@ -183,7 +158,7 @@ def _require_server() -> None:
 
 
 def _start(name: str, command: list[str]) -> int:
-    """A background process in a session of its own, its output in a log, its id in a file."""
+    """Start a background process in a session of its own, with a log; return its id."""
     SERVICES.mkdir(parents=True, exist_ok=True)
     with (SERVICES / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -197,45 +172,45 @@ def _start(name: str, command: list[str]) -> int:
     return process.pid
 
 
-def _runs(name: str) -> int:
-    """The process id of a service that runs, else 0. When it was born is compared too: ids are used again."""
+def _running(name: str) -> int:
+    """Return the process id of a running service, else 0.
+
+    Its start time is compared too, since ids are used again.
+    """
     try:
-        number, born = (SERVICES / f"{name}.pid").read_text().split()
+        process_id, started = (SERVICES / f"{name}.pid").read_text().split()
     except (OSError, ValueError):
         return 0
-    return int(number) if started_at(int(number)) == born else 0
+    return int(process_id) if started_at(int(process_id)) == started else 0
 
 
 def _end(name: str) -> bool:
-    number = _runs(name)
-    if number:
-        for how, patience in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 3.0)):
-            if _runs(name):
-                os.kill(number, how)
-            _until(lambda: not _runs(name), patience)
+    """End a service; return whether it was running."""
+    process_id = _running(name)
+    if process_id:
+        for signal_number, patience in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 3.0)):
+            if _running(name):
+                os.kill(process_id, signal_number)
+            _wait_until(lambda: not _running(name), patience)
     (SERVICES / f"{name}.pid").unlink(missing_ok=True)
-    return bool(number)
+    return bool(process_id)
 
 
-def _until(true: object, seconds: float) -> bool:
-    assert callable(true)
+def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition; return whether it came true in time."""
     deadline = time.monotonic() + seconds
-    while not (reached := true()) and time.monotonic() < deadline:
+    while not (reached := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return bool(reached)
+    return reached
 
 
-def _last_line(name: str) -> str:
-    lines = [
-        line.strip()
-        for line in (SERVICES / f"{name}.log").read_text(errors="replace").splitlines()
-        if line.strip()
-    ]
-    return lines[-1][:300] if lines else "no output"
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), "no output")
 
 
-def _pool(name: str, limit: int | None) -> str:
-    """The type of a work pool, made as a process pool where it is not there."""
+def _pool_type(name: str, limit: int | None) -> str:
+    """Return the type of a work pool; create it as a process pool if it does not exist."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound
@@ -244,14 +219,13 @@ def _pool(name: str, limit: int | None) -> str:
         try:
             return client.read_work_pool(name).type
         except ObjectNotFound:
-            client.create_work_pool(
-                WorkPoolCreate(name=name, type="process", concurrency_limit=limit)
-            )
+            pool = WorkPoolCreate(name=name, type="process", concurrency_limit=limit)
+            client.create_work_pool(pool)
             return "process"
 
 
-def _schedules() -> dict[tuple[str, str], tuple[object, object, bool]]:
-    """Every schedule by its deployment's name and its slug: the ids of both, and whether it is on."""
+def _schedules() -> dict[tuple[str, str], tuple[UUID, UUID, bool]]:
+    """Return schedules by deployment name and slug: the ids of both, and whether it is on."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -263,41 +237,39 @@ def _schedules() -> dict[tuple[str, str], tuple[object, object, bool]]:
 
 
 def _switch_on(wanted: set[tuple[str, str]]) -> list[str]:
-    """Switch these schedules on; returns a line a deployment."""
+    """Switch these schedules on; return a line for each deployment."""
     from prefect.client.orchestration import get_client
 
-    found = _schedules()
+    schedules = _schedules()
+    lines = []
     with get_client(sync_client=True) as client:
-        for key in wanted & found.keys():
-            client.update_deployment_schedule(found[key][0], found[key][1], active=True)  # type: ignore[arg-type]
-        lines = []
+        for key in wanted & schedules.keys():
+            deployment_id, schedule_id, _ = schedules[key]
+            client.update_deployment_schedule(deployment_id, schedule_id, active=True)
         for deployment in sorted(client.read_deployments(), key=lambda d: d.name):
             times = ", ".join(
-                f"{getattr(s.schedule, 'cron', s.schedule)} {getattr(s.schedule, 'timezone', '')} {'on' if s.active else 'off'}"
+                f"{getattr(s.schedule, 'cron', s.schedule)} {getattr(s.schedule, 'timezone', '')} "
+                f"{'on' if s.active else 'off'}"
                 for s in deployment.schedules
             )
-            lines.append(
-                f"deployed {deployment.name} to pool {deployment.work_pool_name}"
-                + (f"; schedule {times}" if times else "")
-            )
+            line = f"deployed {deployment.name} to pool {deployment.work_pool_name}"
+            lines.append(f"{line}; schedule {times}" if times else line)
     return lines
 
 
+TARGETS = {
+    "server": server,
+    "worker": worker,
+    "deploy": deploy,
+    "reports": reports,
+    "stop": stop,
+}
+
 if __name__ == "__main__":
-    if "PREFECT_HOME" in os.environ:
-        Path(os.environ["PREFECT_HOME"]).mkdir(
-            parents=True, exist_ok=True
-        )  # Prefect makes one level only, and warns
+    if "PREFECT_HOME" in os.environ:  # Prefect makes one level only, and warns
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
-        print(
-            {
-                "server": server,
-                "worker": worker,
-                "deploy": deploy,
-                "reports": reports,
-                "stop": stop,
-            }[sys.argv[1]]()
-        )
+        print(TARGETS[sys.argv[1]]())
     except InputError as mistake:
         print(mistake, file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,4 +1,4 @@
-"""`python -m flows.wait URL`: until a Prefect server answers, at most a minute. Exit 1 where none does."""
+"""`python -m flows.wait URL`: wait a minute for a Prefect server; exit 1 if none answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 
 
 def wait(url: str, seconds: float = 60.0) -> bool:
-    """Whether `<url>/health` answered in time."""
+    """Return whether `<url>/health` answered in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

@@ -21,6 +21,7 @@ from prefect.artifacts import (
     create_markdown_artifact,
     create_table_artifact,
 )
+from prefect.client.schemas.objects import Artifact as PublishedArtifact
 
 from flows.services import reports_url
 from gear import paths
@@ -149,7 +150,7 @@ def published(key: str) -> dict[str, tuple[str, str]]:
     last = Artifact.get(key)
     try:
         rows: list[dict[str, str]] = (
-            json.loads(str(last.data)) if isinstance(last, Artifact) else []
+            json.loads(str(last.data)) if isinstance(last, PublishedArtifact) else []
         )
         return {row["metric"]: (row["value"], row["protocol"]) for row in rows}
     except (ValueError, KeyError, TypeError):  # somebody else's artifact of this name

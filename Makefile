@@ -64,19 +64,19 @@ schema: setup  ## Write presets/params.schema.json anew, after a change of setti
 	@python -c "from gear import params, paths; paths.SCHEMA.write_text(params.schema())"
 
 server: setup  ## Start Prefect's server on 127.0.0.1:PORT (4200) in the background: SQLite in .gear/prefect, or DATABASE=postgresql+asyncpg://...
-	@python -m flows.services server
+	@python -m flows.server server
 
 worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each
-	@python -m flows.services worker
+	@python -m flows.server worker
 
 deploy: setup  ## Register prefect.yaml's deployments (schedules stay as they are: switched off at first)
-	@python -m flows.services deploy
+	@python -m flows.server deploy
 
 reports-server: setup  ## Serve reports/ on 127.0.0.1:4201, where artifacts link its pages
-	@python -m flows.services reports
+	@python -m flows.server reports
 
 stop: setup  ## Stop the workers and servers that were started here
-	@python -m flows.services stop
+	@python -m flows.server stop
 
 clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
 	@rm -rf .gear reports/data-docs reports/drift

@@ -13,8 +13,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows import publish
-from flows.stages import exit_with_worker, run_command
+from flows import artifacts
+from flows.child_commands import exit_with_worker, run_command
 from gear import paths
 from gear.core.errors import InputError
 
@@ -48,8 +48,11 @@ def dataset(root: str = "") -> None:
 
 def _publish(verdict: dict[str, Any]) -> None:
     lines = [f"# Data version {verdict['version']}: {verdict['verdict']}", ""]
-    lines += [f"- {publish.plain(reason)}" for reason in verdict["reasons"]]
-    lines += ["", f"Source: {publish.plain(' '.join((verdict['source'], verdict['root'])))}"]
+    lines += [f"- {artifacts.as_plain_markdown(reason)}" for reason in verdict["reasons"]]
+    lines += [
+        "",
+        f"Source: {artifacts.as_plain_markdown(' '.join((verdict['source'], verdict['root'])))}",
+    ]
     lines += (
         [f"Compared with version {verdict['compared_with']}"] if verdict["compared_with"] else []
     )
@@ -62,7 +65,9 @@ def _publish(verdict: dict[str, Any]) -> None:
     )
     if gate := verdict.get("gate"):
         failed = sum(not record["success"] for record in gate)
-        publish.gate(gate, "dataset-validation", f"{verdict['rows']} rows, {failed} failed")
+        artifacts.publish_gate(
+            gate, "dataset-validation", f"{verdict['rows']} rows, {failed} failed"
+        )
     if verdict["columns"]:
         table = [
             {
@@ -70,7 +75,7 @@ def _publish(verdict: dict[str, Any]) -> None:
                 "distance": f"{c['distance']:.3g}",
                 "threshold": f"{c['threshold']:.3g}",
                 "drifted": "yes" if c["drifted"] else "",
-                "change": publish.plain(c["change"]),
+                "change": artifacts.as_plain_markdown(c["change"]),
             }
             for c in verdict["columns"]
         ]
@@ -80,7 +85,7 @@ def _publish(verdict: dict[str, Any]) -> None:
             description=f"{verdict['version']} beside {verdict['compared_with']}",
         )
         create_link_artifact(
-            publish.page_url(Path(verdict["page"])),
+            artifacts.page_url(Path(verdict["page"])),
             link_text="Evidently's page",
             key="dataset-drift-page",
         )

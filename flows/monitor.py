@@ -16,7 +16,8 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Completed, Failed, State
 
-from flows.stages import StageStopped, exit_with_worker, run_command
+from flows.child_commands import exit_with_worker, run_command
+from flows.stage_errors import StageStopped
 
 SHOWN = 100  # rows of a history in the table, the newest
 

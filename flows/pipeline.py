@@ -16,8 +16,9 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
-from flows import publish
-from flows.stages import StageError, checkout_lock, exit_with_worker, run_command
+from flows import artifacts
+from flows.child_commands import checkout_lock, exit_with_worker, run_command
+from flows.stage_errors import StageError
 from gear.core.errors import InputError
 from gear.paths import WORK
 
@@ -120,7 +121,7 @@ def pipeline(
                     [sys.executable, "-m", "gear", "preset", preset], where, get_run_logger().info
                 )
             _in_place(order, where)
-        publish.results(where, name)
+        artifacts.publish_results(where, name)
         if push:
             _push(where, name)
 
@@ -128,8 +129,8 @@ def pipeline(
 def _push(folder: Path, name: str) -> None:
     """Push results to where they outlive this checkout; log it if there is no such place."""
     logger = get_run_logger()
-    git = publish.git_remote(folder)
-    if not publish.data_remote(folder):
+    git = artifacts.git_remote(folder)
+    if not artifacts.data_remote(folder):
         logger.info(
             "no default DVC remote: the results stay in this checkout (`dvc remote add -d`)"
         )

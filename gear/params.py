@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gear import paths
-from gear.core.config import HostConfig, RunConfig
 from gear.core.errors import InputError
 from gear.core.files import replace_file
+from gear.core.host_config import HostConfig, RunConfig
 from gear.core.settings import Section
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig

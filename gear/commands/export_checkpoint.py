@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Export the folder; return what was written."""
-    from gear.commands.convert import export_checkpoint
+    from gear.commands.convert_checkpoint import export_checkpoint
 
     return export_checkpoint(arguments.folder, arguments.file)

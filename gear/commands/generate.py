@@ -111,7 +111,7 @@ def generate(
 
     from gear.core.files import replace_file
     from gear.core.model_folder import read_config
-    from gear.data.rows import BATCH, batches
+    from gear.data.row_selection import BATCH, batches
     from gear.generator.inference import load_generator
     from gear.generator.sampling import sample
     from gear.report.figures import class_grid

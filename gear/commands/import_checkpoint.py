@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Import the file; return what was written."""
-    from gear.commands.convert import import_checkpoint
+    from gear.commands.convert_checkpoint import import_checkpoint
 
     return import_checkpoint(
         arguments.file, arguments.folder, heads=arguments.heads, grid=arguments.grid

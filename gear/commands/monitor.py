@@ -29,8 +29,8 @@ from gear.core.memory import keep_freed_memory
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
 
 if TYPE_CHECKING:
-    from gear.evaluation.metric import Metric
-    from gear.runs.measurement import Models
+    from gear.evaluation.metric_protocol import Metric
+    from gear.runs.checkpoint_metrics import Models
 
 NICE = 19  # training goes first
 TRIES = 20  # states that vanish, one after the other, before giving up
@@ -139,15 +139,15 @@ class Monitor:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _measure(self, checkpoint: Checkpoint, draft: Path) -> dict[str, Any]:
-        from gear.runs import measurement
+        from gear.runs import checkpoint_metrics
 
         started = time.monotonic()
-        device = measurement.named_device(self.device)
+        device = checkpoint_metrics.named_device(self.device)
         if checkpoint.step is None:
-            models = measurement.models_of_stage(checkpoint.folder, checkpoint.root)
+            models = checkpoint_metrics.models_of_stage(checkpoint.folder, checkpoint.root)
         else:
-            models = measurement.models_of_state(checkpoint.stage, checkpoint.root, draft)
-        metrics = measurement.measure(
+            models = checkpoint_metrics.models_of_state(checkpoint.stage, checkpoint.root, draft)
+        metrics = checkpoint_metrics.measure(
             models, checkpoint.root, samples=self.samples, images=self.images, device=device
         )
         unhealthy = _unhealthy(models, metrics)
@@ -168,7 +168,9 @@ class Monitor:
         elif checkpoint.step is None:
             shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
         elif not unhealthy:
-            replace_folder(good, lambda folder: measurement.save(models, folder, checkpoint.root))
+            replace_folder(
+                good, lambda folder: checkpoint_metrics.save(models, folder, checkpoint.root)
+            )
         record = {
             "stage": checkpoint.stage,
             "run": checkpoint.run,

@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from gear.core.config import HostConfig
 from gear.core.errors import InputError
+from gear.core.host_config import HostConfig
 
 
 def pick_device(host: HostConfig) -> torch.device:

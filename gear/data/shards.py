@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gear.core.errors import InputError
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 
 SCHEMA = pa.schema(
     [

@@ -16,7 +16,7 @@ from torch import nn
 
 from gear.core.files import sha256_of
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 
 BLOCK = 10
 WIDTH = 112

@@ -9,7 +9,7 @@ import torch
 
 from gear.core.files import write_json
 from gear.data.images import ENCODER_BATCH, to_tensor
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.encoders.config import TeacherConfig
 from gear.encoders.vision import build_teacher, on_grid, spatial_normalise

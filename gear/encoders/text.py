@@ -15,7 +15,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import require_sha256, write_json
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.text_states import write_states
 from gear.encoders.config import TextConfig
 

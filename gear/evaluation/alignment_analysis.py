@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
-from gear.data.rows import batches, evenly_spaced
+from gear.data.row_selection import batches, evenly_spaced
 from gear.encoders import efficientnet
 from gear.encoders.config import TeacherConfig
 from gear.encoders.vision import Teacher, build_teacher, on_grid, spatial_normalise
 from gear.evaluation import feature_similarity
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import Conditions
 from gear.generator.transformer import Generator
 from gear.tokenizer.inference import encode_images

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation.feature_reference import FeatureReference
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 
 RESAMPLES = 1000  # of the bootstrap, and of the shuffled captions

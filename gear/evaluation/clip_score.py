@@ -13,9 +13,9 @@ from gear.core.errors import InputError
 from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import Split
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 
 ROWS = 1024  # of one side of a distance matrix held at a time
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gear.core.files import write_json
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import EXTRACTOR, Encoder, pooled_features
 from gear.evaluation.frechet import Gaussian, half_floor

@@ -21,7 +21,7 @@ from gear.evaluation.inception_statistics import (
     TrainingStatistics,
     extract_statistics,
 )
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.evaluation.reconstruction import Reconstructions
 from gear.tokenizer.model import Tokenizer
 

@@ -16,7 +16,7 @@ from gear.core.errors import InputError
 from gear.core.files import read_json, require_file
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH, Pixels
-from gear.data.rows import batches, evenly_spaced
+from gear.data.row_selection import batches, evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.inception import LOGITS, POOLED, SPATIAL, Inception
 from gear.evaluation.frechet import Gaussian

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import Split
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import Conditions
 from gear.generator.transformer import Generator
 from gear.tokenizer.inference import encode_images

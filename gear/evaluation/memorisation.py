@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from gear.data.images import Pixels
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import Split
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 
 IMAGES = 50_000  # of a split, at most, that are compared with the training set
 ROWS = 1024  # of one side of a distance matrix held at a time

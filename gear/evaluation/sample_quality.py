@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation import coverage
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.config import EvaluateConfig
 from gear.evaluation.feature_reference import FeatureReference
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import draw, sample_seeds

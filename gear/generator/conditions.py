@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gear.data.rows import round_robin
+from gear.data.row_selection import round_robin
 from gear.data.shards import Split, load_manifest, read_split
 from gear.data.text_states import EMPTY, TextStates
 from gear.generator.conditioning import Condition, pack

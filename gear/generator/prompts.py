@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gear.data.captions import normalize_caption
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.generator.conditioning import pack
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import draw, sample_seeds

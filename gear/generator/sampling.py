@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.generator.conditioning import Condition, concatenate
 from gear.generator.config import SampleConfig
 from gear.generator.transformer import Generator

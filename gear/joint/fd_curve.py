@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gear.data.rows import batches, round_robin
+from gear.data.row_selection import batches, round_robin
 from gear.encoders.efficientnet import build_encoder
 from gear.evaluation.feature_reference import load_feature_reference
 from gear.evaluation.sample_quality import decoded_features

@@ -23,7 +23,8 @@ from gear.generator.conditioning import Condition
 from gear.joint.alignment import alignment_loss
 from gear.joint.config import JointConfig
 from gear.joint.recipes import Recipe
-from gear.joint.soft_readout import soft_tokens, straight_through_ntp
+from gear.joint.soft_input import soft_tokens
+from gear.joint.straight_through_loss import straight_through_ntp
 from gear.tokenizer.quantizers import Quantized
 from gear.training.autoencoder import AutoencoderStep, Losses, autocast, no_extra_loss
 from gear.training.batches import Batch

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.tokenizer.inference import encode_images
 from gear.tokenizer.model import Tokenizer

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 
 MARGIN = 130
 GAP = 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gear.evaluation.metric import Metric, difference
+from gear.evaluation.metric_protocol import Metric, difference
 
 Rows = list[dict[str, float]]
 

@@ -10,7 +10,7 @@ from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import write_json
 from gear.core.model_folder import read_config
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.data.shards import read_split
 from gear.evaluation.alignment_analysis import IMAGES, AnalysedModels, analyse_alignment
 from gear.evaluation.codebook import churn, codebook_health, soft_support

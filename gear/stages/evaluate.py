@@ -19,7 +19,7 @@ from gear.evaluation.inception_metrics import reconstruction_metrics, sample_met
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
 from gear.evaluation.likelihood import likelihood
 from gear.evaluation.memorisation import share_of_copies
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.evaluation.reconstruction import IMAGES, reconstruction_fd, reconstruction_fidelity
 from gear.evaluation.sample_quality import (
     Sampler,

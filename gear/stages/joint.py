@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gear import paths
 from gear.data.images import to_tensor
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.joint.dataset import read_joint_dataset
 from gear.joint.fd_curve import fd_hook
 from gear.joint.model import build_generator, build_guided_generator, saved_generator

@@ -12,7 +12,7 @@ from gear.core.errors import InputError
 from gear.core.files import require_file
 from gear.core.model_folder import load_weights, read_config
 from gear.data.images import Pixels, to_pixels, to_tensor
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.tokenizer.config import TokenizerConfig, TokenizerShape
 from gear.tokenizer.model import Tokenizer
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from gear.core.config import HostConfig
 from gear.core.device import pick_device
+from gear.core.host_config import HostConfig
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from gear.core.config import HostConfig, RunConfig
 from gear.core.errors import InputError
 from gear.core.files import replace_folder
+from gear.core.host_config import HostConfig, RunConfig
 from gear.core.model_folder import save_model
 from gear.tokenizer.config import TokenizerShape
 from gear.training.checkpoint_manager import CheckpointManager

@@ -20,7 +20,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from gear.data.images import ENCODER_BATCH, to_tensor
-from gear.data.rows import batches
+from gear.data.row_selection import batches
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
 

@@ -18,7 +18,7 @@ import yaml
 
 from gear.core.errors import InputError
 from gear.generator.inference import load_generator
-from gear.runs.measurement import models_of_state, named_device
+from gear.runs.checkpoint_metrics import models_of_state, named_device
 from gear.tokenizer.inference import load_tokenizer
 from tests.support.commands import ENV, gear, start_joint
 from tests.support.prefect_server import post

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.stages import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
+from flows.stage_errors import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
 from gear.process import Ended
 from tests.support.prefect_server import post
 from tests.support.processes import processes

@@ -40,7 +40,7 @@ def imported_by(file: Path) -> set[Path]:
 def needed_by(stage: str) -> set[str]:
     """Return the modules that decide a stage's results, by its imports and theirs.
 
-    The command line, params.py, paths.py, process.py and config.py files change no result.
+    The command line, params.py, paths.py, process.py and every *config.py change no result.
     The FD curve of a training is a measurement beside it: evaluation is not followed there.
     """
     needed: set[Path] = set()
@@ -52,7 +52,7 @@ def needed_by(stage: str) -> set[str]:
             continue
         needed.add(file)
         waiting += imported_by(file)
-    return {str(file.relative_to(REPO)) for file in needed if file.name != "config.py"}
+    return {str(file.relative_to(REPO)) for file in needed if not file.name.endswith("config.py")}
 
 
 def code_deps(stage: str) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.wait import wait
+from flows.wait_for_server import wait
 from tests.support.repo import REPO
 from tests.support.toys import free_port
 

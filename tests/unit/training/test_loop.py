@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from gear.core.config import HostConfig, RunConfig
 from gear.core.errors import InputError, StageFailed
+from gear.core.host_config import HostConfig, RunConfig
 from gear.training.batches import Batch
 from gear.training.codebook_health import Collapse
 from gear.training.config import HealthConfig, TrainConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gear.evaluation.metric import Metric, difference
+from gear.evaluation.metric_protocol import Metric, difference
 
 
 def test_metrics_of_different_protocols_are_not_compared() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows import publish
+from flows import artifacts
+from flows.child_commands import checkout_lock, exit_with_worker, run_command
 from flows.pipeline import DVC, NAME, experiment
-from flows.stages import StageError, checkout_lock, exit_with_worker, run_command
+from flows.stage_errors import StageError
 from gear import paths
 from gear.core.errors import InputError
 
@@ -71,7 +72,7 @@ def compare_recipes(
                 done.append(name)
             else:
                 failed[name] = str(state.message)
-        if push and done and publish.data_remote(where) and (git := publish.git_remote(where)):
+        if push and done and artifacts.data_remote(where) and (git := artifacts.git_remote(where)):
             run_command([*DVC, "exp", "push", git, *done], where, logger.info)
     table = ""
     try:
@@ -84,8 +85,13 @@ def compare_recipes(
         for line in table.splitlines()
         if line.startswith(f"page: {paths.REPORTS}/")
     ]
-    lines += [f"[{page.name}]({publish.page_url(page)}) (`make reports-server`)" for page in pages]
-    lines += [f"- {name}: failed: {publish.plain(reason)}" for name, reason in failed.items()]
+    lines += [
+        f"[{page.name}]({artifacts.page_url(page)}) (`make reports-server`)" for page in pages
+    ]
+    lines += [
+        f"- {name}: failed: {artifacts.as_plain_markdown(reason)}"
+        for name, reason in failed.items()
+    ]
     create_markdown_artifact(
         "\n".join(lines), key="recipes", description=f"{len(done)} of {len(chosen)} experiments"
     )

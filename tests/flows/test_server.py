@@ -30,15 +30,15 @@ SECRET = "somebody:a-secret"
 
 @dataclass(frozen=True)
 class Stack:
-    """A toy checkout with a server that `flows.services` started in it."""
+    """A toy checkout with a server that `flows.server` started in it."""
 
     folder: Path
     env: dict[str, str]
     database: str  # PostgreSQL's address; empty for SQLite
 
     def services(self, what: str, **env: str) -> tuple[int, str]:
-        """Exit code and output of `python -m flows.services WHAT`."""
-        command = [sys.executable, "-m", "flows.services", what]
+        """Exit code and output of `python -m flows.server WHAT`."""
+        command = [sys.executable, "-m", "flows.server", what]
         done = subprocess.run(
             command,
             cwd=self.folder,

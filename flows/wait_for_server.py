@@ -1,4 +1,4 @@
-"""`python -m flows.wait URL`: wait a minute for a Prefect server; exit 1 if none answers."""
+"""`python -m flows.wait_for_server URL`: wait a minute for a Prefect server; exit 1 if none answers."""
 
 from __future__ import annotations
 

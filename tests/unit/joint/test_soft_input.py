@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gear.joint.soft_readout import soft_tokens
+from gear.joint.soft_input import soft_tokens
 from tests.support.joint import batch, models, small
 
 

@@ -23,7 +23,7 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import Artifact as PublishedArtifact
 
-from flows.services import reports_url
+from flows.server import reports_url
 from gear import paths
 
 PROTOCOLS = paths.REPORTS / "protocols.json"
@@ -47,7 +47,7 @@ def git_remote(folder: Path) -> str:
     return "origin" if "origin" in remotes else next(iter(remotes), "")
 
 
-def plain(text: str) -> str:
+def as_plain_markdown(text: str) -> str:
     """Return text of any origin as markdown that only shows it; as code if it could do more.
 
     Prefect's UI renders markdown in table cells and does not decode entities, so escaping would
@@ -64,12 +64,12 @@ def page_url(page: Path) -> str:
     return f"{reports_url()}/{page.relative_to(paths.REPORTS)}"
 
 
-def results(folder: Path, name: str) -> None:
+def publish_results(folder: Path, name: str) -> None:
     """Publish what lies in `reports/` of the checkout, or of an experiment by its name."""
     validation = _read_json(folder, paths.VALIDATION_METRICS, name)
     if validation:
         summary = f"{validation['rows']} rows, {validation['failed']} failed"
-        gate(validation["results"], "validation", summary)
+        publish_gate(validation["results"], "validation", summary)
     values = _metric_values(folder, name)
     if values:
         _metrics(folder, values, name)
@@ -77,7 +77,7 @@ def results(folder: Path, name: str) -> None:
     lines = [f"# Pipeline{f', experiment `{name}`' if name else ''}", ""]
     lines += [f"- {key}: {value:.5g}" for key, value in values.items()]
     if picture:
-        samples(picture, "samples", "What the generator draws, not chosen")
+        publish_samples(picture, "samples", "What the generator draws, not chosen")
         lines += ["", "Samples: artifact `samples`"]
     page = folder / paths.PAGE
     if name:
@@ -94,14 +94,14 @@ def results(folder: Path, name: str) -> None:
     create_markdown_artifact("\n".join(lines), key="summary")
 
 
-def gate(records: list[dict[str, Any]], key: str, description: str) -> None:
+def publish_gate(records: list[dict[str, Any]], key: str, description: str) -> None:
     """Publish a table of what the gate expected and found."""
     columns = ("expectation", "column", "success", "unexpected")
-    rows = [{name: plain(str(record[name])) for name in columns} for record in records]
+    rows = [{name: as_plain_markdown(str(record[name])) for name in columns} for record in records]
     create_table_artifact(rows, key=key, description=description)
 
 
-def samples(picture: bytes, key: str, description: str) -> None:
+def publish_samples(picture: bytes, key: str, description: str) -> None:
     """Publish a PNG inside an artifact; if it is too large, a link to where it is served."""
     if len(picture) > MAX_INLINE:
         create_image_artifact(

@@ -22,16 +22,3 @@ def soft_tokens(
     if readout == "soft":
         return mixed
     return straight_through(F.embedding(quantized.indices, table_KD).to(mixed.dtype), mixed)
-
-
-def straight_through_ntp(
-    logits_BLK: torch.Tensor, quantized: Quantized, temperature: float
-) -> torch.Tensor:
-    """Return the next-token loss -sum_k o_k log p_k of the recipe ste.
-
-    The one-hot target o passes the gradient of the soft assignment.
-    """
-    log_p = logits_BLK.float().log_softmax(-1)
-    hard = F.nll_loss(log_p.flatten(0, 1), quantized.indices.flatten())
-    expected = -(quantized.assignment.soft(temperature) * log_p.detach()).sum(-1).mean()
-    return hard + (expected - expected.detach())

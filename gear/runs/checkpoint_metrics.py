@@ -13,7 +13,7 @@ from gear import params, paths
 from gear.core.errors import InputError
 from gear.core.files import read_json
 from gear.core.model_folder import save_model
-from gear.data.rows import evenly_spaced
+from gear.data.row_selection import evenly_spaced
 from gear.data.shards import load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
@@ -21,7 +21,7 @@ from gear.evaluation import codebook
 from gear.evaluation.feature_reference import load_feature_reference
 from gear.evaluation.inception_metrics import sample_metrics
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
-from gear.evaluation.metric import Metric
+from gear.evaluation.metric_protocol import Metric
 from gear.evaluation.sample_quality import sample_quality
 from gear.generator.conditions import sampling_protocol, sampling_set
 from gear.generator.inference import load_generator

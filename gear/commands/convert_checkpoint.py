@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
 from gear.core.model_folder import read_config, save_model
 from gear.core.settings import parse_section
+from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 from gear.generator import public_layouts as generators
 from gear.generator.config import GeneratorShape
 from gear.generator.inference import load_generator
@@ -34,7 +32,7 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int)
 
     Raises `InputError` on a file that holds anything but tensors, is of no known layout, or lacks one of the model's weights.
     """
-    raw = _read(file)
+    raw = read_untrusted_checkpoint(file)
     try:
         state, container = tokenizers.unwrap(raw)
     except ValueError as error:
@@ -71,27 +69,6 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int)
     )
     unused = f", {len(spare)} keys of the file unused ({spare[0]} ...)" if spare else ""
     return f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, all {len(wanted)} weights found in {container}{unused}{note}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        raw = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except pickle.UnpicklingError as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{file}: holds more than tensors and was not executed ({line}); save its state dict alone"
-        ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise InputError(
-            f"{file}: not a readable checkpoint: {' '.join(str(error).split())[:200]}"
-        ) from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: holds a {type(raw).__name__}, not a state dict")
-    return raw
 
 
 def _tokenizer(

@@ -1,4 +1,4 @@
-"""`python -m flows.services server|worker|deploy|reports|stop`: the make targets of these names.
+"""`python -m flows.server server|worker|deploy|reports|stop`: the make targets of these names.
 
 Each is safe to repeat: what runs already is named and left alone. A mistake of the user gives one
 line and exit code 2. PREFECT_API_URL says where the server listens; process ids and logs lie in
@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from uuid import UUID
 
-from flows.wait import wait
+from flows.wait_for_server import wait
 from gear.core.errors import InputError
 from gear.paths import REPORTS, WORK
 from gear.process import started_at

@@ -16,14 +16,14 @@ from tests.support.toys import toy
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-COMPARE = "import json, sys; from flows.comparison import compare_recipes; compare_recipes(**json.loads(sys.argv[1]))"
+COMPARE = "import json, sys; from flows.recipes import compare_recipes; compare_recipes(**json.loads(sys.argv[1]))"
 PUBLISH = """
 import sys, pathlib
 from prefect import flow
-from flows import publish
+from flows import artifacts
 @flow(name="publishes", persist_result=False)
 def once(name):
-    publish.results(pathlib.Path.cwd(), name)
+    artifacts.publish_results(pathlib.Path.cwd(), name)
 folder = pathlib.Path("reports")
 once("")
 (folder / "metrics.json").write_text('{"fd": 8.0}')

@@ -45,8 +45,9 @@ repro-t2i: setup  ## The text-to-image pipeline on captions of the packaged imag
 tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes params.yaml)
 	@python -m gear preset tiny && dvc repro && echo "report: $(CURDIR)/reports/index.html"
 
+# three processes on two cores, as the flow tests mostly wait; one thread each, or they would slow each other down
 test: setup  ## Run the tests
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile
 
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow

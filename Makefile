@@ -47,7 +47,7 @@ tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes
 
 # three processes on two cores, as the flow tests mostly wait; one thread each, or they would slow each other down
 test: setup  ## Run the tests
-	@OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile
+	@OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow

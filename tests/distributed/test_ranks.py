@@ -71,6 +71,7 @@ def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_pa
             assert gap < allowed, f"{case} {name}: {gap}"
 
 
+@pytest.mark.slow
 def test_every_zero_stage_takes_the_same_steps(tmp_path: Path) -> None:
     found = launch(2, tmp_path, "zero")
     assert len(found) == 8

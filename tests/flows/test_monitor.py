@@ -89,6 +89,7 @@ def copy_of(prepared: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
     prepared: Path, tmp_path: Path
 ) -> None:

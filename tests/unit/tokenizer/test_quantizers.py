@@ -155,6 +155,7 @@ def test_soft_becomes_hard_as_temperature_falls(name: str) -> None:
     assert gaps[-1] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_full_size_assignment_stays_within_two_gigabytes() -> None:
     """K 16384, 256 tokens, 32 images: loss, read-out and both backward passes, measured in a process of its own."""
     import subprocess

@@ -1,4 +1,4 @@
-"""Packages of the wheel: presets/ becomes gear.presets. Everything else stands in pyproject.toml."""
+"""List the packages of the wheel: presets/ becomes gear.presets. The rest is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

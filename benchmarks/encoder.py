@@ -1,6 +1,8 @@
-"""Feature extraction on CPU: batch size, memory format and glibc's handling of freed buffers, side by side.
+"""Compare batch size, memory format and glibc's handling of freed buffers in feature extraction.
 
-    python benchmarks/encoder.py        each row is a process of its own, since glibc's settings last
+    python benchmarks/encoder.py
+
+Each row is a process of its own, since glibc's settings last.
 
 Ratios to the first row are what to read; images/s are this machine's.
 """
@@ -20,7 +22,8 @@ keep, channels_last, batch = (int(a) for a in sys.argv[1:])
 if keep:
     keep_freed_memory()
 encoder = build_encoder()
-encoder = encoder.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+memory_format = torch.channels_last if channels_last else torch.contiguous_format
+encoder = encoder.to(memory_format=memory_format)
 images = torch.rand(256, 3, 32, 32) * 2 - 1
 with torch.inference_mode():
     encoder(images[:batch], 128)

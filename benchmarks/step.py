@@ -1,4 +1,6 @@
-"""Parts of a small joint step on CPU against the plain way to write them, forward and backward, side by side.
+"""Compare parts of a small joint step on CPU with the plain way to write them.
+
+Forward and backward, side by side.
 
     python benchmarks/step.py
 

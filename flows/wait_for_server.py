@@ -1,4 +1,7 @@
-"""`python -m flows.wait_for_server URL`: wait a minute for a Prefect server; exit 1 if none answers."""
+"""`python -m flows.wait_for_server URL`: wait for a Prefect server.
+
+Exit with 1 if none answers within a minute.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Edit one thing at a time in a scratch copy and compare the stages that `dvc status` calls changed with docs/architecture.md.
+"""Show which stages an edit changes, beside the table of docs/architecture.md.
 
-Nothing is run: every output is a placeholder that `dvc commit` records. Takes about a minute.
+One thing at a time is edited in a scratch copy, and `dvc status` is asked. Nothing is run: every
+output is a placeholder that `dvc commit` records. It takes about a minute.
 
     make graph-check
 """

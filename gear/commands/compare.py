@@ -1,4 +1,4 @@
-"""`gear compare`: experiments, revisions or the workspace side by side, where they were measured alike."""
+"""`gear compare`: runs side by side, if they were measured under the same protocol."""
 
 from __future__ import annotations
 

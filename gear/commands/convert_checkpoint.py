@@ -1,4 +1,4 @@
-"""`gear import` and `gear export`: public checkpoints to native folders, and native ones to LlamaGen's layout."""
+"""Convert public checkpoints to native folders, and native folders to LlamaGen's layout."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
 
 
 def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int) -> str:
-    """Write `<folder>/tokenizer` or `<folder>/generator` from a public file; returns what was done, for people.
+    """Write `<folder>/tokenizer` or `<folder>/generator` from a public file.
 
-    Raises `InputError` on a file that holds anything but tensors, is of no known layout, or lacks one of the model's weights.
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        InputError: if the file holds anything but tensors, is of no known layout, or lacks one of
+            the model's weights.
     """
     raw = read_untrusted_checkpoint(file)
     try:
@@ -63,12 +68,16 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int)
     millions = sum(value.numel() for value in weights.values()) / 1e6
     narrow = part == "tokenizer" and config["tokenizer"]["base"] < PUBLISHED_BASE
     note = (
-        f"; narrower than {PUBLISHED_BASE} channels: group norms here have fewer groups than elsewhere"
+        f"; narrower than {PUBLISHED_BASE} channels: "
+        "group norms here have fewer groups than elsewhere"
         if narrow
         else ""
     )
     unused = f", {len(spare)} keys of the file unused ({spare[0]} ...)" if spare else ""
-    return f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, all {len(wanted)} weights found in {container}{unused}{note}"
+    return (
+        f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, "
+        f"all {len(wanted)} weights found in {container}{unused}{note}"
+    )
 
 
 def _tokenizer(
@@ -78,7 +87,8 @@ def _tokenizer(
     if layout is None:
         found = ", ".join(sorted(state)[:3]) or "no tensors"
         raise InputError(
-            f"{file}: none of the known layouts (LlamaGen, IBQ, Open-MAGVIT2, GEAR); it begins with {found}"
+            f"{file}: none of the known layouts (LlamaGen, IBQ, Open-MAGVIT2, GEAR); "
+            f"it begins with {found}"
         )
     native = tokenizers.to_native(state, layout)
     try:
@@ -141,17 +151,25 @@ def _require_all(
             f"{n} ({tuple(native[n].shape)}, not {tuple(wanted[n].shape)})" for n in wrong[:5]
         ]
         raise InputError(
-            f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; {', '.join(first)}: nothing was written"
+            f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; "
+            f"{', '.join(first)}: nothing was written"
         )
 
 
 def export_checkpoint(folder: Path, file: Path) -> str:
-    """Write a native VQ tokenizer or generator as `{"model": state dict}` in LlamaGen's names; returns what was done."""
+    """Write a native VQ tokenizer or generator as `{"model": state dict}` in LlamaGen's names.
+
+    Returns:
+        One line that says what was written.
+    """
     config, note = read_config(folder), ""
     if "generator" in config:
         state = load_generator(folder).state_dict()
         if config["generator"]["prefix_rope"] == "identity":
-            note = "; it was trained with prefix_rope identity, which LlamaGen's own code does not compute"
+            note = (
+                "; it was trained with prefix_rope identity, "
+                "which LlamaGen's own code does not compute"
+            )
     elif config.get("tokenizer", {}).get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
         state["quantize.codebook_used"] = torch.zeros(

@@ -1,8 +1,9 @@
-"""`gear plan`: what a params file costs at scale, from shapes alone: nothing is allocated and no GPU is needed.
+"""Estimate what a params file costs at scale, from shapes alone: nothing is allocated.
 
-FLOPs are torch's count of matrix products and convolutions in forward passes over tensors without storage; a backward pass costs twice
-its forward, or once where no weight takes a gradient. Memory is the sum of model states (ZeRO, Rajbhandari et al. 2020, with
-fp32 weights, gradients and two Adam moments: 16 bytes a parameter), the fp32 average, and the bytes autograd keeps.
+FLOPs are torch's count of matrix products and convolutions in forward passes over tensors without
+storage. A backward pass costs twice its forward pass, or once if no weight takes a gradient.
+Memory is the sum of model states (ZeRO, Rajbhandari et al. 2020, with fp32 weights, gradients and
+two Adam moments: 16 bytes per parameter), the fp32 average, and the bytes that autograd keeps.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ TEACHER_WIDTHS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One module's size, and what a joint step does with it for one image."""
+    """Size of a module, and what a joint step does with it for one image."""
 
     name: str
     parameters: int
@@ -61,12 +62,16 @@ class Part:
 
 
 def plan(config: Config, *, gpus: int, tflops: float) -> str:
-    """A table for people. `tflops`: sustained teraflop/s a GPU, as measured or hoped for."""
+    """Return the estimate as a table.
+
+    tflops: Sustained teraflop/s per GPU, as measured or hoped for.
+    """
     if config.joint.batch % gpus:
         raise InputError(f"--gpus {gpus}: joint.batch {config.joint.batch} does not divide by it")
     parts = measure(config)
     lines = [
-        f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, batch {config.joint.batch} on {gpus} GPUs",
+        f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, "
+        f"batch {config.joint.batch} on {gpus} GPUs",
         "",
     ]
     lines += [f"{'':16s}{'parameters':>12s}{'GFLOP / image':>16s}"]
@@ -75,7 +80,8 @@ def plan(config: Config, *, gpus: int, tflops: float) -> str:
     seconds = image * config.joint.batch / (gpus * tflops * 1e12)
     lines += [
         "",
-        f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, {seconds:.3f} s at {tflops:g} TFLOP/s a GPU",
+        f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, "
+        f"{seconds:.3f} s at {tflops:g} TFLOP/s a GPU",
     ]
     warm, stage2 = alone(config)
     hours = {
@@ -92,7 +98,8 @@ def plan(config: Config, *, gpus: int, tflops: float) -> str:
         for name, flops in hours.items()
     ]
     lines += [
-        "(the perceptual loss's network is not counted; teacher features and frozen tokens are cached)",
+        "(the perceptual loss's network is not counted; "
+        "teacher features and frozen tokens are cached)",
         "",
         "memory a GPU, GiB",
     ]
@@ -101,16 +108,21 @@ def plan(config: Config, *, gpus: int, tflops: float) -> str:
     for stage in range(4):
         states, average = model_states(parts, stage, gpus)
         lines.append(
-            f"  ZeRO-{stage}  {states / GIB:8.2f}{average / GIB:9.2f}{kept / GIB:8.2f}{(states + average + kept) / GIB:8.2f}"
+            f"  ZeRO-{stage}  {states / GIB:8.2f}{average / GIB:9.2f}{kept / GIB:8.2f}"
+            f"{(states + average + kept) / GIB:8.2f}"
         )
     lines += [
-        "kept: activations in bf16 that autograd holds between a forward pass and its backward pass; workspaces come on top"
+        "kept: activations in bf16 that autograd holds between a forward and its backward pass; "
+        "workspaces come on top"
     ]
     return "\n".join(lines)
 
 
 def model_states(parts: list[Part], stage: int, gpus: int) -> tuple[float, float]:
-    """Bytes of weights, gradients and moments a GPU at a ZeRO stage, and of the averages, which every rank holds."""
+    """Return bytes per GPU of weights, gradients and moments at a ZeRO stage, and of the averages.
+
+    Every rank holds the averages whole.
+    """
     trained = sum(p.parameters for p in parts if p.trains)
     frozen = sum(p.parameters for p in parts if not p.trains)
     shared = [
@@ -121,7 +133,7 @@ def model_states(parts: list[Part], stage: int, gpus: int) -> tuple[float, float
 
 
 def measure(config: Config) -> list[Part]:
-    """The parts of a joint step, from forward passes over tensors without storage."""
+    """Return the parts of a joint step, from forward passes over tensors without storage."""
     recipe = RECIPES[config.joint.recipe]
     trains, reads = recipe.tokenizer_trains, recipe.readout != "none"
     with FakeTensorMode():
@@ -172,7 +184,8 @@ def measure(config: Config) -> list[Part]:
         ):
             discriminator = PatchDiscriminator(config.gan.filters, config.gan.layers)
             seen = _forward(discriminator, discriminator, images)
-            # twice forward and backward for real and fake, once through frozen weights for the tokenizer
+            # forward and backward for real and for fake images, and once through frozen weights
+            # for the tokenizer
             parts.append(
                 Part("discriminator", _count(discriminator), True, 8 * seen[0], 3 * seen[1])
             )
@@ -180,7 +193,10 @@ def measure(config: Config) -> list[Part]:
 
 
 def alone(config: Config) -> tuple[float, float]:
-    """FLOPs a step and image of the tokenizer in warm-up (with its discriminator, if it joins) and of the generator in stage 2."""
+    """Return FLOPs per step and image of the warm-up and of the generator in stage 2.
+
+    The warm-up's discriminator is counted if it joins before the end.
+    """
     with FakeTensorMode():
         tokenizer, guided = Tokenizer(config.tokenizer).eval(), _guided(config).eval()
         images = torch.empty(1, 3, config.data.size, config.data.size)
@@ -207,7 +223,7 @@ def _guided(config: Config) -> GuidedGenerator:
 
 
 def _condition(config: Config) -> Condition:
-    """One image's class, or a caption as long as any."""
+    """Return one image's class, or a caption of the greatest length."""
     if config.data.condition == "class":
         return torch.zeros(1, dtype=torch.int64)
     length = config.text.tokens + 1
@@ -220,7 +236,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _forward(module: nn.Module, call: Callable[..., Any], *inputs: Any) -> tuple[float, float]:
-    """FLOPs of a forward pass, and the bytes it keeps with two a value: activations, not the weights themselves."""
+    """Return FLOPs of a forward pass, and the bytes of activations that it keeps, two per value."""
     weights = {id(p) for p in module.parameters()}
     kept: dict[int, int] = {}
 

@@ -29,8 +29,8 @@ from gear.core.memory import keep_freed_memory
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
 
 if TYPE_CHECKING:
+    from gear.commands.checkpoint_metrics import Models
     from gear.evaluation.metric_protocol import Metric
-    from gear.runs.checkpoint_metrics import Models
 
 NICE = 19  # training goes first
 TRIES = 20  # states that vanish, one after the other, before giving up
@@ -139,7 +139,7 @@ class Monitor:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _measure(self, checkpoint: Checkpoint, draft: Path) -> dict[str, Any]:
-        from gear.runs import checkpoint_metrics
+        from gear.commands import checkpoint_metrics
 
         started = time.monotonic()
         device = checkpoint_metrics.named_device(self.device)

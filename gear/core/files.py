@@ -52,7 +52,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write deterministic JSON atomically: sorted keys, floats rounded to six significant digits."""
+    """Write JSON atomically, with sorted keys and floats of six significant digits."""
     text = json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
     replace_file(path, (text + "\n").encode())
 

@@ -16,7 +16,10 @@ class RunConfig(Section):
 
 
 class HostConfig(Section):
-    """How this machine does the work. No value here changes what a run computes, so no stage depends on it."""
+    """How this machine does the work.
+
+    No value here changes what a run computes, so no stage depends on it.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device to compute on; auto takes a GPU if there is one."
@@ -27,7 +30,8 @@ class HostConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
     activation_checkpointing: bool = Field(
         False,
-        description="Recompute the generator's blocks in the backward pass: less memory, a third more time.",
+        description="Recompute the generator's blocks in the backward pass: less memory, a third "
+        "more time.",
     )
     checkpoint_every: Positive = Field(100, description="Steps between resumable states.")
     log_every: Positive = Field(20, description="Steps between log lines.")

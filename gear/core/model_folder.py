@@ -31,7 +31,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         return result
     except OSError:
         raise InputError(
-            f"{folder}: no checkpoint here (config.json is missing): run the stage that makes it with `dvc repro`"
+            f"{folder}: no checkpoint here (config.json is missing): "
+            "run the stage that makes it with `dvc repro`"
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(f"{folder}/config.json: not JSON: {error}") from None
@@ -47,7 +48,8 @@ def load_weights(module: nn.Module, folder: Path) -> None:
         module.load_state_dict(weights, strict=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{folder}/model.safetensors: does not fit its config.json: {' '.join(str(error).split())[:300]}"
+            f"{folder}/model.safetensors: does not fit its config.json: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from None
 
 

@@ -21,7 +21,10 @@ class UndeclaredParamError(AttributeError):
 
 
 class Section(BaseModel):
-    """A part of params.yaml: frozen, every field with a default and one sentence, unknown keys refused."""
+    """A part of params.yaml.
+
+    It is frozen, every field has a default and a description, and unknown keys are refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,17 +41,21 @@ class Section(BaseModel):
         return cls.model_validate({name: values[name] for name in cls.model_fields})
 
     def restricted_to(self, names: Collection[str]) -> Self:
-        """Return a copy that holds only some of its fields; reading another raises `UndeclaredParamError`."""
+        """Return a copy with some of its fields; reading another raises `UndeclaredParamError`."""
         copy = self.model_copy()
         for name in set(type(self).model_fields) - set(names):
             copy.__dict__.pop(name)
         return copy
 
     def __getattr__(self, name: str) -> Any:
-        """Raise a clear error for a field that was left out; called only if the usual look-up fails."""
+        """Raise a clear error for a field that was left out.
+
+        Python calls this only if the usual look-up fails.
+        """
         if name in type(self).model_fields:
             raise UndeclaredParamError(
-                f"{type(self).__name__}.{name} is read by a stage that does not declare it in dvc.yaml"
+                f"{type(self).__name__}.{name} is read by a stage "
+                "that does not declare it in dvc.yaml"
             )
         return super().__getattr__(name)  # type: ignore[misc]
 

@@ -28,7 +28,8 @@ def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         line = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{file}: holds more than tensors and was not executed ({line}); save its state dict alone"
+            f"{file}: holds more than tensors and was not executed ({line}); "
+            "save its state dict alone"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise InputError(

@@ -1,6 +1,7 @@
 """Conditions of the generator: a class, or the text states of a caption (METHOD, Generator).
 
-B batch, T prefix length, D model width, C text width. Either becomes a prefix of vectors before the tokens.
+B batch, T prefix length, D model width, C text width. Either becomes a prefix of vectors before
+the tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Captions:
-    """Text states of B captions, right padded. The last position is padding in every row: it becomes the start vector.
+    """Text states of B captions, right padded.
 
-    states_BTC: (B, T, C), zeros in padding; real_BT: (B, T) bool, where there is text. Every row has at least one real position.
+    The last position is padding in every row: it becomes the start vector. Every row has at least
+    one real position.
+
+    states_BTC: (B, T, C), zeros in padding. real_BT: (B, T) bool, true where there is text.
     """
 
     states_BTC: torch.Tensor
@@ -81,9 +85,12 @@ class ClassEmbedding(nn.Module):
 
 
 class CaptionEmbedding(nn.Module):
-    """Text states through an MLP to the model's width. Padding is zeros before it, so the start vector is learned.
+    """An MLP from text states to the model's width.
 
-    `empty`: the states of the empty caption, (t, C): what a dropped caption becomes. Saved with the weights, not trained.
+    Padding is zeros before the MLP, so the start vector is learned.
+
+    empty: The states of the empty caption, (t, C), which a dropped caption becomes. They are saved
+        with the weights and not trained.
     """
 
     empty: torch.Tensor
@@ -98,7 +105,7 @@ class CaptionEmbedding(nn.Module):
         )
 
     def drop(self, captions: Captions, dropped_B: torch.Tensor) -> Captions:
-        """Return captions with the empty one where `dropped_B` is true, padded as long as needed."""
+        """Return captions, padded as needed, with the empty one where `dropped_B` is true."""
         length = max(captions.states_BTC.shape[1], len(self.empty) + 1)
         room = length - captions.states_BTC.shape[1]
         states, real = (

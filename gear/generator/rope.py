@@ -1,4 +1,4 @@
-"""2-D rotary positions: half of the channels of a head rotate with the row, half with the column."""
+"""2-D rotary positions: half of a head's channels rotate with the row, half with the column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ def rotary_table(
 ) -> torch.Tensor:
     """Return (cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
 
-    Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public weights were trained).
+    Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public
+    weights were trained).
 
     >>> rotary_table(grid=2, head_width=8, prefix=1, mode="identity").shape
     torch.Size([5, 4, 2])

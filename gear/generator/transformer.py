@@ -33,9 +33,10 @@ Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
 class GeneratorOutput(NamedTuple):
-    """`tap`: raw residual stream after the tap layer, (B, L, D); `logits`: (B, L, K), None when only the tap was asked for.
+    """What a forward pass returns; a tuple, as ZeRO-3 follows tensors into nothing else.
 
-    A tuple: ZeRO-3 follows tensors into nothing else.
+    tap: The raw residual stream after the tap layer, (B, L, D).
+    logits: (B, L, K); None if only the tap was asked for.
     """
 
     tap: torch.Tensor
@@ -231,7 +232,7 @@ class TokenEmbedding(nn.Embedding):
     """
 
     def forward(self, assignment: Assigned) -> torch.Tensor:
-        """Return rows of indices (B, L), or what a function makes of the table (K, D): (B, L, D)."""
+        """Return rows (B, L, D) of indices (B, L), or what a function makes of the table (K, D)."""
         return (
             super().forward(assignment)
             if isinstance(assignment, torch.Tensor)
@@ -242,8 +243,8 @@ class TokenEmbedding(nn.Embedding):
 class Generator(nn.Module):
     """Next-token prediction over a grid of codes, from hard indices or a soft assignment.
 
-    Conditioned on one of `classes`, or on captions where `empty_caption` gives the empty one's text states, (t, C): then the
-    first third of the blocks is dual-stream.
+    It is conditioned on one of `classes`, or on captions if `empty_caption` gives the text states
+    (t, C) of the empty one; then the first third of the blocks is dual-stream.
     """
 
     table: torch.Tensor

@@ -10,7 +10,8 @@ from torch import nn
 class Dropout(nn.Dropout):
     """`nn.Dropout`; on CPU its mask comes from 16 random bits an element, so `p` holds to 1/65536.
 
-    torch draws 32 bits an element there, one core at a time: a sixth of a small generator's training step.
+    torch draws 32 bits an element there, one core at a time: a sixth of a small generator's
+    training step.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """What made a run's results.
 
-Settings, hashes and versions are the same whoever runs it, and stand on the report page. The commit,
-the hardware and the threads differ from machine to machine: they stand in reports/provenance.json,
-in git beside dvc.lock, so that no hashed output changes with them.
+Settings, hashes and versions are the same whoever runs it, and stand on the report page. The
+commit, the hardware and the threads differ from machine to machine: they stand in
+reports/provenance.json, in git beside dvc.lock, so that no hashed output changes with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs side by side: arms of seeds, differences under one protocol, and how much sooner one reaches what another ends with."""
+"""Compare runs: arms of seeds, differences under one protocol, and speed of convergence."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ import numpy as np
 from gear.evaluation.metric_protocol import Metric, difference
 
 Rows = list[dict[str, float]]
-
 SEED = "run.seed"
-
 RESAMPLES = 4000
-
 COVER = 0.95  # of the bootstrap interval
 
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run: flat settings (`run.seed`, `joint.recipe`, ...), metric records, logged rows and seconds by stage."""
+    """A measured run.
+
+    settings: Flat: `run.seed`, `joint.recipe`, ...
+    code: Hash of the code that made it.
+    records: `{"value": ..., "protocol": ...}` by metric.
+    health: Usage and perplexity of the codebook, which have no protocol of their own.
+    conditions: What else has to be equal for a comparison: the data, the sample size of the curve.
+    curves: Logged rows by stage.
+    seconds: By stage; None if unknown.
+    """
 
     name: str
     commit: str
     settings: dict[str, Any]
-    code: str  # hash of the code that made it
-    records: dict[str, dict[str, Any]]  # {"value": …, "protocol": …}
-    health: dict[str, float] = field(
-        default_factory=dict
-    )  # codebook headline, without a protocol of its own
-    conditions: dict[str, Any] = field(
-        default_factory=dict
-    )  # what else has to be equal: data, the curve's N
+    code: str
+    records: dict[str, dict[str, Any]]
+    health: dict[str, float] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Rows] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
 
@@ -44,13 +46,12 @@ class Run:
         return self.settings.get(SEED)
 
     def arm(self) -> str:
-        """The same for runs that differ in the seed alone."""
-        return json.dumps(
-            [self.code, {k: v for k, v in self.settings.items() if k != SEED}], sort_keys=True
-        )
+        """Return what is the same for runs that differ in the seed alone."""
+        settings = {name: value for name, value in self.settings.items() if name != SEED}
+        return json.dumps([self.code, settings], sort_keys=True)
 
     def values(self) -> dict[str, float]:
-        """Every metric's value."""
+        """Return values by metric."""
         return {name: record["value"] for name, record in self.records.items()} | self.health
 
 
@@ -65,24 +66,28 @@ class Arm:
         return [run.values()[metric] for run in self.runs if metric in run.values()]
 
     def curve(self, stage: str, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps (S) that all seeds logged, and the quantity there, (seeds, S)."""
-        lines = [
+        """Return the steps (S,) that all seeds logged, and the quantity there, (seeds, S)."""
+        by_step = [
             {row["step"]: row[quantity] for row in run.curves.get(stage, []) if quantity in row}
             for run in self.runs
         ]
-        steps = sorted(set.intersection(*(set(line) for line in lines)))
-        return np.array(steps, dtype=float), np.array(
-            [[line[s] for s in steps] for line in lines], dtype=float
-        )
+        steps = sorted(set.intersection(*(set(values) for values in by_step)))
+        curves = [[values[step] for step in steps] for values in by_step]
+        return np.array(steps, dtype=float), np.array(curves, dtype=float)
 
     def seconds(self, stage: str) -> float | None:
-        """Mean over seeds; None where one is unknown."""
+        """Return the mean over seeds; None if one is unknown."""
         known = [run.seconds.get(stage) for run in self.runs]
-        return None if None in known or not known else mean(s for s in known if s is not None)
+        seconds = [value for value in known if value is not None]
+        return mean(seconds) if seconds and len(seconds) == len(known) else None
 
 
 def group(runs: list[Run]) -> list[Arm]:
-    """Arms in the order of their first runs, named by the settings in which they differ. Raises ValueError on a run given twice."""
+    """Return arms in the order of their first runs, named by the settings in which they differ.
+
+    Raises:
+        ValueError: if a run is given twice.
+    """
     arms: dict[str, list[Run]] = {}
     for run in runs:
         arms.setdefault(run.arm(), []).append(run)
@@ -91,7 +96,8 @@ def group(runs: list[Run]) -> list[Arm]:
         for run in same:
             if run.seed in seeds:
                 raise ValueError(
-                    f"{seeds[run.seed]} and {run.name} are one run: the same settings, code and seed"
+                    f"{seeds[run.seed]} and {run.name} are one run: "
+                    "the same settings, code and seed"
                 )
             seeds[run.seed] = run.name
     keys = differing([same[0].settings for same in arms.values()])
@@ -99,11 +105,13 @@ def group(runs: list[Run]) -> list[Arm]:
 
 
 def differing(settings: list[dict[str, Any]]) -> list[str]:
-    """Names of the settings, the seed apart, in which some differ."""
-    names = sorted({k for one in settings for k in one} - {SEED})
-    return [
-        k for k in names if len({json.dumps(one.get(k), sort_keys=True) for one in settings}) > 1
-    ]
+    """Return the names of settings, the seed apart, in which some runs differ."""
+    names = sorted({name for values in settings for name in values} - {SEED})
+
+    def count(name: str) -> int:
+        return len({json.dumps(values.get(name), sort_keys=True) for values in settings})
+
+    return [name for name in names if count(name) > 1]
 
 
 def _label(runs: list[Run], keys: list[str]) -> str:
@@ -113,18 +121,20 @@ def _label(runs: list[Run], keys: list[str]) -> str:
 
 
 def check_protocols(runs: list[Run]) -> None:
-    """Raises ValueError, naming metric, runs and how they differ, unless all were measured alike. Seeds may differ."""
+    """Check that all runs were measured under the same protocols; seeds may differ.
+
+    Raises:
+        ValueError: if not; the message names the metric, the runs and how they differ.
+    """
     first = runs[0]
     for other in runs[1:]:
-        pairs = [("conditions", Metric(0, first.conditions), Metric(0, other.conditions))]
-        pairs += [
-            (name, _metric(first, name), _metric(other, name))
-            for name in first.records
-            if name in other.records
-        ]
-        for name, one, two in pairs:
+        pairs = {"conditions": (Metric(0, first.conditions), Metric(0, other.conditions))}
+        shared = [name for name in first.records if name in other.records]
+        for name in shared:
+            pairs[name] = (_metric(first, name), _metric(other, name))
+        for name, (metric, other_metric) in pairs.items():
             try:
-                difference(one, two)
+                difference(metric, other_metric)
             except ValueError as error:
                 raise ValueError(f"{name} of {first.name} and {other.name}: {error}") from None
 
@@ -135,38 +145,56 @@ def _metric(run: Run, name: str) -> Metric:
 
 
 def metric_names(arms: list[Arm]) -> list[str]:
-    """Metrics of any run, in the order in which they were recorded."""
+    """Return the metrics of any run, in the order in which they were recorded."""
     return list(dict.fromkeys(name for arm in arms for run in arm.runs for name in run.values()))
 
 
 def mean_and_std(values: list[float]) -> str:
-    """Mean and standard deviation as text; `-` for none."""
+    """Return mean and standard deviation as text; `-` if there are no values.
+
+    >>> mean_and_std([1.0, 2.0])
+    '1.5 ± 0.71'
+    """
     if not values:
         return "-"
-    return f"{mean(values):.5g}" + (
-        f" ± {float(f'{stdev(values):.2g}'):g}" if len(values) > 1 else ""
-    )
+    text = f"{mean(values):.5g}"
+    if len(values) == 1:
+        return text
+    deviation = float(f"{stdev(values):.2g}")
+    return f"{text} ± {deviation:g}"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Steps of an arm to the target, steps of the baseline over them, and an interval of that ratio."""
+    """How soon an arm reaches the target, compared with the baseline.
+
+    steps: Of the arm to the target; None if it is not reached.
+    ratio: Steps of the baseline over those of the arm.
+    interval: Of the ratio; None if an arm has fewer than two seeds. A bound of 0 says that some
+        resamples do not reach the target.
+    """
 
     target: float
-    steps: float | None  # None: not reached
+    steps: float | None
     ratio: float | None
-    interval: (
-        tuple[float, float] | None
-    )  # None: fewer than two seeds in an arm; a bound of 0: not reached in some resamples
+    interval: tuple[float, float] | None
 
 
 def speed(
     baseline: tuple[np.ndarray, np.ndarray], arm: tuple[np.ndarray, np.ndarray]
 ) -> Speed | None:
-    """How much sooner an arm's mean curve falls to what the baseline's ends with; None where there is no curve.
+    """Return how much sooner an arm's mean curve falls to the end of the baseline's mean curve.
 
-    Curves are (steps, values by seed). Each resample draws seeds of both arms, independently and with replacement, and takes the
-    baseline's end anew; the interval is between quantiles of their ratios (percentile bootstrap, Efron 1979).
+    Each resample draws seeds of both arms, independently and with replacement, and takes the
+    baseline's end anew; the interval is between quantiles of the ratios (percentile bootstrap,
+    Efron 1979).
+
+    Args:
+        baseline: Steps (S,) and values (seeds, S).
+        arm: Likewise.
+
+    Returns:
+        None if there is no curve.
     """
     if not len(baseline[0]) or not len(arm[0]):
         return None
@@ -174,13 +202,11 @@ def speed(
     interval = None
     if len(baseline[1]) > 1 and len(arm[1]) > 1:
         random = np.random.default_rng(0)
-        ratios = [
-            _ratio(baseline[0], _resample(baseline[1], random), arm[0], _resample(arm[1], random))[
-                1
-            ]
-            or 0.0
-            for _ in range(RESAMPLES)
-        ]
+        ratios = []
+        for _ in range(RESAMPLES):
+            slow = _resample(baseline[1], random)
+            fast = _resample(arm[1], random)
+            ratios.append(_ratio(baseline[0], slow, arm[0], fast)[1] or 0.0)
         low, high = np.quantile(ratios, [(1 - COVER) / 2, (1 + COVER) / 2], method="nearest")
         interval = (float(low), float(high))
     return Speed(target, steps, ratio, interval)
@@ -194,17 +220,23 @@ def _resample(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def _ratio(
     base_steps: np.ndarray, base: np.ndarray, arm_steps: np.ndarray, arm: np.ndarray
 ) -> tuple[float, float | None, float | None]:
+    """Return the baseline's end, its steps to there over those of the arm, and those of the arm."""
     target = float(base[-1])
-    slow, fast = steps_to(base_steps, base, target), steps_to(arm_steps, arm, target)
-    return (
-        target,
-        None if fast is None or slow is None else slow / fast if fast else float("inf"),
-        fast,
-    )
+    slow = steps_to(base_steps, base, target)
+    fast = steps_to(arm_steps, arm, target)
+    if fast is None or slow is None:
+        return target, None, fast
+    return target, slow / fast if fast else float("inf"), fast
 
 
 def steps_to(steps: np.ndarray, values: np.ndarray, target: float) -> float | None:
-    """The step at which a curve first falls to `target`, on the straight line between two points; None where it never does."""
+    """Return the step at which a curve first falls to `target`; None if it never does.
+
+    Between two points the curve is a straight line.
+
+    >>> steps_to(np.array([0.0, 10.0]), np.array([4.0, 2.0]), 3.0)
+    5.0
+    """
     below = np.flatnonzero(values <= target)
     if not len(below):
         return None
@@ -216,7 +248,7 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float) -> float | No
 
 
 def quantities(arms: Iterable[Arm], stage: str) -> set[str]:
-    """What any run logged in a stage."""
+    """Return the names of what any run logged in a stage."""
     return {
         key for arm in arms for run in arm.runs for row in run.curves.get(stage, []) for key in row
     } - {"step"}

@@ -54,7 +54,7 @@ def in_order(lock: dict[str, Locked]) -> list[str]:
 
 
 def refuse_changes(root: Path, lock: dict[str, Locked]) -> None:
-    """Raise `InputError` if the pipeline, or a file that dvc.lock names, has uncommitted changes."""
+    """Raise `InputError` if the pipeline or a file of dvc.lock has uncommitted changes."""
     files = {LOCK, PIPELINE}
     for stage in lock.values():
         files |= {*stage.deps, *stage.outs, *stage.params}

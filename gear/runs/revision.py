@@ -37,7 +37,10 @@ HASH = "md5"
 
 @dataclass(frozen=True)
 class Locked:
-    """One stage of dvc.lock: what it read and made, each path with its md5 (a folder: `<md5>.dir`)."""
+    """One stage of dvc.lock: what it read and made, each path with its md5.
+
+    The md5 of a folder ends in `.dir`.
+    """
 
     name: str
     cmd: Any

@@ -66,7 +66,7 @@ class Assignment:
         return result
 
     def entropies(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean entropy of a token and the mean distribution (K,) of softmax(-d / 0.01)."""
+        """Return the mean entropy of a token and the mean (K,) of softmax(-d / 0.01)."""
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             affinity = -self._affinity(queries_ND) / SHARPNESS
@@ -137,7 +137,7 @@ def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
 
 
 def entropy_loss(token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
-    """Return E[H(p)] - H(mean p); minimising it asks for sharp assignments and even use of codes."""
+    """Return E[H(p)] - H(mean p); minimising it sharpens assignments and evens the use of codes."""
     mean_K = mean_over_ranks(mean_K)
     return token_entropy + (mean_K * mean_K.clamp(min=1e-12).log()).sum()
 

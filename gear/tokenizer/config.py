@@ -37,7 +37,8 @@ class TokenizerShape(Section):
         ):
             wanted = max(1, (self.codes - 1).bit_length())
             raise ValueError(
-                f"lfq's codes are the signs of its latent channels: set code_dim and z_channels to {wanted} and codes to {2**wanted}"
+                "lfq's codes are the signs of its latent channels: set code_dim and z_channels to "
+                f"{wanted} and codes to {2**wanted}"
             )
         return self
 
@@ -54,7 +55,8 @@ class TokenizerConfig(TokenizerShape):
     steps: Count = Field(400, description="Warm-up steps; may be 0 where `init` names a tokenizer.")
     init: PinnedFile = Field(
         PinnedFile(),
-        description="Native tokenizer to start from (`gear import` makes one): its model.safetensors.",
+        description="Native tokenizer to start from (`gear import` makes one): its "
+        "model.safetensors.",
     )
     batch: Positive = Field(64, description="Images a step over all ranks.")
     lr: Rate = Field(0.002, description="AdamW learning rate in warm-up.")

@@ -17,7 +17,7 @@ from gear.nn.attention import attend
 
 
 def groups(channels: int) -> int:
-    """Return the number of groups of a group norm: 32, or fewer so that a group keeps four channels.
+    """Return the number of groups of a group norm: 32, or fewer of at least four channels.
 
     A group of one channel would be an instance norm, which erases the mean of a channel and
     with it flat colour.
@@ -87,7 +87,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, with attention at the lowest, then the change of resolution."""
+    """Residual blocks at one resolution, attention at the lowest, then the change of resolution."""
 
     def __init__(self, inner: int, outer: int, blocks: int, *, attend: bool) -> None:
         super().__init__()

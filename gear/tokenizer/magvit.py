@@ -2,8 +2,9 @@
 
 Names of modules follow Open-MAGVIT2's checkpoints.
 
-No attention. The decoder's levels are conditioned on the whole latent: its spatial deviation scales and its mean shifts a
-group norm, so that global statistics need not pass through the conv stack.
+It has no attention. The decoder's levels are conditioned on the whole latent: its spatial deviation
+scales a group norm and its mean shifts it, so that global statistics need not pass through the
+convolutions.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 LlamaGen, taming (IBQ), Open-MAGVIT2 (LFQ), and GEAR's releases in all three layouts.
 
-Pure functions over state dicts; nothing here opens a file. The layouts are listed in GEAR, Backbones.
+Pure functions over state dicts; nothing here opens a file. The layouts are listed in GEAR,
+Backbones.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def _averaged(state: State) -> State:
     ]
     if rest:
         raise ValueError(
-            f"{len(found)} weights have an average and {len(rest)} have none, first {rest[0]}: half an average is no model"
+            f"{len(found)} weights have an average and {len(rest)} have none, first {rest[0]}: "
+            "half an average is no model"
         )
     return {
         key: found.get(key, value)

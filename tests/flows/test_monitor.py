@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 
+from gear.commands.checkpoint_metrics import models_of_state, named_device
 from gear.core.errors import InputError
 from gear.generator.inference import load_generator
-from gear.runs.checkpoint_metrics import models_of_state, named_device
 from gear.tokenizer.inference import load_tokenizer
 from tests.support.commands import ENV, gear, start_joint
 from tests.support.prefect_server import post

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gear.runs.checkpoint_metrics import settings_of_state
+from gear.commands.checkpoint_metrics import settings_of_state
 from tests.support.settings import tiny_settings, write_params
 
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from uuid import UUID
 
@@ -248,13 +249,19 @@ def _switch_on(wanted: set[tuple[str, str]]) -> list[str]:
             client.update_deployment_schedule(deployment_id, schedule_id, active=True)
         for deployment in sorted(client.read_deployments(), key=lambda d: d.name):
             times = ", ".join(
-                f"{getattr(s.schedule, 'cron', s.schedule)} {getattr(s.schedule, 'timezone', '')} "
-                f"{'on' if s.active else 'off'}"
-                for s in deployment.schedules
+                f"{_when(schedule.schedule)} {'on' if schedule.active else 'off'}"
+                for schedule in deployment.schedules
             )
             line = f"deployed {deployment.name} to pool {deployment.work_pool_name}"
             lines.append(f"{line}; schedule {times}" if times else line)
     return lines
+
+
+def _when(schedule: Any) -> str:
+    """Return a schedule in words, such as `30 1 * * * UTC` or `every 300 s`."""
+    if hasattr(schedule, "interval"):
+        return f"every {schedule.interval.total_seconds():g} s"
+    return f"{getattr(schedule, 'cron', schedule)} {getattr(schedule, 'timezone', '')}"
 
 
 TARGETS = {

@@ -18,7 +18,7 @@ from gear.data.shards import load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
 from gear.evaluation import codebook
-from gear.evaluation.feature_reference import load_feature_reference
+from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.inception_metrics import sample_metrics
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
 from gear.evaluation.metric_protocol import Metric

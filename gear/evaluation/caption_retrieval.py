@@ -17,7 +17,7 @@ import torch
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
-from gear.evaluation.feature_reference import FeatureReference
+from gear.evaluation.efficientnet_reference import FeatureReference
 from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 

@@ -16,7 +16,7 @@ from gear.data.images import Pixels
 from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
-from gear.evaluation.feature_reference import FeatureReference
+from gear.evaluation.efficientnet_reference import FeatureReference
 from gear.evaluation.metric_protocol import Metric
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer

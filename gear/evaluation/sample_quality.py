@@ -12,7 +12,7 @@ from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation import coverage
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.config import EvaluateConfig
-from gear.evaluation.feature_reference import FeatureReference
+from gear.evaluation.efficientnet_reference import FeatureReference
 from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 from gear.generator.config import SampleConfig

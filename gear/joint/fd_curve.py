@@ -10,7 +10,7 @@ import torch
 
 from gear.data.row_selection import batches, round_robin
 from gear.encoders.efficientnet import build_encoder
-from gear.evaluation.feature_reference import load_feature_reference
+from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.sample_quality import decoded_features
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions

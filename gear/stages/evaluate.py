@@ -14,7 +14,7 @@ from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.clip_score import clip_score
-from gear.evaluation.feature_reference import load_feature_reference
+from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.inception_metrics import reconstruction_metrics, sample_metrics
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
 from gear.evaluation.likelihood import likelihood

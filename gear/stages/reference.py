@@ -10,7 +10,7 @@ from gear.core.files import replace_folder
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
 from gear.encoders.inception import build_inception
-from gear.evaluation.feature_reference import save_feature_reference
+from gear.evaluation.efficientnet_reference import save_feature_reference
 from gear.evaluation.inception_statistics import save_training_statistics
 from gear.params import Config
 

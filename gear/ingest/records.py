@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from gear.data.near_twins import thumbnail
+from gear.data.shards import encode_png
+
 ONE_CLASS = "image"  # the class of samples without one
 
 
@@ -12,7 +17,7 @@ ONE_CLASS = "image"  # the class of samples without one
 class Picture:
     """An image at training size; all images of a concept are in the same split.
 
-    image: PNG.
+    image: PNG. thumbnail: (8, 8, 3) uint8, by which near-twins are found.
     """
 
     key: str
@@ -20,6 +25,14 @@ class Picture:
     category: str
     caption: str
     image: bytes
+    thumbnail: np.ndarray
+
+    @staticmethod
+    def of_pixels(
+        pixels: np.ndarray, key: str, concept: str, category: str, caption: str
+    ) -> Picture:
+        """Return the picture of pixels (S, S, 3) uint8."""
+        return Picture(key, concept, category, caption, encode_png(pixels), thumbnail(pixels))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
-from gear.data.shards import Spool, image_row, write_shards
+from gear.data.shards import Spool, decode, image_row, write_shards
 from gear.ingest.config import DataConfig
+from gear.ingest.groups import Entry, group_entries, hash_order, held_out
 from gear.ingest.openmoji import ATTRIBUTION
 from gear.ingest.records import Picture, Reject
 from gear.ingest.sources import read_pictures
@@ -42,7 +44,7 @@ def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
         _refuse_many(rejects, len(entries), data.max_reject_share)
         entries = _limit(entries, data.limit)
         classes = sorted({entry.category for entry in entries})
-        splits = _split(entries, data.val_share)
+        splits = _split(entries, data.val_share, spool)
         _require_classes(splits, classes)
         label_of = {name: number for number, name in enumerate(classes)}
         size = (data.size, data.size)
@@ -73,30 +75,25 @@ def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
     replace_folder(folder, fill)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A picture without its bytes, which lie in the spool at `place`."""
-
-    place: int
-    key: str
-    concept: str
-    category: str
-    caption: str
-
-
 def _spool_pictures(
     pictures: Iterable[Picture | Reject], spool: Spool
-) -> tuple[list[_Entry], list[dict[str, str]]]:
+) -> tuple[list[Entry], list[dict[str, str]]]:
     """Append pictures to the spool in order; return their entries, and the table of rejects."""
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     rejects: list[dict[str, str]] = []
     for picture in pictures:
         if isinstance(picture, Reject):
             rejects.append({"file": picture.file, "reason": picture.reason})
         else:
             entries.append(
-                _Entry(
-                    len(entries), picture.key, picture.concept, picture.category, picture.caption
+                Entry(
+                    place=len(entries),
+                    key=picture.key,
+                    concept=picture.concept,
+                    category=picture.category,
+                    caption=picture.caption,
+                    sha256=hashlib.sha256(picture.image).hexdigest(),
+                    thumbnail=picture.thumbnail,
                 )
             )
             spool.append(picture.image)
@@ -116,45 +113,38 @@ def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> 
     )
 
 
-def _order(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _limit(entries: list[_Entry], limit: int) -> list[_Entry]:
+def _limit(entries: list[Entry], limit: int) -> list[Entry]:
     """Return the first `limit` entries in hash order, from each class in turn; all if 0."""
     if not limit or limit >= len(entries):
         return entries
     by_class = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: _order(e.key)):
+    for entry in sorted(entries, key=lambda e: hash_order(e.key)):
         by_class[entry.category].append(entry)
     turns = [(turn, name) for name, members in by_class.items() for turn in range(len(members))]
     keys = {by_class[name][turn].key for turn, name in sorted(turns)[:limit]}
     return [entry for entry in entries if entry.key in keys]
 
 
-def _split(entries: list[_Entry], val_share: float) -> dict[str, list[_Entry]]:
-    """Return the entries of the `train` and `val` splits, by concept.
+def _split(entries: list[Entry], val_share: float, spool: Spool) -> dict[str, list[Entry]]:
+    """Return the entries of the `train` and `val` splits; no group of entries is on both sides."""
 
-    Of each class, the concepts with the lowest hashes are held out, at least one if it has two.
-    """
-    by_class: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        by_class[entry.category].add(entry.concept)
-    held_out: set[str] = set()
-    for concepts in by_class.values():
-        count = max(1, round(val_share * len(concepts))) if len(concepts) > 1 else 0
-        held_out.update(sorted(concepts, key=_order)[:count])
-    return {
-        "train": [entry for entry in entries if entry.concept not in held_out],
-        "val": [entry for entry in entries if entry.concept in held_out],
-    }
+    def read(positions: np.ndarray) -> np.ndarray:
+        images = spool.read([entries[n].place for n in positions])
+        return np.stack([decode(image) for image in images])
+
+    groups = group_entries(entries, read)
+    val = held_out(entries, groups, val_share)
+    splits: dict[str, list[Entry]] = {"train": [], "val": []}
+    for entry, group in zip(entries, groups.tolist(), strict=True):
+        splits["val" if group in val else "train"].append(entry)
+    return splits
 
 
-def _require_classes(splits: dict[str, list[_Entry]], classes: list[str]) -> None:
+def _require_classes(splits: dict[str, list[Entry]], classes: list[str]) -> None:
     for name, members in splits.items():
         if missing := set(classes) - {entry.category for entry in members}:
             raise Refused(
-                f"class {min(missing)!r} has no image for the {name} split: "
-                "give it at least two images",
+                f"class {min(missing)!r} has no image for the {name} split: give it at least two "
+                "images that are no duplicates or near-twins of each other",
                 [],
             )

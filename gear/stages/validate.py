@@ -17,7 +17,7 @@ def run(config: Config) -> None:
         InputError: if an expectation fails.
     """
     manifest = load_manifest(paths.SHARDS)
-    rows = frame(paths.SHARDS, manifest["size"], config.run.seed)
+    rows = frame(paths.SHARDS, manifest["size"])
     results = validate(rows, manifest, config.data, paths.DATA_DOCS)
     failed = [record for record in results if not record["success"]]
     summary = {

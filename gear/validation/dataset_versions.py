@@ -59,7 +59,7 @@ def check(data: DataConfig, root: str, workers: int, seed: int) -> str:
             message = _quarantine(verdict, [str(refused)], refused.rejects)
             raise InputError(message) from None
         manifest = load_manifest(paths.INCOMING)
-        rows = frame(paths.INCOMING, manifest["size"], seed)
+        rows = frame(paths.INCOMING, manifest["size"])
         identity = _identity(rows, manifest)
         verdict |= {name: manifest[name] for name in ("classes", "rejected")}
         verdict |= {"version": identity["version"], "rows": len(rows)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import pandas as pd
 
 from gear.core.errors import InputError
 from gear.data.captions import MAX_LENGTH, is_text
-from gear.data.shards import decode, open_shard
+from gear.data.near_twins import THUMBNAIL, near_twins_between, thumbnail
+from gear.data.shards import DECODERS, decode, open_shard, read_split
 from gear.ingest.config import DataConfig
 
-DECODED = 256  # random rows whose images are decoded
+UNREADABLE = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+MAX_NEAR_TWINS = 0.01  # share of validation images that may look like a training image
 
 
-def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
+def frame(folder: Path, size: int) -> pd.DataFrame:
     """Return the rows of both splits without images, with columns that the suite checks.
 
-    The columns are split, sha_ok, decodable, caption_length, caption_is_text and in_both_splits.
-    All images are hashed; those of `DECODED` random rows are decoded too.
+    The columns are split, sha_ok, decodable, caption_length, caption_is_text, key_in_both_splits,
+    image_in_both_splits and looks_like_training (of validation rows). All images are hashed and
+    decoded.
 
     Raises:
         InputError: if there are no shards.
@@ -34,35 +38,60 @@ def frame(folder: Path, size: int, seed: int) -> pd.DataFrame:
     ]
     if not files:
         raise InputError(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
-    total = sum(file.metadata.num_rows for _, file in files)
-    decoded = set(np.random.default_rng(seed).permutation(total)[:DECODED].tolist())
     parts: list[pd.DataFrame] = []
-    start = 0
+    thumbnails: list[np.ndarray] = []
     for split, file in files:
         for group in range(file.num_row_groups):
             part = file.read_row_group(group).to_pandas()
             images = part.pop("image")
             part["split"] = split
-            part["sha_ok"] = [hashlib.sha256(image).hexdigest() for image in images]
-            part["sha_ok"] = part["sha_ok"] == part["sha256"]
-            part["decodable"] = [
-                start + n not in decoded or _decodes(image, size) for n, image in enumerate(images)
-            ]
+            digests = [hashlib.sha256(image).hexdigest() for image in images]
+            part["sha_ok"] = digests == part["sha256"]
+            part["image_sha256"] = digests
+            shown = list(DECODERS.map(partial(_thumbnail, size=size), images))
+            part["decodable"] = [small is not None for small in shown]
+            thumbnails += [UNREADABLE if small is None else small for small in shown]
             parts.append(part)
-            start += len(part)
     rows = pd.concat(parts, ignore_index=True)
     rows["caption_length"] = rows["caption"].fillna("").str.strip().str.len()
     rows["caption_is_text"] = [is_text(caption) for caption in rows["caption"].fillna("")]
-    train, val = (set(rows.loc[rows["split"] == split, "key"]) for split in ("train", "val"))
-    rows["in_both_splits"] = rows["key"].isin(train & val)
-    return rows
+    for name, column in (("key", "key"), ("image", "image_sha256")):
+        train = rows.loc[rows["split"] == "train", column]
+        val = rows.loc[rows["split"] == "val", column]
+        rows[f"{name}_in_both_splits"] = rows[column].isin(set(train) & set(val))
+    rows["looks_like_training"] = _looks_like_training(folder, rows, np.stack(thumbnails))
+    return rows.drop(columns="image_sha256")
 
 
-def _decodes(image: bytes, size: int) -> bool:
+def _looks_like_training(folder: Path, rows: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
+    """Return whether each validation image is a near-twin of a training image; None elsewhere."""
+    readable = rows["decodable"].to_numpy()
+    val = np.flatnonzero(readable & (rows["split"] == "val").to_numpy())
+    train = np.flatnonzero(readable & (rows["split"] == "train").to_numpy())
+    looks = pd.Series(None, index=rows.index, dtype=object)
+    looks[val] = False
+    if len(val) and len(train):
+        splits = [read_split(folder / name) for name in ("train", "val")]
+        start = len(splits[0])
+
+        def read(positions: np.ndarray) -> np.ndarray:
+            in_train = positions < start
+            images = [splits[0].images(positions[in_train])] if in_train.any() else []
+            images += [splits[1].images(positions[~in_train] - start)] if not in_train.all() else []
+            return np.concatenate(images)
+
+        pairs = near_twins_between(val, train, thumbnails, read)
+        looks[np.unique(pairs[:, 0])] = True
+    return looks
+
+
+def _thumbnail(image: bytes, *, size: int) -> np.ndarray | None:
+    """Return the thumbnail of an encoded image; None if it is not one of `size` pixels a side."""
     try:
-        return decode(image).shape == (size, size, 3)
+        pixels = decode(image)
     except (OSError, ValueError, SyntaxError):
-        return False
+        return None
+    return thumbnail(pixels) if pixels.shape == (size, size, 3) else None
 
 
 def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
@@ -74,7 +103,8 @@ def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
     true_columns = {
         "sha_ok": [True],
         "decodable": [True],
-        "in_both_splits": [False],
+        "key_in_both_splits": [False],
+        "image_in_both_splits": [False],
         "caption_is_text": [True],
     }
     suite = [
@@ -99,6 +129,11 @@ def expectations(manifest: dict[str, Any], data: DataConfig) -> list[Any]:
         gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values)
         for column, values in true_columns.items()
     ]
+    suite.append(
+        gxe.ExpectColumnValuesToBeInSet(
+            column="looks_like_training", value_set=[False], mostly=1 - MAX_NEAR_TWINS
+        )
+    )
     if data.condition == "caption":
         distinct = 1.0 - data.max_duplicate_captions
         suite.append(

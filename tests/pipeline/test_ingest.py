@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gear import params as config
 from gear import paths
-from gear.data.shards import read_split
-from gear.ingest.openmoji import SPLIT_OUT
+from gear.data.shards import encode_png, read_split, write_shards
 from gear.stages import ingest, validate
 from tests.support.datasets import settings
 
@@ -45,11 +46,6 @@ def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path)
     assert len(train) + len(val) == 64
     assert set(train.labels) == set(val.labels) == set(range(8))
     assert train.images(np.array([3, 0])).shape == (2, 32, 32, 3)
-
-    def concept(key: str) -> str:
-        return "-".join(part for part in key.split("-") if part not in SPLIT_OUT)
-
-    assert not {concept(k) for k in train.keys} & {concept(k) for k in val.keys}
     validate.run(chosen)
     summary = json.loads(paths.VALIDATION_METRICS.read_text())
     assert summary["passed"]
@@ -122,3 +118,46 @@ def test_a_shard_that_is_not_parquet_or_lacks_a_column_is_named(tmp_path: Path) 
     pq.write_table(table.drop(["sha256"]), shard)
     with pytest.raises(config.InputError, match="no column 'sha256'"):
         read_split(paths.SHARDS / "train")
+
+
+def test_duplicates_under_other_names_and_mirrored_stay_on_one_side(tmp_path: Path) -> None:
+    root = folder(tmp_path, good=12)
+    for file in sorted(root.glob("*/*.png")):
+        shutil.copy(file, file.with_name(f"copy-of-{file.name}"))
+        with Image.open(file) as opened:
+            mirrored = ImageOps.mirror(opened)
+        mirrored.save(file.with_name(f"mirrored-{file.stem}.webp"), lossless=True)
+    ingest.run(settings(source="folder", root=str(root), val_share=0.25))
+    train, val = read_split(paths.SHARDS / "train"), read_split(paths.SHARDS / "val")
+    assert len(train) + len(val) == 72
+    assert len(val) == 18
+
+    def originals(keys: list[str]) -> set[str]:
+        names = [Path(key).with_suffix("").as_posix() for key in keys]
+        return {name.replace("copy-of-", "").replace("mirrored-", "") for name in names}
+
+    assert not originals(train.keys) & originals(val.keys)
+    validate.run(settings())
+
+
+@pytest.mark.parametrize("change", [lambda image: image, ImageOps.mirror], ids=["same", "mirrored"])
+def test_a_training_image_in_validation_closes_the_gate(
+    tmp_path: Path, change: Callable[[Image.Image], Image.Image]
+) -> None:
+    ingest.run(settings(limit=64))
+    file = next((paths.SHARDS / "val").glob("*.parquet"))
+    rows = pq.ParquetFile(file).read().to_pylist()
+    image = read_split(paths.SHARDS / "train").images(np.array([3]))[0]
+    forged = encode_png(np.asarray(change(Image.fromarray(image))))
+    rows[0] |= {"image": forged, "sha256": hashlib.sha256(forged).hexdigest()}
+    file.unlink()
+    write_shards(rows, file.parent)
+    with pytest.raises(config.InputError, match="looks_like_training"):
+        validate.run(settings())
+    failed = [
+        record["column"]
+        for record in json.loads(paths.VALIDATION_METRICS.read_text())["results"]
+        if not record["success"]
+    ]
+    same = change(Image.fromarray(image)).tobytes() == image.tobytes()
+    assert failed == (["image_in_both_splits"] if same else []) + ["looks_like_training"]

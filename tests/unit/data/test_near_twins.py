@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+
+from gear.data.near_twins import MAX_RMSE, average_pool, near_twins, near_twins_between, thumbnail
+from tests.support.images import blotches
+
+
+def pairs_by_brute_force(images: np.ndarray) -> set[tuple[int, int]]:
+    small = average_pool(images, 32)
+    pairs = set()
+    for i in range(len(images)):
+        for j in range(i + 1, len(images)):
+            plain = ((small[i] - small[j]) ** 2).mean()
+            mirrored = ((small[i] - small[j, :, ::-1]) ** 2).mean()
+            if min(plain, mirrored) <= MAX_RMSE**2:
+                pairs.add((i, j))
+    return pairs
+
+
+def variants(seed: int) -> np.ndarray:
+    """Return blotchy images, each with a mirrored, a noisy, a brighter and a darker variant."""
+    rng = np.random.default_rng(seed)
+    images = blotches(seed, count=12, size=64)
+    noisy = images + rng.normal(0, 15, images.shape)
+    parts = [images, images[:, :, ::-1], noisy, images + 12.0, images - 20.0]
+    return np.concatenate(parts).clip(0, 255).round().astype(np.uint8)
+
+
+def test_search_finds_the_pairs_that_a_comparison_of_all_finds() -> None:
+    images = variants(0)
+    found = near_twins(thumbnail(images), lambda positions: images[positions])
+    expected = pairs_by_brute_force(images)
+    assert len(expected) >= len(images)
+    assert {(int(a), int(b)) for a, b in found} == expected
+
+
+def test_pairs_between_two_sets_are_those_with_one_in_each() -> None:
+    images = variants(1)
+    first = np.arange(0, len(images), 5)
+    second = np.setdiff1d(np.arange(len(images)), first)
+    found = near_twins_between(first, second, thumbnail(images), lambda p: images[p])
+    crossing = {
+        (a, b) if a in first else (b, a)
+        for a, b in pairs_by_brute_force(images)
+        if (a in first) != (b in first)
+    }
+    assert crossing
+    assert {(int(a), int(b)) for a, b in found} == crossing
+
+
+def test_no_images_have_no_pairs() -> None:
+    nothing = np.zeros((0, 8, 8, 3), np.uint8)
+    assert near_twins(nothing, lambda positions: nothing).shape == (0, 2)

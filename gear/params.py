@@ -19,7 +19,7 @@ from gear.core.settings import Section
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
 from gear.generator.config import GeneratorConfig, SampleConfig
-from gear.ingest.config import DataConfig
+from gear.ingest.config import PACKAGED, DataConfig
 from gear.joint.config import JointConfig
 from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
@@ -73,9 +73,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.data.source != "openmoji" and not self.data.root:
+        if self.data.source != "openmoji" and self.data.root in ("", PACKAGED):
             raise ValueError(
-                f"data.source is {self.data.source} and data.root is empty: name its folder"
+                f"data.source is {self.data.source} and data.root is {self.data.root!r}: "
+                "name the folder of its images"
+            )
+        if self.data.source == "openmoji" and self.data.root != PACKAGED:
+            raise ValueError(
+                f"data.source is openmoji and data.root is {self.data.root!r}: set data.root to "
+                f"{PACKAGED}, or data.source to what lies there"
             )
         if self.sample.prompts and self.data.condition == "class":
             raise ValueError(

@@ -92,6 +92,7 @@ CASES = (
     Case("gear/training/loop.py", TRAININGS, append("gear/training/loop.py")),
     Case("gear/joint/step.py", {"joint", "generator"}, append("gear/joint/step.py")),
     Case("gear/ingest/decode.py", {"ingest"}, append("gear/ingest/decode.py")),
+    Case("an image in data.root", {"ingest"}, append("gear/ingest/openmoji.md")),
     Case("one stage's own file", {"sample"}, append("gear/stages/sample.py")),
     Case(
         "joint.lambda_tok",

@@ -82,8 +82,12 @@ def _read(revision: Revision) -> Run:
         raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
     settings = flatten(revision.read_yaml(str(paths.PARAMS)))
     made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
+    images = settings.get("data.root")
     code = {
-        path: md5 for stage in lock.values() for path, md5 in stage.deps.items() if path not in made
+        path: md5
+        for stage in lock.values()
+        for path, md5 in stage.deps.items()
+        if path not in made and path != images
     }
     costs_by_stage = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     return Run(

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from gear.core.settings import Count, Section, Share
 
+PACKAGED = "gear/ingest/openmoji.md"  # the `root` of the packaged images, and what they are
+
 
 class DataConfig(Section):
     """Where images come from and how they become shards."""
@@ -17,7 +19,11 @@ class DataConfig(Section):
         description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), "
         "`webdataset` (tar shards) or `huggingface` (a dataset on disk).",
     )
-    root: str = Field("", description="Folder of every source but the packaged one.")
+    root: str = Field(
+        PACKAGED,
+        description="Folder of the images; ingest runs again when a file in it changes. The "
+        "packaged images have none: leave the file that describes them.",
+    )
     condition: Literal["class", "caption"] = Field(
         "class", description="What the generator is given: the class, or the caption."
     )

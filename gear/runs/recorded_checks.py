@@ -11,7 +11,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from dvc.dvcfile import load_file
 from dvc.exceptions import DvcException
+from dvc.repo import Repo
 from dvc.utils.serialize import load_path
 from dvc_objects.fs.local import LocalFileSystem
 
@@ -87,6 +89,12 @@ def require_inputs(
         for path, md5 in lock[name].deps.items():
             if revision.in_git(path):
                 continue
+            if Path(path).is_absolute():
+                if not Path(path).exists():
+                    raise InputError(
+                        f"stage {name} reads {path}, which is not on this machine: put it there"
+                    )
+                continue
             if path in uncached:
                 raise InputError(
                     f"stage {name} reads {path}, which {revision.name} lacks: "
@@ -106,6 +114,13 @@ def pipeline_of(revision: Revision) -> dict[str, Any]:
     return revision.read_yaml(PIPELINE).get("stages") or {}
 
 
+def _resolved_pipeline(clone: Path) -> dict[str, Any]:
+    """Return the stages of dvc.yaml with params in place of `${...}`."""
+    with Repo(str(clone)) as repo:
+        resolved = load_file(repo, str(clone / PIPELINE)).resolver.resolve()
+    return dict(resolved.get("stages") or {})
+
+
 def entries(stage: dict[str, Any], *kinds: str) -> Iterator[tuple[str, Any]]:
     """Yield the name and options of a stage's outs, params ...: each is a name, or a mapping."""
     for kind in kinds:
@@ -120,7 +135,7 @@ def recorded_checks(
 
     clone: a clean checkout of the revision.
     """
-    pipeline = pipeline_of(revision)
+    pipeline = _resolved_pipeline(clone)
     checks = [
         Check(name, "stage", f"in {PIPELINE}", "only there", DIFFERS)
         for name in pipeline
@@ -133,7 +148,7 @@ def recorded_checks(
         code = {
             path: md5
             for path, md5 in stage.deps.items()
-            if path not in made and (clone / path).exists()
+            if path not in made and not Path(path).is_absolute() and (clone / path).exists()
         }
         checks += _definition(stage, pipeline.get(name), code, clone)
         for path, md5 in {**stage.deps, **stage.outs}.items():
@@ -218,10 +233,14 @@ def _look_up(tree: Any, name: str) -> Any:
 
 
 def _content(stage: str, path: str, md5: str, cache: Cache, clone: Path) -> Check:
-    """Check a recorded input or output: in git if it is small and uncached, else in the cache."""
+    """Check a recorded input or output.
+
+    It is in the cache, in git if it is small and uncached, or outside the checkout.
+    """
     if (clone / path).exists():
         got = content_md5(clone, path)
-        return Check(stage, f"{path} in git", md5, got, SAME if got == md5 else DIFFERS)
+        place = "on this machine" if Path(path).is_absolute() else "in git"
+        return Check(stage, f"{path} {place}", md5, got, SAME if got == md5 else DIFFERS)
     what = f"{path} in the cache"
     try:
         damaged = cache.damaged_files(md5)

@@ -40,7 +40,9 @@ class Rerun:
         Returns:
             The reason of a failure; empty if there was none.
         """
-        inputs = [path for path in stage.deps if path not in remade]
+        inputs = [
+            path for path in stage.deps if path not in remade and not Path(path).is_absolute()
+        ]
         in_git = [path for path in inputs if self.revision.in_git(path)]
         _git(self.folder, "checkout", "--quiet", "HEAD", "--", LOCK, *in_git)
         if placed := [path for path in inputs if path not in in_git]:

@@ -34,6 +34,7 @@ VERSIONS = Path("data/versions")  # a small table of the last accepted version
 REPORTS = Path("reports")
 VALIDATION_METRICS = REPORTS / "validation.json"
 METRICS = REPORTS / "metrics.json"
+NEAREST_TRAINING = REPORTS / "nearest-training.json"  # the samples nearest to a training image
 CODEBOOK_METRICS = REPORTS / "codebook.json"
 DATASET_VERDICT = REPORTS / "dataset.json"  # of the last check of a data version
 SAMPLE_GRID = REPORTS / "samples.png"

@@ -1,7 +1,14 @@
-"""Find samples that copy training images."""
+"""Find samples that copy training images.
+
+A generator knows training images only as tokens, so samples are compared with training images
+that went through the tokenizer too, and with their tokens. Thresholds come from validation images
+through the same tokenizer: 1 % of them count as copies.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,47 +16,147 @@ import torch
 import torch.nn.functional as F
 
 from gear.data.images import Pixels
-from gear.data.row_selection import batches
+from gear.data.row_selection import batches, evenly_spaced
 from gear.data.shards import Split
 from gear.evaluation.metric_protocol import Metric
+from gear.tokenizer.inference import decode_tokens, encode_images
+from gear.tokenizer.model import Tokenizer
 
-IMAGES = 50_000  # of a split, at most, that are compared with the training set
-ROWS = 1024  # of one side of a distance matrix held at a time
+IMAGES = 50_000  # of validation or samples, at most, that are compared with the training set
+ROWS = 1024  # of one side of a matrix held at a time
 THUMBNAIL = 32
-COPY_SHARE = 0.01
+COPY_SHARE = 0.01  # of validation images, below whose distance a sample counts as a copy
+
+
+@dataclass(frozen=True)
+class NearestTraining:
+    """The nearest training image of each of N images.
+
+    distance: (N,) float32, RMSE of pixels in 0..255.
+    row: (N,) int64, the nearest training image by pixels.
+    agreement: (N,) float32, the share of tokens equal to those of that image.
+    """
+
+    distance: np.ndarray
+    row: np.ndarray
+    agreement: np.ndarray
 
 
 def share_of_copies(
-    train: Split, val: Split, samples: Split, *, flip: bool, protocol: dict[str, Any]
-) -> dict[str, Metric]:
-    """Return `memorised`, the share of samples that count as copies, and the same for validation.
+    tokenizer: Tokenizer,
+    train: Split,
+    val: Split,
+    samples: Split,
+    tokens_NL: np.ndarray,
+    *,
+    flip: bool,
+    protocol: dict[str, Any],
+) -> tuple[dict[str, Metric], NearestTraining]:
+    """Return the shares of samples that count as copies, and the nearest training image of each.
 
-    A sample is a copy if it is nearer to a training image than the nearest 1 % of validation
-    images are.
+    `memorised` counts samples nearer to a decoded training image than the nearest 1 % of decoded
+    validation images are. `memorised_tokens` counts those that share more tokens with that image
+    than 99 % of validation images do with theirs. The names with `_floor` are the same shares of
+    the validation images.
 
-    flip: compare with mirrored training images too. protocol: how the samples were drawn.
+    Args:
+        tokenizer: The tokenizer that decoded the samples.
+        train: The training images.
+        val: The validation images.
+        samples: The decoded samples.
+        tokens_NL: Their tokens.
+        flip: Whether to compare with mirrored training images too.
+        protocol: How the samples were drawn.
     """
-    held_out = thumbnails(val.subset(IMAGES))
-    drawn = thumbnails(samples.subset(IMAGES))
-    both = np.concatenate([held_out, drawn])
-    distances = nearest_training_distance(both, train, mirrored=flip)
-    unseen, near = distances[: len(held_out)], distances[len(held_out) :]
-    threshold = copy_threshold(unseen)
-    rule = {
-        "rule": "pixel RMSE to the nearest training image, mirrored ones too, "
-        "under the closest 1 % of validation",
-        "side": held_out.shape[1],
-        "threshold": threshold,
+    val_tokens = encode_images(tokenizer, val.subset(IMAGES))
+    val_thumbnails = thumbnails(decode_tokens(tokenizer, val_tokens))
+    both = nearest_training(
+        np.concatenate([val_thumbnails, thumbnails(samples.subset(IMAGES))]),
+        np.concatenate([val_tokens, tokens_NL[evenly_spaced(len(tokens_NL), IMAGES)]]),
+        _training_views(tokenizer, train, flip),
+    )
+    held_out = len(val_tokens)
+    distance = float(np.quantile(both.distance[:held_out], COPY_SHARE))
+    agreement = float(np.quantile(both.agreement[:held_out], 1 - COPY_SHARE))
+    views = "images and their mirror images" if flip else "images"
+    pixels = {
+        "rule": f"pixel RMSE to the nearest of the training {views}, decoded, "
+        f"under the closest {COPY_SHARE:.0%} of decoded validation images",
+        "side": val_thumbnails.shape[1],
+        "threshold": distance,
     }
-    return {
-        "memorised": Metric(float((near < threshold).mean()), {**protocol, **rule}),
-        "memorised_by_rule_val": Metric(float((unseen < threshold).mean()), rule),
+    tokens = {
+        "rule": f"share of tokens equal to those of the nearest of the training {views}, "
+        f"over that of {1 - COPY_SHARE:.0%} of validation images",
+        "threshold": agreement,
     }
+    near = both.distance < distance
+    alike = both.agreement > agreement
+    metrics = {
+        "memorised": Metric(float(near[held_out:].mean()), {**protocol, **pixels}),
+        "memorised_floor": Metric(float(near[:held_out].mean()), pixels),
+        "memorised_tokens": Metric(float(alike[held_out:].mean()), {**protocol, **tokens}),
+        "memorised_tokens_floor": Metric(float(alike[:held_out].mean()), tokens),
+    }
+    of_samples = NearestTraining(
+        both.distance[held_out:], both.row[held_out:], both.agreement[held_out:]
+    )
+    return metrics, of_samples
 
 
-def copy_threshold(val_to_train: np.ndarray) -> float:
-    """Return the 1st percentile of validation-to-training distances; copies are below it."""
-    return float(np.quantile(val_to_train, COPY_SHARE))
+def nearest_table(nearest: NearestTraining, count: int) -> list[dict[str, Any]]:
+    """Return the `count` images that are nearest to a training image, nearest first."""
+    return [
+        {
+            "sample": int(number),
+            "training_row": int(nearest.row[number]),
+            "distance": float(nearest.distance[number]),
+            "agreement": float(nearest.agreement[number]),
+        }
+        for number in np.argsort(nearest.distance, kind="stable")[:count]
+    ]
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """Some training images through the tokenizer.
+
+    rows: (n,) int64. tokens: (n, L) int64. thumbnails: (n, h, w, 3) float32, decoded.
+    """
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    thumbnails: np.ndarray
+
+
+def _training_views(tokenizer: Tokenizer, train: Split, flip: bool) -> Iterator[TrainingView]:
+    """Yield the training images, and their mirror images if `flip`, a part at a time."""
+    for part in batches(len(train), 16 * ROWS):
+        pixels = train[part]
+        rows = np.arange(part.start, part.start + len(pixels))
+        for view in (pixels, pixels[:, :, ::-1]) if flip else (pixels,):
+            tokens = encode_images(tokenizer, np.ascontiguousarray(view))
+            yield TrainingView(rows, tokens, thumbnails(decode_tokens(tokenizer, tokens)))
+        if len(train) > 16 * ROWS:
+            print(f"memorisation: {rows[-1] + 1} of {len(train)} training images", flush=True)
+
+
+def nearest_training(
+    thumbnails_NHWC: np.ndarray, tokens_NL: np.ndarray, views: Iterator[TrainingView]
+) -> NearestTraining:
+    """Return the nearest training image of each of N images."""
+    count = len(tokens_NL)
+    distance = np.full(count, np.inf, np.float32)
+    row = np.zeros(count, np.int64)
+    agreement = np.zeros(count, np.float32)
+    for view in views:
+        near, place = nearest(thumbnails_NHWC, view.thumbnails)
+        nearer = near < distance
+        distance[nearer] = near[nearer]
+        row[nearer] = view.rows[place[nearer]]
+        equal = tokens_NL[nearer] == view.tokens[place[nearer]]
+        agreement[nearer] = equal.mean(axis=1)
+    return NearestTraining(distance, row, agreement)
 
 
 def thumbnails(pixels: Pixels) -> np.ndarray:
@@ -65,27 +172,16 @@ def thumbnails(pixels: Pixels) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def nearest_training_distance(
-    thumbnails_NHWC: np.ndarray, known: Pixels, *, mirrored: bool
-) -> np.ndarray:
-    """Return the distance of each thumbnail to the nearest known image, (N,) float32.
+def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the RMS difference of each image of `a` to the nearest of `b`, and its position.
 
-    mirrored: compare with mirrored images too. Known images are read a part at a time.
+    >>> distance, position = nearest(np.array([[0.0, 0.0]]), np.array([[9.0, 9.0], [3.0, 3.0]]))
+    >>> distance.tolist(), position.tolist()
+    ([3.0], [1])
     """
-    best = np.full(len(thumbnails_NHWC), np.inf, np.float32)
-    for part in batches(len(known), 16 * ROWS):
-        some = thumbnails(known[part])
-        for view in (some, some[:, :, ::-1]) if mirrored else (some,):
-            best = np.minimum(best, nearest(thumbnails_NHWC, view))
-    return best
-
-
-def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> np.ndarray:
-    """Return the RMS pixel distance of each image of `a` to its nearest in `b`, (N,) float32."""
     a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (a_NP, b_MP))
-    best = torch.full((len(a),), torch.inf)
-    for rows in batches(len(a), ROWS):
-        for columns in batches(len(b), 64 * ROWS):
-            best[rows] = torch.minimum(best[rows], torch.cdist(a[rows], b[columns]).min(1).values)
-    result: np.ndarray = best.numpy() / a.shape[1] ** 0.5
-    return result
+    best = torch.empty(len(a))
+    places = torch.empty(len(a), dtype=torch.int64)
+    for part in batches(len(a), ROWS):
+        best[part], places[part] = torch.cdist(a[part], b).min(1)
+    return best.numpy() / a.shape[1] ** 0.5, places.numpy()

@@ -28,7 +28,11 @@ TITLES = {
     "rfid": ("rFID", "validation reconstructions against their originals"),
     "memorised": (
         "Copies",
-        "samples nearer to a training image than the nearest 1 % of validation images are",
+        "samples nearer to a training image than 99 % of validation images, all decoded",
+    ),
+    "memorised_tokens": (
+        "Copies by tokens",
+        "samples that share more tokens with a training image than 99 % of validation images",
     ),
     "rfd": ("rFD(efficientnet-lite0/b10)", "reconstructions against training images"),
     "psnr": ("PSNR, dB", "validation reconstructions"),
@@ -37,7 +41,14 @@ TITLES = {
 }
 
 
-SHARES = ("coverage", "recall", "memorised", "inception_precision", "inception_recall")
+SHARES = (
+    "coverage",
+    "recall",
+    "memorised",
+    "memorised_tokens",
+    "inception_precision",
+    "inception_recall",
+)
 
 
 def data_uri(image: Image.Image) -> str:
@@ -159,6 +170,22 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
         "churn": f"{details['churn']:.1%}",
         "temperature": details["temperature"],
         "alignment": alignment,
+    }
+
+
+def copies_section(
+    records: dict[str, Any], nearest: list[dict[str, Any]], grid: Image.Image
+) -> dict[str, Any]:
+    """Return the picture and the numbers of the section on copies."""
+    threshold = records["memorised"]["protocol"]["threshold"]
+    return {
+        "picture": data_uri(grid),
+        "share": f"{records['memorised']['value']:.1%}",
+        "by_tokens": f"{records['memorised_tokens']['value']:.1%}",
+        "floor": f"{records['memorised_floor']['value']:.1%}",
+        "threshold": f"{threshold:.1f}",
+        "nearest": f"{nearest[0]['distance']:.1f}",
+        "agreement": f"{nearest[0]['agreement']:.0%}",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from gear import paths
@@ -18,7 +19,7 @@ from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.inception_metrics import reconstruction_metrics, sample_metrics
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
 from gear.evaluation.likelihood import likelihood
-from gear.evaluation.memorisation import share_of_copies
+from gear.evaluation.memorisation import nearest_table, share_of_copies
 from gear.evaluation.metric_protocol import Metric
 from gear.evaluation.reconstruction import IMAGES, reconstruction_fd, reconstruction_fidelity
 from gear.evaluation.sample_quality import (
@@ -35,6 +36,7 @@ from gear.params import Config
 from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
 
+SHOWN = 24  # samples beside their nearest training images
 # With usage and perplexity, the eight columns of `dvc exp show`; the last two need Inception.
 HEADLINE = (
     "fd",
@@ -49,7 +51,10 @@ HEADLINE = (
 
 
 def run(config: Config) -> None:
-    """Write `reports/metrics.json` (headline) and `reports/protocols.json` (all records)."""
+    """Write `reports/metrics.json` (headline) and `reports/protocols.json` (all records).
+
+    `reports/nearest-training.json` names the samples that are nearest to a training image.
+    """
     device = pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")
@@ -71,7 +76,11 @@ def run(config: Config) -> None:
     metrics |= sample_recall(features, reference, protocol, k)
     metrics |= fd_floor(reference, extracted)
     metrics |= untrained_fd(sampler, config.sample.n, protocol)
-    metrics |= share_of_copies(train, val, samples, flip=config.data.flip, protocol=drawn)
+    tokens = np.load(paths.SAMPLES / "tokens.npy")
+    copies, nearest = share_of_copies(
+        tokenizer, train, val, samples, tokens, flip=config.data.flip, protocol=drawn
+    )
+    metrics |= copies
     splits = {"train": train, "val": val}
     metrics |= reconstruction_fd(tokenizer, encoder, reference, splits, extracted)
     metrics |= reconstruction_fidelity(tokenizer, val)
@@ -89,6 +98,7 @@ def run(config: Config) -> None:
     if config.evaluate.inception.path:
         metrics |= _inception_metrics(config, tokenizer, val, samples, drawn, device)
 
+    write_json(paths.NEAREST_TRAINING, nearest_table(nearest, SHOWN))
     write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
     records = {name: metric.record() for name, metric in metrics.items()}
     write_json(paths.REPORTS / "protocols.json", records)

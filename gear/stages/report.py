@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import yaml
 from PIL import Image
@@ -25,6 +27,7 @@ def run(config: Config) -> None:
     """Write `reports/index.html` and `reports/curves.json` from all outputs of the run."""
     manifest = load_manifest(paths.SHARDS)
     records = read_json(paths.REPORTS / "protocols.json")
+    nearest = read_json(paths.NEAREST_TRAINING)
     details = read_json(paths.REPORTS / "codebook-details.json")
     settings = config.model_dump(mode="json")
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
@@ -41,6 +44,7 @@ def run(config: Config) -> None:
         guidance=page.guidance_charts(records),
         condition=config.data.condition,
         samples=page.data_uri(_sample_grid(config.data.condition, manifest["classes"])),
+        copies=page.copies_section(records, nearest, _nearest_grid(nearest)),
         pairs=page.data_uri(pair_grid(originals, rebuilt, columns=PAIR_COLUMNS)),
         charts=[
             {"name": name, "charts": curve_charts(rows)} for name, rows in curves.items() if rows
@@ -59,6 +63,17 @@ def run(config: Config) -> None:
     write_json(paths.PROVENANCE, machine_provenance())
     write_json(paths.PLOTS, plot_rows(curves["joint"]))
     print(f"report: {paths.PAGE}")
+
+
+def _nearest_grid(nearest: list[dict[str, Any]]) -> Image.Image:
+    """Return the samples nearest to a training image, with those training images below."""
+    samples = read_split(paths.SAMPLES)
+    train = read_split(paths.SHARDS / "train")
+    return pair_grid(
+        samples.images(np.array([row["sample"] for row in nearest])),
+        train.images(np.array([row["training_row"] for row in nearest])),
+        columns=PAIR_COLUMNS,
+    )
 
 
 def _sample_grid(condition: str, classes: list[str]) -> Image.Image:

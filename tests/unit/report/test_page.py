@@ -11,6 +11,12 @@ from gear.report.curves import curve_charts
 from gear.report.figures import class_grid
 
 EVIL = "<script>alert(1)</script>"
+COPIES = {
+    "memorised": {"value": 0.5, "protocol": {"threshold": 21.3}},
+    "memorised_tokens": {"value": 0.25, "protocol": {}},
+    "memorised_floor": {"value": 0.01, "protocol": {}},
+}
+NEAREST = [{"sample": 3, "training_row": 7, "distance": 12.5, "agreement": 0.75}]
 
 
 class Sources(HTMLParser):
@@ -55,6 +61,9 @@ def render() -> str:
             "attribution": EVIL,
         },
         cards=page.cards({"fd": {"value": 12.5, "protocol": {"extractor": EVIL}}}),
+        copies=page.copies_section(
+            COPIES, NEAREST, class_grid(pixels, np.array([0, 1]), ["a", "b"], 2)
+        ),
         condition="caption",
         agreement=page.agreement_rows(
             {

@@ -11,7 +11,7 @@ from gear.core.files import write_json
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import EXTRACTOR, Encoder, pooled_features
-from gear.evaluation.frechet import Gaussian, half_floor
+from gear.evaluation.frechet import Gaussian
 
 FILE = "efficientnet-lite0.npz"
 NEIGHBOUR_ROWS = 10_000  # at most, in coverage and recall: their cost is the square
@@ -23,13 +23,11 @@ class FeatureReference:
 
     gaussian: fitted to all of them.
     features: (N, C) float32.
-    floor: FD between two random halves of them.
     input_size: side in pixels to which images are resized for the encoder.
     """
 
     gaussian: Gaussian
     features: np.ndarray
-    floor: float
     input_size: int
 
     def fd(self, features_NC: np.ndarray) -> float:
@@ -43,9 +41,7 @@ class FeatureReference:
         return result
 
 
-def save_feature_reference(
-    folder: Path, encoder: Encoder, train: Split, input_size: int, seed: int
-) -> None:
+def save_feature_reference(folder: Path, encoder: Encoder, train: Split, input_size: int) -> None:
     """Write the features of the training images, and protocol.json, to `folder`."""
     features = pooled_features(encoder, train, input_size)
     gaussian = Gaussian.fit(features)
@@ -54,7 +50,6 @@ def save_feature_reference(
         mean=gaussian.mean,
         cov=gaussian.covariance,
         features=features,
-        floor=half_floor(features, seed),
         input_size=input_size,
     )
     protocol = {
@@ -74,6 +69,5 @@ def load_feature_reference(folder: Path) -> FeatureReference:
         return FeatureReference(
             Gaussian(file["mean"], file["cov"]),
             file["features"],
-            float(file["floor"]),
             int(file["input_size"]),
         )

@@ -25,6 +25,15 @@ class Gaussian:
         features = np.asarray(features_NC, dtype=np.float64)
         return cls(features.mean(0), np.cov(features, rowvar=False))
 
+    @classmethod
+    def fit_weighted(cls, features_NC: np.ndarray, weights_N: np.ndarray) -> Gaussian:
+        """Return the Gaussian of features whose weights sum to 1; equal weights give `fit`."""
+        features = np.asarray(features_NC, dtype=np.float64)
+        mean = weights_N @ features
+        centred = features - mean
+        scale = 1 - float((weights_N**2).sum())
+        return cls(mean, (centred * weights_N[:, None]).T @ centred / scale)
+
     def distance(self, other: Gaussian) -> float:
         """Return the Fréchet distance to another Gaussian."""
         return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
@@ -50,10 +59,3 @@ def frechet_distance(
 def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features."""
     return Gaussian.fit(features1_NC).distance(Gaussian.fit(features2_MC))
-
-
-def half_floor(features_NC: np.ndarray, seed: int) -> float:
-    """Return the distance between two random halves of a set: the sampling noise at that size."""
-    order = np.random.default_rng(seed).permutation(len(features_NC))
-    half = len(order) // 2
-    return distance(features_NC[order[:half]], features_NC[order[half : 2 * half]])

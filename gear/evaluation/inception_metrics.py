@@ -15,7 +15,7 @@ from torch_fidelity.metric_isc import (
 from gear.data.images import Pixels
 from gear.encoders.inception import EXTRACTOR, RESIZE, Inception
 from gear.evaluation.coverage import recall
-from gear.evaluation.frechet import half_floor
+from gear.evaluation.floors import fd_floor
 from gear.evaluation.inception_statistics import (
     InceptionReference,
     TrainingStatistics,
@@ -27,6 +27,7 @@ from gear.tokenizer.model import Tokenizer
 
 NEIGHBOURS = 3
 SPLITS = 10
+FLOOR_SPLITS = 2  # a distance over 2048 channels takes seconds
 SHUFFLE_SEED = 2020
 
 
@@ -58,29 +59,30 @@ def sample_metrics(
     training: TrainingStatistics,
     protocol: dict[str, Any],
     seed: int,
+    own_images: Pixels | None = None,
 ) -> dict[str, Metric]:
     """Return FID and its floor, precision and recall; also sFID and Inception score if possible.
 
     sFID needs spatial statistics in the reference, Inception score at least ten samples.
 
-    protocol: how the samples were drawn. seed: of the split of training images for the floor.
+    Args:
+        inception: The network.
+        samples: The samples.
+        reference: What FID and sFID compare them with.
+        training: The training images.
+        protocol: How the samples were drawn.
+        seed: Of the splits of training images for the floor.
+        own_images: The image of each sample's caption; None if samples are balanced over classes.
     """
     statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples")
     base = {**extractor_protocol(inception), **protocol, "n": statistics.n}
     against = {**base, **reference.protocol}
     known = training.reference.protocol
     near = {**base, **known, "k": NEIGHBOURS, "reference_rows": len(training.features)}
-    floor = {
-        **extractor_protocol(inception),
-        **known,
-        "n": len(training.features) // 2,
-        "against": "as many others",
-        "seed": seed,
-    }
     precision = recall(statistics.pooled, training.features, NEIGHBOURS)
     metrics = {
         "fid": Metric(statistics.pool.distance(reference.pool), against),
-        "fid_floor": Metric(half_floor(training.features, seed), floor),
+        "fid_floor": _fid_floor(inception, training, statistics.n, seed, own_images),
         "inception_precision": Metric(precision, near),
         "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
     }
@@ -93,6 +95,32 @@ def sample_metrics(
         metrics["inception_score"] = Metric(mean, split)
         metrics["inception_score_std"] = Metric(deviation, split)
     return metrics
+
+
+def _fid_floor(
+    inception: Inception,
+    training: TrainingStatistics,
+    samples: int,
+    seed: int,
+    own_images: Pixels | None,
+) -> Metric:
+    """Return the FID of a perfect generator to the training images."""
+    protocol = {**extractor_protocol(inception), **training.reference.protocol, "n": samples}
+    if own_images is not None:
+        nothing = np.arange(0)
+        real = extract_statistics(inception, own_images, nothing, "images of the captions")
+        protocol |= {"images": "the validation images of the captions"}
+        return Metric(real.pool.distance(training.reference.pool), protocol)
+    floor = fd_floor(
+        training.features,
+        training.labels,
+        samples=samples,
+        reference=int(training.reference.protocol["reference_n"]),
+        seed=seed,
+        splits=FLOOR_SPLITS,
+    )
+    protocol |= {"images": "training images, splits of them", "splits": FLOOR_SPLITS}
+    return Metric(floor.value, {**protocol, "deviation": floor.deviation, "seed": seed})
 
 
 def reconstruction_metrics(

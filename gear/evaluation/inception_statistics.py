@@ -108,10 +108,11 @@ class InceptionReference:
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """The training images as a reference, and features of some of them for precision and recall."""
+    """The training images as a reference, with features and classes of some of them."""
 
     reference: InceptionReference
     features: np.ndarray
+    labels: np.ndarray
 
 
 def choose_reference(file: PinnedFile, training: TrainingStatistics) -> InceptionReference:
@@ -155,7 +156,10 @@ def _gaussian(mean: np.ndarray, covariance: np.ndarray, width: int) -> Gaussian:
 
 
 def save_training_statistics(folder: Path, inception: Inception, train: Split) -> None:
-    """Write `inception.npz` (ADM's names, and `features`) and `inception.json` to `folder`."""
+    """Write `inception.npz` and `inception.json` to `folder`.
+
+    The arrays have ADM's names; `features` and `labels` are of some images.
+    """
     keep = evenly_spaced(len(train), ROWS)
     statistics = extract_statistics(inception, train, keep, "training images")
     np.savez(
@@ -165,6 +169,7 @@ def save_training_statistics(folder: Path, inception: Inception, train: Split) -
         mu_s=statistics.spatial.mean,
         sigma_s=statistics.spatial.covariance,
         features=statistics.pooled,
+        labels=train.labels[keep],
     )
     protocol = {
         "reference": "training images",
@@ -180,7 +185,7 @@ def load_training_statistics(folder: Path) -> TrainingStatistics:
         pool = Gaussian(file["mu"], file["sigma"])
         spatial = Gaussian(file["mu_s"], file["sigma_s"])
         reference = InceptionReference(pool, spatial, read_json(folder / "inception.json"))
-        return TrainingStatistics(reference, file["features"])
+        return TrainingStatistics(reference, file["features"], file["labels"])
 
 
 def _contents_hash(split: Split) -> str:

@@ -46,11 +46,11 @@ def reconstruction_fd(
     splits: dict[str, Split],
     protocol: dict[str, Any],
 ) -> dict[str, Metric]:
-    """Return `rfd`: FD of validation reconstructions to the training images.
+    """Return `rfd`, FD of validation reconstructions to the training images, and its floor.
 
     Training reconstructions are used if the validation split is too small for a covariance.
 
-    splits: `train` and `val`.
+    The floor is the FD of the originals themselves. splits: `train` and `val`.
     """
     name = "val" if len(splits["val"]) >= ENOUGH else "train"
     rebuilt = Reconstructions(tokenizer, splits[name].subset(IMAGES))
@@ -60,8 +60,15 @@ def reconstruction_fd(
             for part in batches(len(rebuilt))
         ]
     )
-    measured = {"n": len(features), "split": name, "weights": "EMA", "rounding": "nearest uint8"}
-    return {"rfd": Metric(reference.fd(features), {**protocol, **measured})}
+    originals = pooled_features(encoder, rebuilt.originals, reference.input_size)
+    images = {"n": len(features), "split": name}
+    measured = {**images, "weights": "EMA", "rounding": "nearest uint8"}
+    return {
+        "rfd": Metric(reference.fd(features), {**protocol, **measured}),
+        "rfd_floor": Metric(
+            reference.fd(originals), {**protocol, **images, "images": "the originals"}
+        ),
+    }
 
 
 def reconstruction_fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gear.data.row_selection import batches
+from gear.data.row_selection import batches, evenly_spaced
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation import coverage
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.config import EvaluateConfig
 from gear.evaluation.efficientnet_reference import FeatureReference
+from gear.evaluation.floors import SPLITS, fd_floor, neighbour_floor
 from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 from gear.generator.config import SampleConfig
@@ -54,10 +56,62 @@ def sample_recall(
     return {"recall": Metric(coverage.recall(real, features_NC, neighbours), near)}
 
 
-def fd_floor(reference: FeatureReference, protocol: dict[str, Any]) -> dict[str, Metric]:
-    """Return `fd_floor`: FD between two halves of the training images."""
-    half = {**protocol, "n": len(reference.features) // 2, "against": "the other half"}
-    return {"fd_floor": Metric(reference.floor, half)}
+def class_floors(
+    reference: FeatureReference,
+    labels: np.ndarray,
+    count: int,
+    neighbours: int,
+    seed: int,
+    protocol: dict[str, Any],
+) -> dict[str, Metric]:
+    """Return `fd_floor`, `coverage_floor` and `recall_floor` of samples balanced over classes.
+
+    The last two are left out if there are too few training images.
+
+    Args:
+        reference: Features of the training images.
+        labels: Their classes, (M,) int64.
+        count: Number of samples.
+        neighbours: k of coverage and recall.
+        seed: Of the random splits of the training images.
+        protocol: How the features were computed.
+    """
+    rows = evenly_spaced(len(labels), len(reference.neighbour_rows))
+    floors = {
+        "fd": fd_floor(reference.features, labels, samples=count, reference=len(labels), seed=seed)
+    }
+    for name, metric in (("coverage", coverage.coverage), ("recall", coverage.recall)):
+        floor = neighbour_floor(
+            partial(metric, k=neighbours),
+            reference.neighbour_rows,
+            labels[rows],
+            samples=count,
+            least=neighbours + 1,
+            seed=seed,
+        )
+        if floor is not None:
+            floors[name] = floor
+    real = {**protocol, "n": count, "images": "training images, splits of them", "splits": SPLITS}
+    return {
+        f"{name}_floor": Metric(floor.value, {**real, "deviation": floor.deviation, "seed": seed})
+        for name, floor in floors.items()
+    }
+
+
+def caption_floors(
+    reference: FeatureReference,
+    own_NC: np.ndarray,
+    neighbours: int,
+    protocol: dict[str, Any],
+) -> dict[str, Metric]:
+    """Return the same floors for samples of captions: the scores of the captions' own images.
+
+    own_NC: features of the validation image of each sample's caption.
+    """
+    real = {**protocol, "n": len(own_NC), "images": "the validation images of the captions"}
+    scores = sample_quality(own_NC, reference, real, neighbours)
+    scores |= sample_recall(own_NC, reference, real, neighbours)
+    return {f"{name}_floor": metric for name, metric in scores.items()}
 
 
 def decoded_features(

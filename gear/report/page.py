@@ -14,12 +14,10 @@ from gear.report.figures import line_chart, png_bytes
 
 TITLES = {
     "fd": ("FD(efficientnet-lite0/b10)", "samples against training images; lower is better"),
-    "fd_floor": ("FD floor", "FD between two halves of the training images"),
     "fd_untrained": ("FD, untrained", "uniform codes, same tokenizer"),
     "coverage": ("Coverage", "training images with a sample nearby"),
     "recall": ("Recall", "training images among the samples"),
     "fid": ("FID", "samples against the reference; lower is better"),
-    "fid_floor": ("FID floor", "FID between two halves of the training images"),
     "sfid": ("sFID", "FID over spatial features"),
     "inception_score": ("Inception score", "mean over ten splits of the samples"),
     "inception_score_std": ("Inception score, standard deviation", "over the ten splits"),
@@ -57,17 +55,35 @@ def data_uri(image: Image.Image) -> str:
 
 
 def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the headline cards of metric records."""
+    """Return the headline cards of metric records, with the floor of those that have one."""
     return [
         {
             "name": title,
             "note": note,
-            "value": format(records[name]["value"], ".1%" if name in SHARES else ".4g"),
+            "value": _shown(name, records[name]["value"]),
+            "floor": _floor_note(name, records),
             "protocol": sorted(records[name]["protocol"].items()),
         }
         for name, (title, note) in TITLES.items()
         if name in records
     ]
+
+
+def _shown(name: str, value: float) -> str:
+    return format(value, ".1%" if name in SHARES else ".4g")
+
+
+def _floor_note(name: str, records: dict[str, Any]) -> str:
+    """Return what a perfect generator would score, and for distances the ratio to it."""
+    if f"{name}_floor" not in records:
+        return ""
+    floor = records[f"{name}_floor"]
+    note = f"real images: {_shown(name, floor['value'])}"
+    if "deviation" in floor["protocol"]:
+        note += f" ± {_shown(name, floor['protocol']['deviation'])}"
+    if name not in SHARES and floor["value"] > 0:
+        note += f", ratio {records[name]['value'] / floor['value']:.3g}"
+    return note
 
 
 def agreement_rows(records: dict[str, Any]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ import torch
 from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import read_json, write_json
-from gear.data.shards import Split, load_manifest, read_split
+from gear.data.shards import Split, Subset, load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
 from gear.evaluation.caption_retrieval import Gallery
@@ -24,7 +24,8 @@ from gear.evaluation.metric_protocol import Metric
 from gear.evaluation.reconstruction import IMAGES, reconstruction_fd, reconstruction_fidelity
 from gear.evaluation.sample_quality import (
     Sampler,
-    fd_floor,
+    caption_floors,
+    class_floors,
     guidance_sweep,
     sample_quality,
     sample_recall,
@@ -74,7 +75,15 @@ def run(config: Config) -> None:
     features = pooled_features(encoder, samples, reference.input_size)
     metrics = sample_quality(features, reference, protocol, k)
     metrics |= sample_recall(features, reference, protocol, k)
-    metrics |= fd_floor(reference, extracted)
+    if condition == "class":
+        metrics |= class_floors(
+            reference, train.labels, len(samples), k, config.run.seed, extracted
+        )
+    else:
+        own = _own_images(len(samples))
+        metrics |= caption_floors(
+            reference, pooled_features(encoder, own, reference.input_size), k, extracted
+        )
     metrics |= untrained_fd(sampler, config.sample.n, protocol)
     tokens = np.load(paths.SAMPLES / "tokens.npy")
     copies, nearest = share_of_copies(
@@ -106,6 +115,13 @@ def run(config: Config) -> None:
         print(f"{name:18s} {metric.value:.5g}")
 
 
+def _own_images(count: int) -> Subset:
+    """Return the validation image of the caption of each sample."""
+    rows = sampling_set(count, "caption", paths.SHARDS, paths.FEATURES).rows
+    assert rows is not None
+    return read_split(paths.SHARDS / "val").part(rows)
+
+
 def _inception_metrics(
     config: Config,
     tokenizer: Tokenizer,
@@ -121,6 +137,14 @@ def _inception_metrics(
     seed = config.run.seed
     rebuilt = {"split": "val", "crop": "centre", "weights": "EMA"}
     return {
-        **sample_metrics(inception, samples, reference, training, drawn, seed),
+        **sample_metrics(
+            inception,
+            samples,
+            reference,
+            training,
+            drawn,
+            seed,
+            _own_images(len(samples)) if config.data.condition == "caption" else None,
+        ),
         **reconstruction_metrics(inception, tokenizer, val.subset(IMAGES), rebuilt),
     }

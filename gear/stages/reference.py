@@ -18,8 +18,8 @@ from gear.params import Config
 def run(config: Config) -> None:
     """Write `data/reference` from `data/shards`.
 
-    efficientnet-lite0.npz: pooled features of the FD extractor, their mean and covariance, the FD
-    between two halves, and the input size; protocol.json: how they were computed;
+    efficientnet-lite0.npz: pooled features of the FD extractor, their mean and covariance, and
+    the input size; protocol.json: how they were computed;
     inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` is set.
     """
     device = pick_device(config.host)
@@ -29,7 +29,7 @@ def run(config: Config) -> None:
     inception = build_inception(weights).to(device) if weights.path else None
 
     def fill(draft: Path) -> None:
-        save_feature_reference(draft, encoder, train, config.evaluate.input_size, config.run.seed)
+        save_feature_reference(draft, encoder, train, config.evaluate.input_size)
         if inception is not None:
             save_training_statistics(draft, inception, train)
 

@@ -1,0 +1,94 @@
+"""A perfect generator scores its floor."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from gear.evaluation import coverage
+from gear.evaluation.floors import balanced_split, fd_floor, halves, neighbour_floor
+from gear.evaluation.frechet import Gaussian, distance
+
+CLASSES = 5
+SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)
+TRAIN = 1400
+
+
+class World:
+    """A distribution of features in classes that are not equally frequent."""
+
+    def __init__(self, seed: int, width: int = 24) -> None:
+        self.random = np.random.default_rng(seed)
+        self.means = self.random.normal(0, 1, (CLASSES, width))
+        self.mixing = self.random.normal(0, 1, (CLASSES, width, width)) / width**0.5
+
+    def draw(self, labels: np.ndarray) -> np.ndarray:
+        noise = self.random.normal(size=(len(labels), self.means.shape[1]))
+        result: np.ndarray = self.means[labels] + np.einsum(
+            "ncd,nd->nc", self.mixing[labels], noise
+        )
+        return result
+
+    def training(self) -> tuple[np.ndarray, np.ndarray]:
+        labels = self.random.choice(CLASSES, TRAIN, p=SHARES)
+        return self.draw(labels), labels
+
+
+@pytest.mark.parametrize("samples", [400, 1300, 5000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_perfect_generator_scores_the_fd_floor(samples: int, seed: int) -> None:
+    world = World(seed)
+    features, labels = world.training()
+    floor = fd_floor(features, labels, samples=samples, reference=TRAIN, seed=0)
+    perfect = [distance(world.draw(np.arange(samples) % CLASSES), features) for _ in range(4)]
+    spread = np.hypot(floor.deviation, np.std(perfect, ddof=1))
+    assert np.mean(perfect) == pytest.approx(floor.value, abs=3 * spread)
+    assert floor.deviation < 0.15 * floor.value
+
+
+@pytest.mark.parametrize("metric", [coverage.coverage, coverage.recall])
+def test_a_perfect_generator_scores_the_floor_of_neighbours(metric: object) -> None:
+    world = World(2)
+    features, labels = world.training()
+    score = partial(metric, k=5)  # type: ignore[call-overload]
+    floor = neighbour_floor(score, features, labels, samples=1300, least=6, seed=0)
+    assert floor is not None
+    perfect = [score(features, world.draw(np.arange(1300) % CLASSES)) for _ in range(3)]
+    assert np.mean(perfect) == pytest.approx(floor.value, abs=3 * floor.deviation)
+
+
+def test_too_few_images_have_no_floor_of_neighbours() -> None:
+    labels = np.arange(12) % 4
+    features = np.random.default_rng(0).normal(size=(12, 3))
+    score = partial(coverage.coverage, k=5)
+    assert neighbour_floor(score, features, labels, samples=12, least=6, seed=0) is None
+
+
+def test_a_collapsed_generator_is_far_from_the_floor() -> None:
+    world = World(3)
+    features, labels = world.training()
+    floor = fd_floor(features, labels, samples=1300, reference=TRAIN, seed=0)
+    one_class = world.draw(np.zeros(1300, np.int64))
+    assert distance(one_class, features) > floor.value + 10 * floor.deviation
+
+
+def test_splits_share_no_row_and_the_first_is_balanced() -> None:
+    labels = np.random.default_rng(0).choice(CLASSES, 500, p=SHARES)
+    rows, others = balanced_split(labels, 0.9, np.random.default_rng(1))
+    assert not set(rows) & set(others)
+    assert len(set(np.bincount(labels[rows]))) == 1
+    assert np.bincount(labels[others]) / len(others) == pytest.approx(
+        np.bincount(labels) / len(labels), abs=0.02
+    )
+    first, second = halves(labels, np.random.default_rng(1))
+    assert sorted([*first, *second]) == list(range(500))
+
+
+def test_equal_weights_fit_the_same_gaussian() -> None:
+    features = np.random.default_rng(0).normal(size=(50, 4))
+    plain = Gaussian.fit(features)
+    weighted = Gaussian.fit_weighted(features, np.full(50, 1 / 50))
+    assert weighted.mean == pytest.approx(plain.mean)
+    assert weighted.covariance == pytest.approx(plain.covariance)

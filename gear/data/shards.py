@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 GROUP = 64  # rows of a row group
+VALIDATION_IMAGES = 1024  # of the validation curve of a training, at most
 # threads, since Pillow decodes outside the interpreter's lock
 DECODERS = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 Row = dict[str, Any]

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from gear.core.files import read_json
-from gear.data.shards import Split, load_manifest, read_split
+from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions, conditions_for, empty_caption
+from gear.joint.validation_curve import ValidationSet
 from gear.training.batches import BatchLoader, ClassBalancedSampler, mirror_mask
 from gear.training.run import TrainingRun
 
@@ -32,6 +33,7 @@ class JointDataset:
     flip: bool
     conditions: Conditions
     empty_caption: torch.Tensor | None
+    validation: ValidationSet
 
     def loader(
         self, training: TrainingRun, *, seed_offset: int, tokens: np.ndarray | None = None
@@ -60,8 +62,16 @@ def read_joint_dataset(
     condition: str,
     flip: bool,
 ) -> JointDataset:
-    """Return the training split of the shards, with what the features stage wrote for it."""
+    """Return the images of the shards, with what the features stage wrote for them."""
     split = read_split(shards / "train")
+    val = read_split(shards / "val")
+    images = val.subset(VALIDATION_IMAGES)
+    of_val = conditions_for(val, condition, features)
+    validation = ValidationSet(
+        images,
+        lambda positions: of_val(images.indices[positions]),
+        np.load(features / "val.npy", mmap_mode="r"),
+    )
     return JointDataset(
         split,
         class_names=load_manifest(shards)["classes"],
@@ -71,4 +81,5 @@ def read_joint_dataset(
         flip=flip,
         conditions=conditions_for(split, condition, features),
         empty_caption=empty_caption(condition, features),
+        validation=validation,
     )

@@ -44,11 +44,20 @@ def build_generator(
 
 
 def build_guided_generator(
-    generator: Generator, teachers: tuple[int, ...], *, activation_checkpointing: bool
+    shape: GeneratorShape,
+    *,
+    codes: int,
+    grid: int,
+    classes: int,
+    empty_caption: torch.Tensor | None,
+    teachers: tuple[int, ...],
+    activation_checkpointing: bool,
 ) -> GuidedGenerator:
-    """Return a generator with a fresh projector to teachers of these widths."""
+    """Return a fresh generator with a fresh projector to teachers of these widths."""
+    generator = build_generator(
+        shape, codes=codes, grid=grid, classes=classes, empty_caption=empty_caption
+    )
     generator.activation_checkpointing = activation_checkpointing
-    shape = generator.config
     return GuidedGenerator(generator, Projector(shape.width, shape.projector_hidden, teachers))
 
 

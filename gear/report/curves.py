@@ -24,6 +24,11 @@ CURVES = (
         "next-token loss, nats per token",
         {"generator": "loss/ntp", "tokenizer": "loss/ntp_tokenizer"},
     ),
+    Curve("next-token loss of validation images, bits per image", {"validation": "val/ntp_bits"}),
+    Curve(
+        "cosine to the teacher's features of validation images",
+        {"validation": "val/teacher_cosine"},
+    ),
     Curve(
         "alignment loss",
         {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import replace_folder
-from gear.data.shards import read_split
+from gear.data.shards import VALIDATION_IMAGES, read_split
 from gear.encoders.teacher_features import write_teacher_features
 from gear.encoders.text import TextEncoder, write_text_states
 from gear.params import Config
@@ -16,23 +16,26 @@ from gear.params import Config
 def run(config: Config) -> None:
     """Write `data/features` from `data/shards`.
 
-    train.npy, teachers.json: teacher features of the training images.
+    train.npy, val.npy, teachers.json: teacher features of the training images, and of the
+    validation images of the validation curve.
     text/: text states of every caption and of the empty one, if data.condition is caption.
     """
     device = pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
+    val = read_split(paths.SHARDS / "val")
 
     def fill(draft: Path) -> None:
         write_teacher_features(
             draft,
             config.teacher.encoders,
             train,
+            val.subset(VALIDATION_IMAGES),
             grid=config.grid,
             flip=config.data.flip,
             device=device,
         )
         if config.data.condition == "caption":
-            captions = [*train.captions, *read_split(paths.SHARDS / "val").captions]
+            captions = [*train.captions, *val.captions]
             write_text_states(draft / "text", TextEncoder(config.text, device), captions)
 
     replace_folder(paths.FEATURES, fill)

@@ -10,8 +10,8 @@ from gear import paths
 from gear.core.files import replace_folder
 from gear.core.model_folder import load_weights, read_config
 from gear.joint.dataset import read_joint_dataset
-from gear.joint.fd_curve import fd_hook
-from gear.joint.model import build_generator, build_guided_generator, saved_generator
+from gear.joint.model import build_guided_generator, saved_generator
+from gear.joint.quality_curve import quality_hook
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.joint.token_cache import cached_tokens
@@ -51,19 +51,17 @@ def run(config: Config, start_from: Path | None = None) -> None:
     )
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(training.device)
-    new_generator = partial(
-        build_generator,
+    new_guided = partial(
+        build_guided_generator,
         config.generator,
         codes=config.tokenizer.codes,
         grid=config.grid,
         classes=len(data.class_names),
         empty_caption=data.empty_caption,
-    )
-    guided = build_guided_generator(
-        new_generator(),
-        data.teachers,
+        teachers=data.teachers,
         activation_checkpointing=config.host.activation_checkpointing,
     )
+    guided = new_guided()
     if config.generator.start == "joint":
         load_weights(guided.generator, paths.JOINT / "generator")
         load_weights(guided.projector, paths.JOINT / "projector")
@@ -80,13 +78,14 @@ def run(config: Config, start_from: Path | None = None) -> None:
         grid=config.grid,
         flip=config.data.flip,
     )
-    hook = fd_hook(
+    hook = quality_hook(
         training,
         joint,
         paths.REFERENCE,
         tokenizer=tokenizer,
-        new_generator=new_generator,
+        new_guided=new_guided,
         conditions=data.conditions,
+        validation=data.validation,
     )
     rows = Training(
         training, step, averages={"guided": average}, codes=config.tokenizer.codes, hook=hook
@@ -101,7 +100,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
             class_names=data.class_names,
         ),
     }
-    training.finish(paths.GENERATOR, models, rows)
+    training.finish(paths.GENERATOR, models, rows, hook.protocol if hook else None)
 
 
 def _copy_joint(draft: Path) -> None:

@@ -9,8 +9,8 @@ from gear import paths
 from gear.data.images import to_tensor
 from gear.data.row_selection import evenly_spaced
 from gear.joint.dataset import read_joint_dataset
-from gear.joint.fd_curve import fd_hook
-from gear.joint.model import build_generator, build_guided_generator, saved_generator
+from gear.joint.model import build_guided_generator, saved_generator
+from gear.joint.quality_curve import quality_hook
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.joint.temperature import find_temperature
@@ -49,19 +49,17 @@ def run(config: Config, start_from: Path | None = None) -> None:
         paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip
     )
     tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(training.device)
-    new_generator = partial(
-        build_generator,
+    new_guided = partial(
+        build_guided_generator,
         config.generator,
         codes=config.tokenizer.codes,
         grid=config.grid,
         classes=len(data.class_names),
         empty_caption=data.empty_caption,
-    )
-    guided = build_guided_generator(
-        new_generator(),
-        data.teachers,
+        teachers=data.teachers,
         activation_checkpointing=config.host.activation_checkpointing,
-    ).to(training.device)
+    )
+    guided = new_guided().to(training.device)
     images = data.split.part(evenly_spaced(len(data.split), CALIBRATION_IMAGES))[:]
     temperature = find_temperature(joint.temperature, tokenizer, to_tensor(images, tokenizer))
     engine = training.engine(guided, joint.lr_generator)
@@ -96,13 +94,14 @@ def run(config: Config, start_from: Path | None = None) -> None:
         autoencoder=autoencoder,
         temperature=temperature,
     )
-    hook = fd_hook(
+    hook = quality_hook(
         training,
         joint,
         paths.REFERENCE,
         tokenizer=tokenizer,
-        new_generator=new_generator,
+        new_guided=new_guided,
         conditions=data.conditions,
+        validation=data.validation,
     )
     rows = Training(training, step, averages=averages, codes=config.tokenizer.codes, hook=hook).fit(
         data.loader(training, seed_offset=1, tokens=tokens)
@@ -118,4 +117,4 @@ def run(config: Config, start_from: Path | None = None) -> None:
             class_names=data.class_names,
         ),
     }
-    training.finish(paths.JOINT, models, rows)
+    training.finish(paths.JOINT, models, rows, hook.protocol if hook else None)

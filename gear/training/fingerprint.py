@@ -38,7 +38,13 @@ AUTOENCODER_CODE = (
 )
 JOINT_CODE = (*AUTOENCODER_CODE, "generator", "joint")
 # files of these packages that no training computes with
-NEUTRAL_FILES = ("config.py", "public_layouts.py", "sampling.py", "fd_curve.py")
+NEUTRAL_FILES = (
+    "config.py",
+    "public_layouts.py",
+    "sampling.py",
+    "quality_curve.py",
+    "validation_curve.py",
+)
 
 ABSENT = "absent"  # instead of the hash of an input
 LARGE_FILE = 64 << 20  # bytes; of larger files, evenly spaced blocks are hashed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -45,10 +45,14 @@ class TrainingStep(Protocol):
 
 @dataclass(frozen=True)
 class EvalHook:
-    """A measurement of averaged weights during training: names to values, every `every` steps."""
+    """A measurement of averaged weights during training: names to values, every `every` steps.
+
+    protocol: How it is measured; saved beside the curve.
+    """
 
     every: int
     measure: Callable[[dict[str, EMA]], Row]
+    protocol: dict[str, Any] = field(default_factory=dict)
 
 
 class Stopped(SystemExit):

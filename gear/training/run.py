@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gear.core.errors import InputError
-from gear.core.files import replace_folder
+from gear.core.files import replace_folder, write_json
 from gear.core.host_config import HostConfig, RunConfig
 from gear.core.model_folder import save_model
 from gear.tokenizer.config import TokenizerShape
@@ -76,14 +76,27 @@ class TrainingRun:
         return EMA(module, self.settings.train.ema)
 
     def finish(
-        self, folder: Path, models: dict[str, SavedModel], rows: list[dict[str, float]]
+        self,
+        folder: Path,
+        models: dict[str, SavedModel],
+        rows: list[dict[str, float]],
+        protocol: dict[str, Any] | None = None,
     ) -> None:
-        """Write the output folder, models and the logged curve; keep the state for more steps."""
+        """Write the output folder and keep the state for more steps.
+
+        Args:
+            folder: The stage's output.
+            models: Models by name.
+            rows: The logged curve.
+            protocol: How what the curve holds besides losses was measured.
+        """
 
         def fill(draft: Path) -> None:
             for name, model in models.items():
                 save_model(draft / name, model.weights, model.config)
             (draft / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            if protocol:
+                write_json(draft / "curves-protocol.json", protocol)
 
         if self.context.is_rank_zero:
             replace_folder(folder, fill)

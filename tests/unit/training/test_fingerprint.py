@@ -81,7 +81,7 @@ def test_a_change_of_a_formula_is_a_change_of_its_module(tmp_path: Path) -> None
 
 def test_code_that_no_training_computes_with_is_left_out() -> None:
     names = code_hashes(JOINT_CODE)
-    assert not {"generator/sampling.py", "joint/fd_curve.py", "joint/config.py"} & names.keys()
+    assert not {"generator/sampling.py", "joint/quality_curve.py", "joint/config.py"} & names.keys()
     assert {"joint/step.py", "nn/attention.py", "training/loop.py"} <= names.keys()
     assert not any(
         name.startswith(("joint/", "generator/")) for name in code_hashes(AUTOENCODER_CODE)

@@ -1,4 +1,4 @@
-"""FD of fresh samples during training."""
+"""FD of fresh samples, and scores on validation images, during training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gear.core.files import read_json
 from gear.data.row_selection import batches, round_robin
 from gear.encoders.efficientnet import build_encoder
 from gear.evaluation.efficientnet_reference import load_feature_reference
@@ -15,37 +16,41 @@ from gear.evaluation.sample_quality import decoded_features
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions
 from gear.generator.config import SampleConfig
-from gear.generator.sampling import sample, sample_seeds
-from gear.generator.transformer import Generator
+from gear.generator.sampling import SEED_STRIDE, sample, sample_seeds
 from gear.joint.config import JointConfig
+from gear.joint.model import GuidedGenerator
+from gear.joint.validation_curve import ValidationSet, validation_scores
 from gear.tokenizer.model import Tokenizer
 from gear.training.ema import EMA
 from gear.training.loop import EvalHook
 from gear.training.run import TrainingRun
 
 
-def fd_hook(
+def quality_hook(
     run: TrainingRun,
     joint: JointConfig,
     reference: Path,
     *,
     tokenizer: Tokenizer,
-    new_generator: Callable[[], Generator],
+    new_guided: Callable[[], GuidedGenerator],
     conditions: Conditions,
+    validation: ValidationSet,
 ) -> EvalHook | None:
-    """Return a hook that measures FD of `joint.fd_n` fresh samples of the averaged weights.
+    """Return a hook that measures averaged weights every `joint.fd_every` steps.
 
-    Samples are drawn with the run's seed, for balanced classes or for training captions. The
-    tokenizer's average is used if it trains, else the tokenizer as it is. The number of samples
-    differs from the evaluation's, so the curve shows a course, not the headline's value.
+    It measures FD of `joint.fd_n` fresh samples, drawn with the run's seed for balanced classes or
+    for training captions, and the scores of validation images. The tokenizer's average is used if
+    it trains, else the tokenizer as it is. The number of samples differs from the evaluation's, so
+    the curve shows a course, not the headline's value.
 
     Args:
         run: The training.
         joint: How often to measure, and with how many samples.
         reference: Folder of the features of the training images.
         tokenizer: The tokenizer that is trained, or frozen.
-        new_generator: Builds a generator of the trained one's shape.
+        new_guided: Builds a generator and projector of the trained ones' shape.
         conditions: Conditions of the training split.
+        validation: The validation images.
 
     Returns:
         The hook; None on other ranks than zero and if `joint.fd_every` is 0.
@@ -55,7 +60,8 @@ def fd_hook(
     encoder = build_encoder().to(run.device)
     real = load_feature_reference(reference)
     # whole copies: under ZeRO-3 the trained modules hold their weights in parts
-    generator = new_generator().to(run.device).eval()
+    guided = new_guided().to(run.device).eval()
+    generator = guided.generator
     decoder = Tokenizer(tokenizer.config).to(run.device).eval()
     rows = round_robin(joint.fd_n, len(real.features))
     settings = SampleConfig(n=joint.fd_n)
@@ -68,10 +74,7 @@ def fd_hook(
         return conditions(rows[positions])
 
     def measure(averages: dict[str, EMA]) -> dict[str, float]:
-        weights = averages["guided"].weights
-        generator.load_state_dict(
-            {name: weights[f"generator.{name}"] for name in generator.state_dict()}
-        )
+        guided.load_state_dict(averages["guided"].weights)
         decoder.load_state_dict(
             averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict()
         )
@@ -82,6 +85,19 @@ def fd_hook(
             ]
         )
         features = decoded_features(encoder, decoder, tokens.cpu().numpy(), real.input_size)
-        return {"fd": real.fd(features)}
+        return {"fd": real.fd(features), **validation_scores(guided, decoder, validation)}
 
-    return EvalHook(joint.fd_every, measure)
+    protocol = {
+        "fd": {
+            **read_json(reference / "protocol.json"),
+            "n": joint.fd_n,
+            "condition": "balanced class: i mod classes"
+            if generator.classes
+            else "training captions, evenly spaced",
+            "seeds": f"{run.settings.run.seed} * {SEED_STRIDE} + i",
+            "guidance": 1.0,
+            "weights": "EMA",
+        },
+        "val": validation.protocol(),
+    }
+    return EvalHook(joint.fd_every, measure, protocol)

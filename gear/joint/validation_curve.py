@@ -1,0 +1,73 @@
+"""Next-token loss and alignment on validation images during training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gear.data.row_selection import batches
+from gear.data.shards import Subset
+from gear.evaluation.likelihood import BATCH, bits_per_image
+from gear.generator.conditions import Conditions
+from gear.joint.alignment import alignment_loss
+from gear.joint.model import GuidedGenerator
+from gear.tokenizer.inference import encode_images
+from gear.tokenizer.model import Tokenizer
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Validation images with what a generator is given and a teacher sees of them.
+
+    images: Evenly spaced rows of the validation split.
+    conditions: Positions in `images` to their conditions.
+    features: Teacher features (N, 1, L, C) float16.
+    """
+
+    images: Subset
+    conditions: Conditions
+    features: np.ndarray
+
+    def protocol(self) -> dict[str, Any]:
+        """Return how the curve is measured."""
+        return {
+            "split": "val",
+            "n": len(self.images),
+            "crop": "centre",
+            "weights": "EMA",
+            "tokens": "of the tokenizer at that step",
+        }
+
+
+@torch.inference_mode()
+def validation_scores(
+    guided: GuidedGenerator, tokenizer: Tokenizer, validation: ValidationSet
+) -> dict[str, float]:
+    """Return `val/ntp_bits`, bits per image, and `val/teacher_cosine`, in [-1, 1].
+
+    Tokens are those of `tokenizer`, so bits of two steps are of different codes if it trains. The
+    cosine is between the projected tap at each token and the teacher's feature of its patch.
+    """
+    device = next(guided.parameters()).device
+    tokens_NL = encode_images(tokenizer, validation.images)
+    teachers = guided.projector.teachers
+    nats = 0.0
+    cosine = 0.0
+    for part in batches(len(tokens_NL), BATCH):
+        tokens = torch.from_numpy(tokens_NL[part]).to(device)
+        condition = validation.conditions(np.arange(part.start, part.start + len(tokens)))
+        output, projected = guided(tokens, condition.to(device))
+        assert output.logits is not None
+        logits = output.logits.double().flatten(0, 1)
+        nats += F.cross_entropy(logits, tokens.flatten(), reduction="sum").item()
+        features = torch.from_numpy(validation.features[part, 0].astype(np.float32)).to(device)
+        cosine -= alignment_loss(projected, features, teachers).item() * len(tokens)
+    mean_nats = nats / tokens_NL.size
+    return {
+        "val/ntp_bits": bits_per_image(mean_nats, tokens_NL.shape[1]),
+        "val/teacher_cosine": cosine / len(tokens_NL),
+    }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import nn
 
 from gear.core.errors import InputError
-from gear.core.files import replace_folder, write_json
-from gear.core.model_folder import read_config, save_model
+from gear.core.files import atomic_file, replace_folder, sha256_of, write_json
+from gear.core.model_folder import nonfinite_key, read_config, save_model
 from gear.core.settings import parse_section
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 from gear.generator import public_layouts as generators
@@ -24,145 +23,211 @@ from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
 
+State = dict[str, torch.Tensor]
+
 PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
+PUBLISHED_GRID = 16  # tokens a side of published generators at 256 px
+NATIVE_CONFIG = "gear"  # key of an exported file that holds the config.json of its folder
 
 
-def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int) -> str:
-    """Write `<folder>/tokenizer` or `<folder>/generator` from a public file.
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model of a public file: what its native folder will hold.
+
+    part: "tokenizer" or "generator". layout: whose names the file uses. container: where in the
+    file the weights are. model: of the right shape, without storage. weights: by native names.
+    """
+
+    part: str
+    layout: str
+    container: str
+    model: nn.Module
+    config: dict[str, Any]
+    weights: State
+
+
+def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int | None) -> str:
+    """Write `<folder>/tokenizer`, `<folder>/generator` or both from a public file.
+
+    Args:
+        file: The checkpoint.
+        folder: Folder of the native ones.
+        heads: Attention heads of a generator; None for those that an exported file names, or one
+            per 64 channels, as published.
+        grid: Tokens a side of a generator; None for that of an exported file, or 16.
 
     Returns:
-        One line that says what was written.
+        A line per model that says what was written.
 
     Raises:
-        InputError: if the file holds anything but tensors, is of no known layout, or lacks one of
-            the model's weights.
+        InputError: if the file holds anything but tensors, is of no known layout, lacks one of a
+            model's weights, or has one that is not finite. Nothing is written.
     """
     raw = read_untrusted_checkpoint(file)
-    try:
-        state, container = tokenizers.unwrap(raw)
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from None
-    if generators.is_generator(state):
-        part, layout, model, config, native = _generator(file, state, heads, grid)
-    else:
-        part, layout, model, config, native = _tokenizer(file, state)
-    wanted = model.state_dict()
-    _require_all(file, wanted, native)
-    weights = {name: native[name] for name in wanted}
-    spare = sorted(native.keys() - wanted.keys())
+    models = [
+        _generator(file, raw, state, container, heads, grid)
+        for state, container in generators.find(raw)
+    ]
+    if not models or tokenizers.has_own_container(raw):
+        models.insert(0, _tokenizer(file, raw))
+    for model in models:
+        _check_weights(file, model)
+    return "\n".join(_write(file, folder, model) for model in models)
+
+
+def _write(file: Path, folder: Path, imported: ImportedModel) -> str:
+    """Write one native folder; return one line about it."""
+    wanted = imported.model.state_dict()
+    spare = sorted(imported.weights.keys() - wanted.keys())
 
     def fill(draft: Path) -> None:
-        save_model(draft, {name: value.float() for name, value in weights.items()}, config)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        weights = {name: imported.weights[name].float() for name in wanted}
+        save_model(draft, weights, imported.config)
         source = {
             "file": file.name,
-            "sha256": digest,
-            "layout": layout,
-            "weights": container,
+            "sha256": sha256_of(file),
+            "layout": imported.layout,
+            "weights": imported.container,
             "unused": spare,
         }
         write_json(draft / "provenance.json", source)
 
-    replace_folder(folder / part, fill)
-    millions = sum(value.numel() for value in weights.values()) / 1e6
-    narrow = part == "tokenizer" and config["tokenizer"]["base"] < PUBLISHED_BASE
-    note = (
-        f"; narrower than {PUBLISHED_BASE} channels: "
-        "group norms here have fewer groups than elsewhere"
-        if narrow
-        else ""
+    replace_folder(folder / imported.part, fill)
+    millions = sum(value.numel() for value in wanted.values()) / 1e6
+    line = (
+        f"{folder / imported.part}: {imported.layout} {imported.part}, {millions:.1f} M "
+        f"parameters, all {len(wanted)} weights found in {imported.container}"
     )
-    unused = f", {len(spare)} keys of the file unused ({spare[0]} ...)" if spare else ""
-    return (
-        f"{folder / part}: {layout} {part}, {millions:.1f} M parameters, "
-        f"all {len(wanted)} weights found in {container}{unused}{note}"
-    )
+    if spare:
+        line += f", {len(spare)} keys of the file unused ({spare[0]} ...)"
+    if imported.part == "tokenizer" and imported.config["tokenizer"]["base"] < PUBLISHED_BASE:
+        line += (
+            f"; narrower than {PUBLISHED_BASE} channels: "
+            "group norms here have fewer groups than elsewhere"
+        )
+    return line
 
 
-def _tokenizer(
-    file: Path, state: dict[str, torch.Tensor]
-) -> tuple[str, str, nn.Module, dict[str, Any], dict[str, torch.Tensor]]:
+def _tokenizer(file: Path, raw: dict[str, Any]) -> ImportedModel:
+    try:
+        state, container = tokenizers.unwrap(raw)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from None
     layout = tokenizers.layout_of(state)
     if layout is None:
-        found = ", ".join(sorted(state)[:3]) or "no tensors"
+        first = ", ".join(sorted(state)[:3]) or "no tensors"
         raise InputError(
             f"{file}: none of the known layouts (LlamaGen, IBQ, Open-MAGVIT2, GEAR); "
-            f"it begins with {found}"
+            f"it begins with {first}"
         )
     native = tokenizers.to_native(state, layout)
     try:
         shape = tokenizers.shape_of(native, layout)
     except (KeyError, ValueError) as error:
         raise InputError(f"{file}: a {layout} tokenizer without {error}") from None
-    config = parse_section(TokenizerShape, shape, f"{file}: tokenizer.")
+    settings = parse_section(TokenizerShape, shape, f"{file}: tokenizer.")
     with torch.device("meta"):
-        model = Tokenizer(config)
-    return (
-        "tokenizer",
-        layout,
-        model,
-        {"tokenizer": config.model_dump(mode="json"), "temperature": None},
-        native,
-    )
+        model = Tokenizer(settings)
+    temperature = _native_config(raw).get("temperature")
+    config = {
+        "tokenizer": settings.model_dump(mode="json"),
+        "temperature": temperature if isinstance(temperature, float) else None,
+    }
+    return ImportedModel("tokenizer", layout, container, model, config, native)
 
 
 def _generator(
-    file: Path, state: dict[str, torch.Tensor], heads: int | None, grid: int
-) -> tuple[str, str, nn.Module, dict[str, Any], dict[str, torch.Tensor]]:
-    if generators.is_text_conditional(state):
-        raise InputError(
-            f"{file}: a text-conditional generator; only class-conditional ones are imported"
-        )
+    file: Path,
+    raw: dict[str, Any],
+    state: State,
+    container: str,
+    heads: int | None,
+    grid: int | None,
+) -> ImportedModel:
     native = generators.to_native(state)
+    exported = _native_config(raw)
+    if generators.is_text_conditional(state) and exported.get("condition") != "caption":
+        raise InputError(
+            f"{file}: a text-conditional generator; only class-conditional ones, and those that "
+            "`gear export` wrote, are imported"
+        )
     try:
         shape = generators.shape_of(native)
     except (KeyError, ValueError) as error:
         raise InputError(f"{file}: a LlamaGen generator without {error}") from None
-    settings = {"heads": heads or shape["heads"], "tap": -(-shape["layers"] // 3)}
-    settings |= {
-        "layers": shape["layers"],
-        "width": shape["width"],
-        "prefix_rope": "zero",
-    }  # as public weights were trained
-    config = parse_section(GeneratorShape, settings, f"{file}: generator.")
-    size = {"codes": shape["codes"], "grid": grid, "classes": shape["classes"]}
+    own = exported.get("generator")
+    settings: dict[str, Any] = own if isinstance(own, dict) else _published_settings(shape)
+    settings = {**settings, "layers": shape["layers"], "width": shape["width"]}
+    if heads is not None:
+        settings["heads"] = heads
+    section = parse_section(GeneratorShape, settings, f"{file}: generator.")
+    size = {"codes": shape["codes"], "grid": grid or exported.get("grid") or PUBLISHED_GRID}
+    condition: dict[str, Any] = {"classes": shape["classes"]}
+    names = exported.get("class_names")
+    if generators.is_text_conditional(state):
+        condition = {"empty_caption": native["cls_embedding.empty"]}
+        names = names if isinstance(names, list) else []
+    elif not isinstance(names, list) or len(names) != shape["classes"]:
+        names = [str(number) for number in range(shape["classes"])]
     with torch.device("meta"):
-        model = Generator(config, **size)
-    names = [str(number) for number in range(shape["classes"])]
-    return (
-        "generator",
-        "llamagen",
-        model,
-        {"generator": config.model_dump(mode="json"), **size, "class_names": names},
-        native,
-    )
+        model = Generator(section, **size, **condition)
+    config: dict[str, Any] = {
+        **{name: exported[name] for name in ("condition", "text") if name in exported},
+        "generator": section.model_dump(mode="json"),
+        **size,
+        "classes": len(names),
+        "class_names": [str(name) for name in names],
+    }
+    return ImportedModel("generator", "llamagen", container, model, config, native)
 
 
-def _require_all(
-    file: Path, wanted: dict[str, torch.Tensor], native: dict[str, torch.Tensor]
-) -> None:
+def _published_settings(shape: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a published generator that its weights do not show."""
+    return {
+        "heads": shape["heads"],
+        "tap": -(-shape["layers"] // 3),
+        "prefix_rope": "zero",
+    }
+
+
+def _native_config(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json that `gear export` put into a file; empty if there is none."""
+    config = raw.get(NATIVE_CONFIG)
+    return config if isinstance(config, dict) else {}
+
+
+def _check_weights(file: Path, imported: ImportedModel) -> None:
+    """Raise `InputError` if a weight is absent, misshapen or not finite."""
+    wanted = imported.model.state_dict()
+    native = imported.weights
     missing = [name for name in wanted if name not in native]
     wrong = [name for name in wanted if name in native and native[name].shape != wanted[name].shape]
     if missing or wrong:
         covered = 1 - (len(missing) + len(wrong)) / len(wanted)
-        first = [f"{n} (absent)" for n in missing[:5]]
+        first = [f"{name} (absent)" for name in missing[:5]]
         first += [
-            f"{n} ({tuple(native[n].shape)}, not {tuple(wanted[n].shape)})" for n in wrong[:5]
+            f"{name} ({tuple(native[name].shape)}, not {tuple(wanted[name].shape)})"
+            for name in wrong[:5]
         ]
         raise InputError(
             f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; "
             f"{', '.join(first)}: nothing was written"
         )
+    if bad := nonfinite_key({name: native[name] for name in wanted}):
+        raise InputError(f"{file}: {bad} has NaN or infinite values: nothing was written")
 
 
 def export_checkpoint(folder: Path, file: Path) -> str:
     """Write a native VQ tokenizer or generator as `{"model": state dict}` in LlamaGen's names.
 
+    The folder's config goes along under the key `gear`, which `gear import` reads and other code
+    ignores.
+
     Returns:
         One line that says what was written.
     """
-    config, note = read_config(folder), ""
+    config = read_config(folder)
+    note = ""
     if "generator" in config:
         state = load_generator(folder).state_dict()
         if config["generator"]["prefix_rope"] == "identity":
@@ -172,13 +237,10 @@ def export_checkpoint(folder: Path, file: Path) -> str:
             )
     elif config.get("tokenizer", {}).get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
-        state["quantize.codebook_used"] = torch.zeros(
-            65536
-        )  # a running record that LlamaGen's own class asks for
+        # a running record that LlamaGen's own class asks for
+        state["quantize.codebook_used"] = torch.zeros(65536)
     else:
         raise InputError(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")
-    draft = file.with_name(file.name + ".partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": dict(state)}, draft)
-    os.replace(draft, file)
+    with atomic_file(file) as draft:
+        torch.save({"model": dict(state), NATIVE_CONFIG: config}, draft)
     return f"{file}: {len(state)} weights{note}"

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         type=int,
-        default=16,
         help="tokens a side of a generator (default 16: 256 px at f 16)",
     )
 

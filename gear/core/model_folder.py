@@ -41,16 +41,31 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Load all weights of a module.
 
-    Raises `InputError` on a missing, unexpected or misshapen key.
+    Raises:
+        InputError: if a key is missing, unexpected, misshapen, or holds NaN or infinite values.
     """
     try:
         weights = load_file(folder / "model.safetensors")
+        if bad := nonfinite_key(weights):
+            raise InputError(f"{folder}/model.safetensors: {bad} has NaN or infinite values")
         module.load_state_dict(weights, strict=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{folder}/model.safetensors: does not fit its config.json: "
             f"{' '.join(str(error).split())[:300]}"
         ) from None
+
+
+def nonfinite_key(weights: dict[str, torch.Tensor]) -> str | None:
+    """Return the first weight that holds NaN or infinite values; None if all are finite.
+
+    >>> nonfinite_key({"a": torch.zeros(2), "b": torch.tensor([float("nan")])})
+    'b'
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            return name
+    return None
 
 
 def read_tensor(folder: Path, name: str) -> torch.Tensor:

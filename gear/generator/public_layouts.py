@@ -9,12 +9,39 @@ import torch
 
 State = dict[str, torch.Tensor]
 
+# in order of preference; a bare state dict last
+CONTAINERS = ("ar_ema", "ema", "ar", "state_dict", "model")
+
 HEAD = 64  # width of a head in every published class-conditional size
 
 
 def is_generator(state: State) -> bool:
     """Return whether these are weights of a LlamaGen transformer."""
     return "tok_embeddings.weight" in state and "layers.0.attention.wqkv.weight" in state
+
+
+def find(raw: dict[str, Any]) -> list[tuple[State, str]]:
+    """Return the generator in a checkpoint and the container it was in; empty if there is none.
+
+    GEAR's files hold `ema` or `ar_ema` beside `ar`, LlamaGen's `model`; a bare state dict is the
+    last. Averaged weights come first.
+    """
+    for name in CONTAINERS:
+        if isinstance(raw.get(name), dict):
+            state = _tensors(raw[name])
+            if is_generator(state):
+                return [(state, name)]
+    state = _tensors(raw)
+    return [(state, "bare")] if is_generator(state) else []
+
+
+def _tensors(raw: dict[str, Any]) -> State:
+    """Return the tensors of a state dict, without what wrappers put before their names."""
+    return {
+        re.sub(r"^((module|_orig_mod|generator)\.)+", "", key): value
+        for key, value in raw.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def is_text_conditional(state: State) -> bool:
@@ -30,11 +57,15 @@ def to_native(state: State) -> State:
 def shape_of(native: State) -> dict[str, Any]:
     """Return layers, width, codes and classes that the shapes imply; heads by the usual head width.
 
+    A text-conditional generator has no classes.
+
     Raises KeyError if a key that decides is missing.
     """
     codes, width = native["tok_embeddings.weight"].shape
     layers = 1 + max(int(m.group(1)) for key in native if (m := re.match(r"layers\.(\d+)\.", key)))
-    classes = native["cls_embedding.embedding_table.weight"].shape[0] - 1
+    classes = 0
+    if not is_text_conditional(native):
+        classes = native["cls_embedding.embedding_table.weight"].shape[0] - 1
     return {
         "layers": layers,
         "width": int(width),

@@ -33,9 +33,18 @@ def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
         if isinstance(raw.get(name), dict):
             inner, where = unwrap(raw[name])
             return inner, name if where == "bare" else f"{name}.{where}"
-    state = {key: value for key, value in raw.items() if isinstance(value, torch.Tensor)}
+    state = {
+        re.sub(r"^((module|_orig_mod)\.)+", "", key): value
+        for key, value in raw.items()
+        if isinstance(value, torch.Tensor)
+    }
     averaged = _averaged(state)
     return (averaged, "model_ema") if averaged else (state, "bare")
+
+
+def has_own_container(raw: dict[str, Any]) -> bool:
+    """Return whether a tokenizer is in a container of its own, beside a generator."""
+    return any(isinstance(raw.get(name), dict) for name in ("vq_ema", "vq"))
 
 
 def _averaged(state: State) -> State:

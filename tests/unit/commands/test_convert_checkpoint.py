@@ -7,12 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from gear.cli import main
+from gear.core.errors import InputError
+from gear.core.model_folder import save_model
+from gear.generator.config import GeneratorConfig, GeneratorShape, SampleConfig
 from gear.generator.inference import load_generator
+from gear.generator.sampling import sample
+from gear.generator.transformer import Generator
 from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
 from tests.support.layouts import QUANTIZER, generator, tokenizer
@@ -137,6 +143,118 @@ def test_export_and_import_again_is_exact(tmp_path: Path) -> None:
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_export_and_import_keep_what_weights_do_not_show(tmp_path: Path) -> None:
+    """Heads, grid, rotation of the prefix and names of classes, without a flag."""
+    original = generator()
+    config = {
+        "generator": {**original.config.model_dump(mode="json"), "prefix_rope": "identity"},
+        "codes": 64,
+        "grid": 4,
+        "classes": 5,
+        "class_names": ["a", "b", "c", "d", "e"],
+    }
+    for name in ("steps", "start", "batch", "lr"):
+        config["generator"].pop(name, None)
+    save_model(tmp_path / "one/generator", original.state_dict(), config)
+    assert main(["export", str(tmp_path / "one/generator"), str(tmp_path / "g.pt")]) == 0
+    assert main(["import", str(tmp_path / "g.pt"), str(tmp_path / "two")]) == 0
+    one = load_generator(tmp_path / "one/generator")
+    two = load_generator(tmp_path / "two/generator")
+    written = json.loads((tmp_path / "two/generator/config.json").read_text())
+    assert written["class_names"] == ["a", "b", "c", "d", "e"]
+    assert two.config == one.config
+    seeds = np.arange(4)
+    labels = torch.tensor([0, 1, 2, 3])
+    settings = SampleConfig(n=4)
+    assert torch.equal(sample(one, labels, seeds, settings), sample(two, labels, seeds, settings))
+
+
+def test_an_exported_text_conditional_generator_imports_again(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    shape = GeneratorConfig(layers=3, heads=2, width=16, tap=1, steps=0)
+    original = Generator(shape, codes=64, grid=4, empty_caption=torch.randn(2, 6))
+    torch.nn.init.normal_(original.output.weight)
+    config = {
+        "generator": GeneratorShape.pick(shape.model_dump(mode="json")).model_dump(mode="json"),
+        "codes": 64,
+        "grid": 4,
+        "condition": "caption",
+        "text": {"encoder": "minilm"},
+        "classes": 1,
+        "class_names": ["image"],
+    }
+    save_model(tmp_path / "one/generator", original.state_dict(), config)
+    assert main(["export", str(tmp_path / "one/generator"), str(tmp_path / "g.pt")]) == 0
+    assert main(["import", str(tmp_path / "g.pt"), str(tmp_path / "two")]) == 0
+    one = load_file(tmp_path / "one/generator/model.safetensors")
+    two = load_file(tmp_path / "two/generator/model.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    load_generator(tmp_path / "two/generator")
+
+
+@pytest.mark.parametrize("averaged_name", ["ema", "ar_ema", None])
+def test_gears_generator_files_import_the_average(
+    averaged_name: str | None, tmp_path: Path
+) -> None:
+    original = generator()
+    state = {f"module.{key}": value for key, value in original.state_dict().items()}
+    live = {key: torch.zeros_like(value) for key, value in state.items()}
+    projectors = {"module.projectors.0.0.weight": torch.zeros(2, 2)}
+    content: dict[str, Any] = {"ar": state | projectors, "opt": {"lr": 1.0}, "args": {"x": 1}}
+    if averaged_name:
+        content = {**content, "ar": live, averaged_name: state | projectors}
+    torch.save(content, tmp_path / "0100000.pt")
+    words = ["--heads", "2", "--grid", "4"]
+    assert main(["import", str(tmp_path / "0100000.pt"), str(tmp_path / "native"), *words]) == 0
+    loaded = load_generator(tmp_path / "native/generator")
+    tokens = torch.randint(64, (2, 16))
+    labels = torch.tensor([0, 4])
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens, labels).logits, original(tokens, labels).logits)
+    assert not (tmp_path / "native/tokenizer").exists()
+
+
+def test_a_whole_stage_one_file_gives_both_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tokenizer("llamagen")
+    second = generator()
+    content = {
+        "vq": {key: torch.zeros_like(value) for key, value in first.state_dict().items()},
+        "vq_ema": first.state_dict(),
+        "ar": second.state_dict(),
+        "disc": {"w": torch.ones(1)},
+    }
+    torch.save(content, tmp_path / "stage1.pt")
+    words = ["--heads", "2", "--grid", "4"]
+    assert main(["import", str(tmp_path / "stage1.pt"), str(tmp_path / "native"), *words]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    loaded = load_tokenizer(tmp_path / "native/tokenizer")
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(loaded(images).reconstruction, first(images).reconstruction)
+    load_generator(tmp_path / "native/generator")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(tokenizer("llamagen").state_dict())
+    state["decoder.conv_out.bias"] = torch.tensor([0.0, value, 0.0])
+    torch.save({"model": state}, tmp_path / "bad.pt")
+    assert main(["import", str(tmp_path / "bad.pt"), str(tmp_path / "native")]) == 2
+    assert "decoder.conv_out.bias has NaN or infinite" in capsys.readouterr().err
+    assert not (tmp_path / "native").exists()
+    torch.save({"model": tokenizer("llamagen").state_dict()}, tmp_path / "good.pt")
+    assert main(["import", str(tmp_path / "good.pt"), str(tmp_path / "native")]) == 0
+    folder = tmp_path / "native/tokenizer"
+    save_model(folder, state, json.loads((folder / "config.json").read_text()))
+    with pytest.raises(InputError, match=r"decoder\.conv_out\.bias has NaN or infinite"):
+        load_tokenizer(folder)
 
 
 class Evil:

@@ -13,7 +13,7 @@ from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions, conditions_for, empty_caption
 from gear.joint.validation_curve import ValidationSet
-from gear.training.batches import BatchLoader, ClassBalancedSampler, mirror_mask
+from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
 from gear.training.run import TrainingRun
 
 
@@ -42,9 +42,14 @@ class JointDataset:
 
         tokens: of a frozen tokenizer, by row and view; batches then hold no images.
         """
-        seed = training.settings.run.seed + seed_offset
-        mirror = mirror_mask(self.split, flip=self.flip, condition=self.condition)
-        sampler = ClassBalancedSampler(self.split.labels, training.settings.batch, seed, mirror)
+        settings = training.settings
+        sampler = batch_sampler(
+            self.split,
+            balance=settings.train.balance,
+            batch=settings.batch,
+            seed=settings.run.seed + seed_offset,
+            mirror=mirror_mask(self.split, flip=self.flip, condition=self.condition),
+        )
         return BatchLoader(
             self.split,
             sampler,

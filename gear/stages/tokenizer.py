@@ -9,7 +9,7 @@ from gear.data.shards import read_split
 from gear.params import Config
 from gear.tokenizer.inference import start_tokenizer
 from gear.training.autoencoder import build_autoencoder
-from gear.training.batches import BatchLoader, ClassBalancedSampler, mirror_mask
+from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
 from gear.training.fingerprint import AUTOENCODER_CODE, Identity, identify
 from gear.training.loop import Training
 from gear.training.run import SavedModel, TrainingSettings, open_training, saved_tokenizer
@@ -35,7 +35,13 @@ def run(config: Config, start_from: Path | None = None) -> None:
     step = build_autoencoder(training, tokenizer, config.loss, config.gan, lr=section.lr)
     average = training.ema(tokenizer)
     mirror = mirror_mask(split, flip=data.flip, condition=data.condition)
-    sampler = ClassBalancedSampler(split.labels, section.batch, config.run.seed, mirror)
+    sampler = batch_sampler(
+        split,
+        balance=config.train.balance,
+        batch=section.batch,
+        seed=config.run.seed,
+        mirror=mirror,
+    )
     rows = Training(training, step, averages={"tokenizer": average}, codes=section.codes).fit(
         BatchLoader(split, sampler, training.context)
     )

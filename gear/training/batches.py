@@ -116,6 +116,17 @@ class ClassBalancedSampler:
         return int(self._orders[label, epoch][place])
 
 
+def batch_sampler(
+    split: Split, *, balance: str, batch: int, seed: int, mirror: np.ndarray
+) -> ClassBalancedSampler:
+    """Return the sampler that `train.balance` names.
+
+    `natural` takes all images for one class: each comes once before any comes twice.
+    """
+    labels = split.labels if balance == "classes" else np.zeros_like(split.labels)
+    return ClassBalancedSampler(labels, batch, seed, mirror)
+
+
 class BatchLoader(Generic[ConditionT]):
     """Batches by step number: the same for any number of ranks, and after any resume."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,11 @@ from gear.core.settings import Count, Positive, Section, Share, Weight
 class TrainConfig(Section):
     """What every training stage shares."""
 
+    balance: Literal["classes", "natural"] = Field(
+        "classes",
+        description="Batches in which every class is as likely as any other, or every image, as "
+        "published.",
+    )
     warmup: Count = Field(20, description="Steps of linear learning-rate warm-up; constant after.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.98, description="Decay of the averaged weights, tokenizer and generator alike."

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from gear.training.batches import ClassBalancedSampler
+from gear.data.shards import encode_png, image_row, read_split, write_shards
+from gear.training.batches import ClassBalancedSampler, batch_sampler
+from tests.support.images import blotches
 
 
 def test_the_plan_is_balanced_and_a_function_of_the_step() -> None:
@@ -25,3 +29,19 @@ def test_a_batch_of_many_classes_is_no_run_of_neighbours() -> None:
     turn = [labels[plan.batch(step)[0]] for step in range(4)]
     assert sorted(np.concatenate(turn)) == list(range(1000)), "every class once a turn"
     assert all(np.ptp(batch) > 900 for batch in turn)
+
+
+def test_natural_batches_hold_each_image_once_an_epoch(tmp_path: Path) -> None:
+    images = blotches(0, count=24, size=16)
+    rows = (
+        image_row(str(n), encode_png(image), (16, 16), int(n >= 20), "")
+        for n, image in enumerate(images)
+    )
+    write_shards(rows, tmp_path)
+    split = read_split(tmp_path)
+    options = {"batch": 8, "seed": 0, "mirror": np.zeros(24, bool)}
+    natural = batch_sampler(split, balance="natural", **options)
+    balanced = batch_sampler(split, balance="classes", **options)
+    epoch = np.concatenate([natural.batch(step)[0] for step in range(3)])
+    assert sorted(epoch) == list(range(24))
+    assert np.bincount(split.labels[balanced.batch(0)[0]]).tolist() == [4, 4]

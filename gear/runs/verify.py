@@ -60,12 +60,14 @@ def verify(
         tolerance: Relative tolerance of metrics on hardware of another class.
 
     Returns:
-        The verdict in one line.
+        The verdict in one line: which stages were made again, of which only the recorded hashes
+        were checked, and which outputs were not looked at.
 
     Raises:
         StageFailed: if the run is not reproduced.
         InputError: if that cannot be decided: an unknown revision or stage, uncommitted changes,
-            inputs that are not at hand.
+            inputs that are not at hand, or, if no stages are named, outputs that are neither in
+            the cache nor made again.
     """
     root = checkout_root()
     revision = find_revision(name or "HEAD", root)
@@ -95,13 +97,41 @@ def verify(
             "not decided: outputs differ as they may on other hardware, "
             "and no metric was measured again: add `evaluate`"
         )
-    message = (
-        f"{revision.name} ({revision.commit[:12]}) is reproduced: {len(checks)} checks, "
-        f"ran again: {', '.join(again) or 'nothing'}"
-    )
-    if absent := sum(check.verdict == ABSENT for check in checks):
-        message += f"; {absent} outputs are not in this cache (`dvc pull`) and were not looked at"
+    message = f"{revision.name} ({revision.commit[:12]}), {len(checks)} checks: "
+    message += "; ".join(verdicts(checks, lock, again))
+    absent = _absent_outputs(checks, lock, again)
+    if absent and not stages:
+        raise InputError(f"{message}: `dvc pull` brings them")
     return message
+
+
+def verdicts(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> list[str]:
+    """Return what was found out, in words, none of which claims more than was done."""
+    rounded = {check.stage for check in checks if check.verdict in (WITHIN, UNDECIDED)}
+    same = [name for name in again if name not in rounded]
+    within = [name for name in again if name in rounded]
+    absent = _absent_outputs(checks, lock, again)
+    not_run = [
+        name
+        for name in in_order(lock)
+        if name not in again and not set(lock[name].outs) & {*absent}
+    ]
+    outcome = {
+        "made again, same bytes": same,
+        "made again, metrics within tolerance": within,
+        "recorded hashes agree, nothing was run": not_run,
+        "not in the cache, not looked at": absent,
+    }
+    return [f"{verdict}: {', '.join(names)}" for verdict, names in outcome.items() if names]
+
+
+def _absent_outputs(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> list[str]:
+    """Return recorded contents that are not in the cache and were not made again."""
+    made = {path for name in again for path in lock[name].outs}
+    absent = [
+        check.what.removesuffix(" in the cache") for check in checks if check.verdict == ABSENT
+    ]
+    return sorted(set(absent) - made)
 
 
 def choose_stages(lock: dict[str, Locked], stages: list[str] | None) -> list[str]:

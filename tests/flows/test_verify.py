@@ -65,8 +65,7 @@ def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
     before = state(checkout)
     done = gear(checkout, "verify", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "is reproduced" in done.stdout
-    assert "ran again: shards, joint, evaluate" in done.stdout
+    assert "checks: made again, same bytes: shards, joint, evaluate\n" in done.stdout
     assert [
         line for line in done.stdout.splitlines() if "made again" in line and line.endswith("same")
     ]
@@ -81,9 +80,31 @@ def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
 
 
 def test_trainings_run_again_only_when_named(checkout: Path) -> None:
-    assert "ran again: shards, evaluate" in gear(checkout, "verify").stdout
-    assert "ran again: nothing" in gear(checkout, "verify", "HEAD", "--stages").stdout
-    assert "ran again: joint" in gear(checkout, "verify", "HEAD", "--stages", "joint").stdout
+    made = "made again, same bytes"
+    agree = "recorded hashes agree, nothing was run"
+    assert f"{made}: shards, evaluate; {agree}: joint" in gear(checkout, "verify").stdout
+    only_hashes = gear(checkout, "verify", "HEAD", "--stages").stdout
+    assert f"{agree}: shards, joint, evaluate" in only_hashes
+    assert made not in only_hashes
+    joint = gear(checkout, "verify", "HEAD", "--stages", "joint").stdout
+    assert f"{made}: joint; {agree}: shards, evaluate" in joint
+
+
+def test_what_is_not_in_the_cache_is_not_called_verified(checkout: Path) -> None:
+    (out,) = find_revision("HEAD", checkout).lock()["joint"].outs.items()
+    path, md5 = out
+    cached = checkout / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    cached.chmod(0o644)
+    cached.unlink()
+    shutil.rmtree(checkout / path)
+    done = gear(checkout, "verify", "HEAD", "--stages")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"not in the cache, not looked at: {path}" in done.stderr
+    done = gear(checkout, "verify", "HEAD", "--stages", "shards")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "made again, same bytes: shards; " in done.stdout
+    assert "nothing was run: joint" not in done.stdout
+    assert gear(checkout, "verify", "HEAD", "--stages", "joint").returncode == 0
 
 
 def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout: Path) -> None:

@@ -8,25 +8,52 @@ import shutil
 import subprocess
 from pathlib import Path
 
+# instruction sets by which matrix libraries choose their code, and so the rounding
+INSTRUCTION_SETS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+)
+
 
 def hardware() -> str:
-    """Processor and cores."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")),
-        platform.machine(),
-    )
-    return f"{model}, {os.cpu_count()} cores"
+    """Return the processor, its family and model, and the number of cores.
+
+    Processors of one name may differ in model: cloud machines often show the name of the line.
+    """
+    facts = _cpuinfo()
+    name = facts.get("model name", platform.machine())
+    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    model = f" ({', '.join(numbers)})" if numbers else ""
+    return f"{name}{model}, {os.cpu_count()} cores"
 
 
-def _cpuinfo() -> list[str]:
+def instruction_sets() -> list[str]:
+    """Return the instruction sets of the processor that decide how matrix libraries round."""
+    flags = set(_cpuinfo().get("flags", "").split())
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor; empty elsewhere."""
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
-        return []
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def hardware_class() -> str:
-    """Processor, cores and GPUs: what has to be the same for results to be the same to the bit."""
+    """Return what has to be the same for results to be the same to the bit.
+
+    That is the processor with its model and instruction sets, the number of cores, and the GPUs.
+    """
     gpus: list[str] = []
     if shutil.which("nvidia-smi"):
         done = subprocess.run(
@@ -35,9 +62,6 @@ def hardware_class() -> str:
             text=True,
             check=False,
         )
-        gpus = (
-            [line.strip() for line in done.stdout.splitlines() if line.strip()]
-            if done.returncode == 0
-            else []
-        )
-    return ", ".join([hardware(), *gpus])
+        if done.returncode == 0:
+            gpus = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return ", ".join([hardware(), *filter(None, [" ".join(instruction_sets())]), *gpus])

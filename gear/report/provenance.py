@@ -54,14 +54,24 @@ def run_provenance(
 
 
 def machine_provenance() -> dict[str, Any]:
-    """Return what may differ between machines: commit, hardware, threads and versions."""
+    """Return what may differ between machines: commit, hardware, threads, libraries, versions."""
     return {
         "commit": commit(),
         "hardware": hardware_class(),
         "threads": torch.get_num_threads(),
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": _libraries(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _libraries() -> list[str]:
+    """Return the versions of the matrix libraries that torch was built with."""
+    lines = (line.strip("- ").strip() for line in torch.__config__.show().splitlines())
+    return [
+        line for line in lines if line.startswith(("Intel(R) MKL", "Intel(R) oneAPI", "OpenMP"))
+    ]
 
 
 def commit() -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gear.core.errors import InputError
+from gear.paths import PROVENANCE
 from gear.process import Ended, run_child
 from gear.runs.revision import LOCK, Cache, Locked, Revision
 
@@ -23,10 +24,14 @@ FRESH = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
 
 @dataclass(frozen=True)
 class Rerun:
-    """A clone of one commit whose DVC reads the cache of the checkout."""
+    """A clone of one commit whose DVC reads the cache of the checkout.
+
+    threads: CPU threads of the recorded run, which decide its rounding; None if unknown.
+    """
 
     folder: Path
     revision: Revision
+    threads: int | None
 
     def run(self, stage: Locked, remade: set[str], show: Callable[[str], None]) -> str:
         """Run one stage again, whatever DVC remembers of it.
@@ -66,6 +71,8 @@ class Rerun:
             if name != "PYTHONPATH" and not name.startswith(("DVC_", "GIT_"))
         }
         python = Path(sys.executable).parent  # `python` is the one that runs this
+        if self.threads:
+            kept["OMP_NUM_THREADS"] = str(self.threads)
         return {
             **kept,
             "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -92,7 +99,8 @@ def clone(revision: Revision, cache: Cache) -> Iterator[Rerun]:
                 f"{revision.commit[:12]} has no .dvc folder in git: commit .dvc/config"
             )
         (folder / ".dvc/config.local").write_text(CONFIG.format(folder=cache.folder))
-        yield Rerun(folder, revision)
+        recorded = revision.read_json(str(PROVENANCE)) or {}
+        yield Rerun(folder, revision, recorded.get("threads"))
     finally:
         signal.signal(signal.SIGTERM, before)
         shutil.rmtree(above, ignore_errors=True)

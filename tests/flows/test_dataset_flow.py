@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.prefect_server import post
@@ -48,6 +49,7 @@ def finish(server: dict[str, str], folder: Path, root: str) -> tuple[int, str, d
     )  # no key: a failed run's result
 
 
+@pytest.mark.slow
 def test_verdicts_are_published_and_nothing_of_the_pipeline_is_touched(
     server: dict[str, str], tmp_path: Path
 ) -> None:

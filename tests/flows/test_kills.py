@@ -105,6 +105,7 @@ def test_a_killed_worker_takes_its_runs_along(
     the_next_run_finishes(server, case)
 
 
+@pytest.mark.slow
 def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
     folder, log = tmp_path / "c", tmp_path / "worker.log"
     notes = training(folder)

@@ -126,6 +126,7 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
     )
 
 
+@pytest.mark.slow
 def test_a_collapse_raises_an_alert_and_stops_the_training(
     server: dict[str, str], prepared: Path, tmp_path: Path
 ) -> None:

@@ -71,7 +71,8 @@ def reconstruction_fd(
     return {
         "rfd": Metric(reference.fd(features), {**protocol, **measured}),
         "rfd_floor": Metric(
-            reference.fd(originals), {**protocol, **images, "images": "the originals"}
+            max(0.0, reference.fd(originals)),  # rounding of equal sets may go below
+            {**protocol, **images, "images": "the originals"},
         ),
     }
 

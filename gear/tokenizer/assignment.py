@@ -128,8 +128,13 @@ def straight_through(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
-    """Return the mean over all ranks; the gradient flows into the local value."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    """Return the mean over all ranks; the gradient flows into the local value.
+
+    Without gradients it is the local mean: ranks may then encode unequal numbers of batches, and
+    one that waits for the others would wait for ever.
+    """
+    alone = not dist.is_initialized() or dist.get_world_size() == 1
+    if alone or not torch.is_grad_enabled():
         return mean
     everywhere = mean.detach().clone()
     dist.all_reduce(everywhere)

@@ -265,7 +265,7 @@ def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> 
     assert "`dvc pull`" in done.stderr
     done = gear(checkout, "verify", "--stages", "shards")  # reads code only
     assert done.returncode == 0
-    assert "not in this cache" in done.stdout
+    assert "not in the cache, not looked at" in done.stdout
     (checkout / "dvc.lock").unlink()
     commit(checkout, "no lock")
     assert "HEAD has no dvc.lock" in gear(checkout, "verify", "HEAD").stderr

@@ -114,6 +114,7 @@ class Training:
             steps=steps,
             batch=run.settings.batch,
             log=run.log,
+            earlier=self.rows,
             enabled=run.context.is_rank_zero,
         )
         if self.hook and first == 0:

@@ -17,9 +17,21 @@ class Reporter:
     """
 
     def __init__(
-        self, name: str, *, first: int, steps: int, batch: int, log: Path, enabled: bool
+        self,
+        name: str,
+        *,
+        first: int,
+        steps: int,
+        batch: int,
+        log: Path,
+        earlier: list[dict[str, float]],
+        enabled: bool,
     ) -> None:
-        """Open the logs of steps `first` to `steps`; `batch` is the number of images a step."""
+        """Open the logs of steps `first` to `steps`; `batch` is the number of images a step.
+
+        `earlier`: the curve of the steps before `first`. DVCLive's files are written anew from it,
+        because a run that was killed may have left half a line in them, or rows of later steps.
+        """
         self.name, self.steps, self.first, self.batch = name, steps, first, batch
         self.enabled = enabled
         self.last_step = first
@@ -35,8 +47,9 @@ class Reporter:
             save_dvc_exp=False,
             dvcyaml=None,
             report=None,
-            resume=first > 0,
         )
+        for row in earlier:
+            self._log_live(row)
         self.write: Callable[[str], Any] = print
         self.bar = None
         if sys.stderr.isatty():
@@ -64,11 +77,14 @@ class Reporter:
             print(f"{progress} | {rate:.0f} images/s, {eta:.0f} s left", flush=True)
         self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
         self.log.flush()
-        self.live.step = done
+        self._log_live(row)
+        self.live.make_summary()
+
+    def _log_live(self, row: dict[str, float]) -> None:
+        self.live.step = int(row["step"])
         for key, value in row.items():
             if key != "step":
                 self.live.log_metric(key, value)
-        self.live.make_summary()
 
     def close(self) -> None:
         """End the bar and the logs."""

@@ -86,6 +86,8 @@ def test_a_killed_run_resumes_after_neutral_changes(prepared: Path, tmp_path: Pa
     (latest,) = cwd.glob(".gear/joint/*/latest")
     saved = latest.read_text().removeprefix("step-")
     moved = cwd.rename(tmp_path / "moved")
+    (live,) = moved.glob(".gear/logs/joint*/metrics.json")
+    live.write_text("")  # as a kill in the middle of a write leaves it
     shutil.copytree(REPO / "gear", moved / "gear", ignore=shutil.ignore_patterns("__pycache__"))
     losses = moved / "gear/losses/adversarial.py"
     losses.write_text(losses.read_text().replace('"""', '"""Three more words: ', 1))
@@ -100,6 +102,9 @@ def test_a_killed_run_resumes_after_neutral_changes(prepared: Path, tmp_path: Pa
     assert f"resuming after step {saved} of" in done.stderr
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_models(moved, prepared)
+    (logged,) = moved.glob(".gear/logs/joint*/plots/metrics/**/ntp.tsv")
+    steps = [int(line.split("\t")[0]) for line in logged.read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps)), "a step is logged twice"
 
 
 def test_more_steps_continue_a_finished_run_bitwise(prepared: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from urllib.parse import urlparse
 from uuid import UUID
 
 from flows.wait_for_server import wait
+from gear.core import exit_codes
 from gear.core.errors import InputError
-from gear.paths import REPORTS, WORK
+from gear.paths import LOGS, REPORTS, WORK
 from gear.process import started_at
 
 SERVICES = WORK / "services"
@@ -275,8 +276,6 @@ TARGETS = {
 if __name__ == "__main__":
     if "PREFECT_HOME" in os.environ:  # Prefect makes one level only, and warns
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    try:
-        print(TARGETS[sys.argv[1]]())
-    except InputError as mistake:
-        print(mistake, file=sys.stderr)
-        raise SystemExit(2) from None
+    target = sys.argv[1]
+    code = exit_codes.run(f"make {target}", lambda: print(TARGETS[target]()), LOGS)
+    raise SystemExit(code)

@@ -5,9 +5,15 @@ Only a crash is worth another try.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import signal
 
 from gear.process import Ended
+
+# the kernel kills what takes too much memory; the others are faults of native code
+CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL)
 
 
 class StageError(RuntimeError):
@@ -17,7 +23,7 @@ class StageError(RuntimeError):
 
 
 class StageBadInput(StageError):
-    """Exit code 2: the user's mistake. The same again would fail again."""
+    """Exit code 2: the user's mistake, or a full disk. The same again would fail again."""
 
 
 class StageStopped(StageError):
@@ -25,7 +31,7 @@ class StageStopped(StageError):
 
 
 class StageKilled(StageError):
-    """Ended by a signal: somebody wanted it to end."""
+    """Ended by a signal such as SIGTERM: somebody wanted it to end."""
 
 
 class StageBusy(StageError):
@@ -50,6 +56,13 @@ def classify(ended: Ended) -> StageError:
         )
     stage_codes = re.findall(r"exited with (-?\d+)", ended.tail)
     code = int(stage_codes[-1]) if stage_codes else ended.code
-    if code < 0 or code in (130, 137, 143):
+    number = -code if code < 0 else code - 128  # of the signal, if one ended it
+    if stage_codes and number in CRASHES:  # a killed DVC is somebody's wish
+        return StageCrashed(ended.reason)
+    if 0 < number < signal.NSIG:
         return StageKilled(ended.reason)
+    if os.strerror(errno.ENOSPC) in ended.tail:
+        return StageBadInput(ended.reason)
+    if code == 1 and "Traceback (most recent call last)" in ended.tail:  # before gear could look
+        return StageCrashed(ended.reason)
     return {2: StageBadInput, 1: StageStopped}.get(code, StageCrashed)(ended.reason)

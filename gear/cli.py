@@ -11,9 +11,11 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gear import paths
+from gear.core import exit_codes, portable
+from gear.core.text import one_line
 from gear.process import exit_with_dvc
 
 DISTRIBUTION = "gear-autoregression"
@@ -60,6 +62,7 @@ COMMANDS = {  # module of gear.commands, help
         "whether a recorded run can be made again: hashes checked, stages run again in a clone",
     ),
 }
+COMPUTING = frozenset(STAGES) - {"ingest", "validate", "report"}  # stages that use torch
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -72,37 +75,34 @@ QUIET = {  # telemetry and network look-ups of every tool, off by default
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0, 1 (failed), 2 (bad input) or 128 + a signal."""
+    """Run a command. Returns the exit code (`gear.core.exit_codes`)."""
     words = sys.argv[1:] if arguments is None else arguments
     command = words[0] if words else ""
-    parsed = parser(command).parse_args(words)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    from gear.core.errors import InputError, StageFailed
 
-    try:
+    def body() -> None:
+        parsed = parser(command).parse_args(words)
         if command in STAGES:
             start_from = getattr(parsed, "start_from", None)
             run_stage(command, {"start_from": start_from} if start_from else {})
         else:
             print(_module(command).run(parsed), flush=True)
-        return 0
-    except InputError as error:
-        print(f"gear {command}: {error}", file=sys.stderr)
-        return 2
-    except StageFailed as error:
-        print(f"gear {command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output went away (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+    return exit_codes.run(f"gear {command}".strip(), body, paths.LOGS)
 
 
-def parser(command: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where help is; exit code 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (`{self.prog} --help`)\n")
+
+
+def parser(command: str) -> Parser:
     """Return the command line, with the arguments of one command."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="gear",
         description="GEAR: guided end-to-end autoregression. Settings live in params.yaml.",
     )
@@ -136,11 +136,16 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     config = load_for_stage(stage)
     if config.host.threads:  # before torch and numpy are imported, which read it once
         os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
+    is_portable = stage in COMPUTING and config.train.portable
+    if is_portable:
+        portable.hold_instruction_set()
     exit_with_dvc()
     from gear.core.memory import keep_freed_memory
     from gear.runs import costs
 
     keep_freed_memory()
+    if is_portable:
+        portable.round_square_roots()
     with costs.recorded(stage):
         importlib.import_module(f"gear.stages.{stage}").run(config, **options)
 

@@ -93,6 +93,11 @@ class Config(Section):
                 "loss.adaptive needs the decoder's last weights whole: "
                 "use host.zero_stage 2 or less"
             )
+        if self.train.portable and (self.host.device == "cuda" or self.host.threads not in (0, 2)):
+            raise ValueError(
+                "train.portable computes on the CPU with two threads: set host.device to auto "
+                "and host.threads to 0"
+            )
         if self.data.size // self.tokenizer.factor < 2:
             raise ValueError(
                 f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} "

@@ -47,6 +47,7 @@ DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
+LOGS = WORK / "logs"  # of trainings, and tracebacks of unforeseen errors
 # Where resumable states lie. For `dvc exp run --temp`, whose own folder is new every time, a flow
 # names that of its checkout.
 STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))

@@ -7,6 +7,8 @@ import unicodedata
 
 import numpy as np
 
+from gear.core.text import BIDI
+
 MAX_LENGTH = 2000  # characters
 SIDES = re.compile(r"\b(left|right)(wards?|most|hand|handed)?\b", re.IGNORECASE)
 
@@ -41,6 +43,33 @@ def is_text(caption: str) -> bool:
     if any(unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "�" for c in caption):
         return False
     return any(c.isalnum() or unicodedata.category(c) == "So" for c in caption)
+
+
+def text_fault(text: str, what: str) -> str:
+    r"""Return why a text cannot be stored and shown; "" if it can. `what`: what to call it.
+
+    >>> text_fault("a\ud800", "name"), text_fault("a\u202eb", "caption")
+    ('its name is not UTF-8', 'its caption has the control character U+202E')
+    """
+    for c in text:
+        if unicodedata.category(c) == "Cs":
+            return f"its {what} is not UTF-8"
+        if unicodedata.category(c) == "Cc" or c in BIDI:
+            return f"its {what} has the control character U+{ord(c):04X}"
+    return ""
+
+
+def caption_fault(caption: str) -> str:
+    """Return why a normalized caption cannot be stored and shown; "" if it can.
+
+    Whether it is readable text is for the data gate to say.
+
+    >>> caption_fault("a dog"), caption_fault("a" * 2001)
+    ('', 'its caption has 2001 characters, over 2000')
+    """
+    if len(caption) > MAX_LENGTH:
+        return f"its caption has {len(caption)} characters, over {MAX_LENGTH}"
+    return text_fault(caption, "caption")
 
 
 def normalize_caption(caption: str) -> str:

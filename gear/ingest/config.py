@@ -24,6 +24,9 @@ class DataConfig(Section):
         description="Folder of the images; ingest runs again when a file in it changes. The "
         "packaged images have none: leave the file that describes them.",
     )
+    follow_links: bool = Field(
+        False, description="Read links that lead out of `root` (source `folder`)."
+    )
     condition: Literal["class", "caption"] = Field(
         "class", description="What the generator is given: the class, or the caption."
     )
@@ -46,5 +49,6 @@ class DataConfig(Section):
         True, description="Mirror images at random in training; off where mirror images differ."
     )
     max_reject_share: Share = Field(
-        0.01, description="Share of unreadable files above which ingest fails."
+        0.01,
+        description="Share of unreadable files (and of broken archives) above which ingest fails.",
     )

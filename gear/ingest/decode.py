@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,11 +15,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from gear.data.captions import normalize_caption
+from gear.core.errors import StageFailed
+from gear.core.text import one_line
+from gear.data.captions import caption_fault, normalize_caption, text_fault
 from gear.ingest.records import EncodedSample, Picture, Reject
+from gear.process import exit_with
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000  # of an image, and of what it becomes before it is cropped
+MIN_SIDE = 2  # pixels
 WINDOW_BYTES = 256 << 20
+# formats of photographs and web pictures; others of Pillow's decoders start programs (EPS) or are
+# rarely used, and so rarely attacked and mended
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+DEEP = 65535.0  # white of 16-bit images
 
 
 def decode_samples(
@@ -27,9 +37,20 @@ def decode_samples(
 
     Samples that wait in memory are limited in number and bytes.
     """
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=exit_with, initargs=(os.getpid(),)
+    ) as pool:
         while window := _window(samples, 64 * workers):
-            yield from pool.map(partial(_decode_sample, size=size), window, chunksize=8)
+            try:
+                yield from pool.map(partial(_decode_sample, size=size), window, chunksize=8)
+            except BrokenProcessPool:
+                names = [one_line(_name(sample), 80) for sample in (window[0], window[-1])]
+                raise StageFailed(
+                    f"a decoding process died, for want of memory or by a fault of a decoder, at "
+                    f"one of the {len(window)} files from {names[0]} to {names[1]}: free memory "
+                    "or lower host.workers; if it happens again, take that file out"
+                ) from None
 
 
 def _window(samples: Iterator[EncodedSample | Reject], count: int) -> list[EncodedSample | Reject]:
@@ -44,22 +65,30 @@ def _window(samples: Iterator[EncodedSample | Reject], count: int) -> list[Encod
     return window
 
 
+def _name(sample: EncodedSample | Reject) -> str:
+    return sample.file if isinstance(sample, Reject) else sample.key
+
+
 def _decode_sample(sample: EncodedSample | Reject, size: int) -> Picture | Reject:
     if isinstance(sample, Reject):
         return sample
+    caption = normalize_caption(sample.caption)
+    if fault := text_fault(sample.key, "name") or text_fault(sample.category, "class"):
+        return Reject(sample.key, fault)
+    if fault := caption_fault(caption):
+        return Reject(sample.key, fault)
     source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
     try:
         pixels = read_square(source, size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged files raise errors of every kind
         return Reject(sample.key, _reason(error))
-    caption = normalize_caption(sample.caption)
     return Picture.of_pixels(pixels, sample.key, sample.key, sample.category, caption)
 
 
 def _reason(error: Exception) -> str:
     """Return why an image cannot be read, without the names of files or objects."""
     if isinstance(error, UnidentifiedImageError):
-        return "cannot identify image file"
+        return f"no image of the formats {', '.join(FORMATS)}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -67,19 +96,25 @@ def _reason(error: Exception) -> str:
 def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
     """Return an image resized to `size` on the short side and cropped, (size, size, 3) uint8.
 
-    Resizing is bicubic with antialiasing, the crop is central. EXIF rotation is applied, and
-    transparent images are put on white.
+    Resizing is bicubic with antialiasing, the crop is central. EXIF rotation is applied,
+    transparent images are put on white, and 16-bit and floating-point images are scaled to 8 bits.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: if the file cannot be read.
+        ValueError: if the image is too small or too large.
+        Exception: of any kind, by a decoder, if the file is damaged.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        opened = Image.open(source)
+        opened = Image.open(source, formats=FORMATS)
     with opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            megapixels = MAX_PIXELS // 1_000_000
-            raise ValueError(f"{opened.width}x{opened.height} is over {megapixels} megapixels")
+        if min(opened.size) < MIN_SIDE:
+            raise ValueError(f"{opened.width}x{opened.height} pixels: a side is under {MIN_SIDE}")
+        scale = size / min(opened.size)
+        if max(1.0, scale**2) * opened.width * opened.height > MAX_PIXELS:
+            resized = f" resized to {size} on the short side" if scale > 1 else ""
+            raise ValueError(
+                f"{opened.width}x{opened.height}{resized} is over {MAX_PIXELS // 10**6} megapixels"
+            )
         picture = _upright_opaque(opened)
     scale = size / min(picture.size)
     width = max(size, round(picture.width * scale))
@@ -92,7 +127,26 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
 
 def _upright_opaque(opened: Image.Image) -> Image.Image:
     picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _eight_bits(picture, opened.format).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image, kind: str | None) -> Image.Image:
+    """Return a grey image of 16-bit, 32-bit or floating-point values with 8 bits.
+
+    White is 65535 in 16-bit images and PPM; in others the least of 1 (floating point), 255 and
+    65535 that no value exceeds.
+    """
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(values).all() and low >= 0 and high <= DEEP):
+        raise ValueError(f"its values range from {low:g} to {high:g}, not from 0 to 65535")
+    if picture.mode.startswith("I;16") or kind == "PPM":
+        white = DEEP
+    else:
+        white = next(w for w in (1.0, 255.0, DEEP) if high <= w and (w > 1 or picture.mode == "F"))
+    return Image.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gear.core.errors import InputError
 from gear.ingest.records import EncodedSample, Reject
 
+CAPTIONS = "metadata.jsonl"
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
-def image_folder(root: Path) -> Iterator[EncodedSample | Reject]:
+
+def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedSample | Reject]:
     """Yield the images of `<root>/<class>/<file>` in the order of their names.
 
-    Captions come from metadata.jsonl if there is one; others are the names of the classes.
+    Names that begin with a dot are left out. Captions come from metadata.jsonl if there is one;
+    others are the names of the classes. What looks like an image and cannot be read is a reject: a
+    file outside a class folder, a folder inside one, a link to nothing.
+
+    follow_links: read links that lead out of `root`; otherwise they are rejects.
 
     Raises:
         InputError: if there are no images, or a class folder is empty.
     """
     if not root.is_dir():
         raise InputError(f"data.root: {root} is not a folder: name one that holds <class>/<file>")
-    files = sorted(
-        path for path in root.glob("*/*") if path.is_file() and not path.name.startswith(".")
-    )
+    rejects, files = _list_files(root, follow_links)
     if not files:
+        first = f"; {rejects[0].file}: {rejects[0].reason}" if rejects else ""
         raise InputError(
-            f"data.root: {root} holds no <class>/<file>: one folder per class, images inside"
+            f"data.root: {root} holds no <class>/<file>: one folder per class, images inside{first}"
         )
-    filled = {file.parent for file in files}
-    empty = sorted(p.name for p in root.iterdir() if p.is_dir() and p not in filled)
-    if empty:
-        raise InputError(
-            f"data.root: class folder {root / empty[0]} is empty: remove it or fill it"
-        )
-    captions = _read_captions(root / "metadata.jsonl")
+    captions, bad_lines = _read_captions(root / CAPTIONS)
+    yield from rejects
+    yield from bad_lines
+    names = {_name(file, root) for file in files}
+    for name in captions.keys() - names - {reject.file for reject in rejects}:
+        captions.pop(name)
+        yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
     for file in files:
-        name = str(file.relative_to(root))
-        category = file.parent.name
+        name, category = _name(file, root), file.parent.name
         if file.stat().st_size:
             caption = captions.get(name, category.replace("_", " "))
             yield EncodedSample(name, caption, category, file)
@@ -44,20 +50,78 @@ def image_folder(root: Path) -> Iterator[EncodedSample | Reject]:
             yield Reject(name, "empty file")
 
 
-def _read_captions(file: Path) -> dict[str, str]:
+def _name(file: Path, root: Path) -> str:
+    return str(file.relative_to(root))
+
+
+def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path]]:
+    """Return rejects and the files of class folders, in the order of their names."""
+    rejects: list[Reject] = []
+    files: list[Path] = []
+    inside = root.resolve()
+
+    def refused(path: Path) -> str:
+        """Return why a path is not read; "" if it is."""
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            return "a link to nothing" if path.is_symlink() else str(error.strerror)
+        if not follow_links and not path.resolve().is_relative_to(inside):
+            return "a link out of data.root: set data.follow_links to true to read it"
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return "neither file nor folder"
+        return ""
+
+    def entries(folder: Path) -> Iterator[Path]:
+        try:
+            listed = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            rejects.append(Reject(_name(folder, root), f"cannot be listed: {error.strerror}"))
+            return
+        for path in listed:
+            if reason := refused(path):
+                rejects.append(Reject(_name(path, root), reason))
+            else:
+                yield path
+
+    for folder in entries(root):
+        if not folder.is_dir():
+            if folder.suffix.lower() in IMAGE_ENDINGS:
+                rejects.append(Reject(folder.name, "not in a class folder: <class>/<file> is read"))
+            continue
+        before = len(files) + len(rejects)
+        for path in entries(folder):
+            if path.is_dir():
+                reason = "a folder inside a class folder: <class>/<file> is read"
+                rejects.append(Reject(_name(path, root), reason))
+            else:
+                files.append(path)
+        if before == len(files) + len(rejects):
+            raise InputError(
+                f"data.root: class folder {folder} holds no files: fill it, or take it out"
+            )
+    return rejects, files
+
+
+def _read_captions(file: Path) -> tuple[dict[str, str], list[Reject]]:
     """Return captions by file of a metadata.jsonl as in Hugging Face's image folders.
 
-    A line is `{"file_name": ..., "text": ...}`.
+    A line is `{"file_name": ..., "text": ...}`; others are rejects.
     """
     captions: dict[str, str] = {}
+    rejects: list[Reject] = []
     if not file.exists():
-        return captions
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        return captions, rejects
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            captions[str(Path(row["file_name"]))] = str(row["text"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise InputError(
-                f'{file} line {number}: not {{"file_name": ..., "text": ...}}'
-            ) from None
-    return captions
+            name, text = row["file_name"], row["text"]
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise TypeError("no text")
+            captions[str(PurePosixPath(name))] = text
+        except (ValueError, KeyError, TypeError, RecursionError):
+            reason = 'not {"file_name": ..., "text": ...}, both texts'
+            rejects.append(Reject(f"{file.name} line {number}", reason))
+    return captions, rejects

@@ -22,7 +22,7 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
 
     try:
         table = datasets.load_from_disk(str(root))
-    except (FileNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # of damaged files: errors of many kinds
         raise InputError(
             f"data.root: {root}: no dataset of `save_to_disk` here "
             f"({' '.join(str(error).split())[:200]})"
@@ -38,15 +38,29 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
                 f"{', '.join(table.column_names)}: see data.caption_key"
             )
     names = getattr(table.features.get("label"), "names", None)
-    for number, row in enumerate(table.cast_column("image", datasets.Image(decode=False))):
-        key, caption = f"row-{number:08d}", row[caption_key]
+    try:
+        raw = table.cast_column("image", datasets.Image(decode=False))
+    except Exception as error:
+        raise InputError(
+            f"data.root: {root}: its column 'image' holds no images "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
+    for number in range(len(raw)):
+        key = f"row-{number:08d}"
+        try:
+            row = raw[number]
+            category = _category(row.get("label"), names)
+        except Exception as error:
+            yield Reject(key, f"cannot be read: {error}")
+            continue
+        caption = row[caption_key]
         if isinstance(caption, list):
             caption = caption[0] if caption else None
         image = (row["image"] or {}).get("bytes") or b""
         if not isinstance(caption, str) or not caption.strip() or not image:
             yield Reject(key, "no image bytes" if not image else "no caption")
             continue
-        yield EncodedSample(key, caption, _category(row.get("label"), names), image)
+        yield EncodedSample(key, caption, category, image)
 
 
 def _category(label: Any, names: list[str] | None) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gear.core.text import one_line
 from gear.data.near_twins import thumbnail
 from gear.data.shards import encode_png
 
 ONE_CLASS = "image"  # the class of samples without one
+LONGEST = 300  # characters of a name or reason
+ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # of an object in memory: another one in every run
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that cannot be used, and the reason."""
+    """A file, row or member that cannot be used, and the reason; both printable."""
 
     file: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", one_line(self.file, LONGEST))
+        object.__setattr__(self, "reason", one_line(ADDRESS.sub("0x...", self.reason), LONGEST))
+
+
+@dataclass(frozen=True)
+class BrokenArchive(Reject):
+    """An archive that ends early or is damaged: nobody knows how many of its samples are lost."""
 
 
 @dataclass(frozen=True)

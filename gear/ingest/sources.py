@@ -24,9 +24,9 @@ def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
     if data.source == "openmoji":
         return openmoji(data.size)
     if data.source == "folder":
-        samples = image_folder(root)
+        samples = image_folder(root, follow_links=data.follow_links)
     elif data.source == "webdataset":
-        samples = webdataset(root, data.caption_key)
+        samples = webdataset(root, data.caption_key, data.max_reject_share)
     else:
         samples = huggingface(root, data.caption_key)
     return decode_samples(samples, data.size, workers)

@@ -106,7 +106,7 @@ def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> 
     files = accepted + len(rejects)
     if accepted and len(rejects) <= share * files:
         return
-    first = "; ".join(f"{row['file']}: {row['reason']}" for row in rejects[:3])
+    first = "; ".join(f"{row['file']}: {row['reason']}"[:200] for row in rejects[:3])
     raise Refused(
         f"{len(rejects)} of {files} files rejected, over data.max_reject_share = {share}: {first}",
         rejects,

@@ -10,22 +10,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gear.core.errors import InputError
-from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
+from gear.ingest.records import ONE_CLASS, BrokenArchive, EncodedSample, Reject
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("json", "txt", "cls")
 MAX_MEMBER = 64 << 20  # bytes
 
 
-def webdataset(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
+def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[EncodedSample | Reject]:
     """Yield the samples of tar shards.
 
     Samples without image or caption, and those whose key occurred before, are rejects.
 
-    caption_key: key of the caption in a sample's .json; a .txt file is used if it is absent.
+    Args:
+        root: Folder of the archives.
+        caption_key: Key of the caption in a sample's .json; a .txt file is used if it is absent.
+        max_broken: Share of archives that may be broken.
     """
     seen: set[str] = set()
-    for sample in read_archives(root):
+    for sample in read_archives(root, max_broken):
         if isinstance(sample, Reject):
             yield sample
             continue
@@ -57,7 +60,7 @@ class Sample:
         if "json" in self.parts:
             try:
                 facts = json.loads(self.parts["json"])
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"its .json is not JSON ({error})") from None
             if not isinstance(facts, dict):
                 raise ValueError("its .json is not an object")
@@ -79,28 +82,37 @@ def _text(content: bytes, kind: str) -> str:
         raise ValueError(f"its .{kind} is not UTF-8") from None
 
 
-def read_archives(root: Path) -> Iterator[Sample | Reject]:
-    """Yield samples of `<root>/*.tar` in the order of their names, and members that are refused.
+def read_archives(root: Path, max_broken: float) -> Iterator[Sample | Reject]:
+    """Yield samples of `<root>/*.tar` in the order of their names, and what is refused.
 
     Raises:
-        InputError: if there is no tar file.
+        InputError: if there is no tar file, or a larger share than `max_broken` is broken: nobody
+            knows how many samples are lost with them.
     """
     files = sorted(root.glob("*.tar")) if root.is_dir() else []
     if not files:
         raise InputError(f"data.root: no *.tar in {root}: name a folder of WebDataset shards")
+    broken: list[BrokenArchive] = []
     for file in files:
-        yield from _read_archive(file)
+        samples = _read_archive(file) if file.is_file() else [BrokenArchive(file.name, "no file")]
+        for sample in samples:
+            yield sample
+            broken += [sample] if isinstance(sample, BrokenArchive) else []
+    if len(broken) > max_broken * len(files):
+        raise InputError(
+            f"{len(broken)} of {len(files)} archives broken, over data.max_reject_share = "
+            f"{max_broken}: {root / broken[0].file}: {broken[0].reason}"
+        )
 
 
 def _read_archive(file: Path) -> Iterator[Sample | Reject]:
     current: Sample | None = None
     members = 0
     try:
-        with tarfile.open(
-            file, "r|"
-        ) as archive:  # a stream, read once; nothing is extracted to disk
+        with tarfile.open(file, "r:") as archive:  # nothing is extracted to disk
             for member in archive:
                 members += 1
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if reason := _refused(member):
                     yield Reject(f"{file.name}/{member.name}", reason)
                     continue
@@ -114,19 +126,35 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
                     current = None
                 if ending not in IMAGES + TEXTS:
                     continue
-                stream = archive.extractfile(member)
-                content = stream.read() if stream is not None else b""
+                content = _content(archive, member)
                 current = current or Sample(key)
                 if ending in IMAGES:
                     current.image = content
                 else:
                     current.parts[ending] = content
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = f"broken after {members} members ({error}); the rest of it is not read"
-        yield Reject(file.name, reason)
+            _require_end(archive)
+    except Exception as error:  # tarfile raises errors of many kinds on damaged headers
+        reason = f"broken after {members} members ({error}): what follows is lost; copy it again"
+        yield BrokenArchive(file.name, reason)
         return  # the last sample may be incomplete
     if current is not None:
         yield current
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    content = stream.read() if stream is not None else b""
+    if len(content) != member.size:
+        raise EOFError(f"{member.name} ends after {len(content)} of {member.size} bytes")
+    return content
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise EOFError unless a block of zeros ends an archive; tarfile takes any damage for it."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise EOFError("no end marker here")
 
 
 def _refused(member: tarfile.TarInfo) -> str:
@@ -136,7 +164,7 @@ def _refused(member: tarfile.TarInfo) -> str:
         return "its name leads out of the archive"
     if member.issym() or member.islnk():
         return "a link"
-    if not (member.isreg() or member.isdir()):
+    if not (member.isreg() or member.isdir()) or member.issparse():
         return "neither file nor folder"
     if member.size > MAX_MEMBER:
         return f"{member.size >> 20} MiB is over {MAX_MEMBER >> 20} MiB"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gear.core.settings import Count, Positive, Section, Share, Weight
 
@@ -31,6 +31,19 @@ class TrainConfig(Section):
         0.0, description="AdamW weight decay of every module; published baselines did best at 0.05."
     )
     bf16: bool = Field(True, description="bf16 autocast; distances stay in fp32.")
+    portable: bool = Field(
+        False,
+        description="The same bits on other x86-64 processors: AVX2, two threads, fp32; slower.",
+    )
+
+    @model_validator(mode="after")
+    def _check_portable(self) -> Self:
+        if self.portable and self.bf16:
+            raise ValueError(
+                "portable needs fp32: set bf16 to false, since processors without bf16 units "
+                "round elsewhere"
+            )
+        return self
 
 
 class HealthConfig(Section):

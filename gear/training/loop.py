@@ -103,7 +103,8 @@ class Training:
             Collapse: if the codebook collapsed.
             StageFailed: if a loss was not finite.
             StopRequested: if asked to stop; the state was saved.
-            Stopped: on a signal; the state was saved. Exit code 128 + signal.
+            Stopped: on a signal, or if the reader of stdout went away (SIGPIPE); the state was
+                saved. Exit code 128 + signal.
         """
         run, steps = self.run, self.run.settings.steps
         first = self._resume()
@@ -126,7 +127,8 @@ class Training:
                 losses = self._train_step(batch, number)
                 curve = self._log(number + 1, losses, reporter)
                 self._check_health(number + 1)
-                self._save_or_stop(number + 1, caught["signal"])
+                gone = signal.SIGPIPE if reporter.reader_gone else 0
+                self._save_or_stop(number + 1, caught["signal"] or gone)
         finally:
             reporter.close()
         if first == steps > 0:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gear.core.exit_codes import discard_output
+
 
 class Reporter:
     """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools.
@@ -34,6 +36,7 @@ class Reporter:
         """
         self.name, self.steps, self.first, self.batch = name, steps, first, batch
         self.enabled = enabled
+        self.reader_gone = False  # whether stdout is a pipe that nobody reads any more
         self.last_step = first
         self.last_time = self.start = time.monotonic()
         if not enabled:
@@ -74,11 +77,18 @@ class Reporter:
             self.write(short)
         else:
             progress = f"{self.name} {done}/{self.steps} {short}"
-            print(f"{progress} | {rate:.0f} images/s, {eta:.0f} s left", flush=True)
+            self._print(f"{progress} | {rate:.0f} images/s, {eta:.0f} s left")
         self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
         self.log.flush()
         self._log_live(row)
         self.live.make_summary()
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            self.reader_gone = True
+            discard_output()
 
     def _log_live(self, row: dict[str, float]) -> None:
         self.live.step = int(row["step"])

@@ -203,8 +203,19 @@ def test_bad_parameters_give_a_reason(
         (255, "ERROR: failed to reproduce 'a': failed to run: x, exited with 2\n", StageBadInput),
         (255, "failed to run: x, exited with 1\n", StageStopped),
         (255, "failed to run: x, exited with 143\n", StageKilled),
-        (255, "failed to run: x, exited with -9\n", StageKilled),
+        (255, "failed to run: x, exited with -15\n", StageKilled),
+        (255, "failed to run: x, exited with 141\n", StageKilled),
+        (255, "failed to run: x, exited with -9\n", StageCrashed),  # out of memory
+        (255, "failed to run: x, exited with 137\n", StageCrashed),
+        (255, "failed to run: x, exited with 70\n", StageCrashed),
+        (
+            255,
+            "Traceback (most recent call last):\nfailed to run: x, exited with 1\n",
+            StageCrashed,
+        ),
+        (255, "ERROR: unexpected error - [Errno 28] No space left on device\n", StageBadInput),
         (-15, "", StageKilled),
+        (-9, "", StageKilled),  # DVC itself
         (255, "failed to run: x, exited with 139\n", StageCrashed),
         (255, "unexpected error\n", StageCrashed),
     ],

@@ -1,0 +1,126 @@
+"""How a command ends: the exit code, and one line on stderr if it failed.
+
+| code | meaning | a flow tries again |
+|---|---|---|
+| 0 | done | |
+| 1 | stopped for a reason of the training: collapsed codebook, failed gate | no |
+| 2 | bad input, or no space left | no |
+| 70 | a bug or a broken machine; the traceback is in a file | once |
+| 128 + n | ended by signal n; 141 if the reader of the output went away | no |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from gear.core.errors import InputError, StageFailed
+from gear.core.text import one_line
+
+CRASH = 70  # EX_SOFTWARE of sysexits.h
+READER_GONE = 128 + signal.SIGPIPE
+NEARLY_FULL = 16 << 20  # bytes; less than that left, and a write that failed had no space
+# of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
+WRITE_FAILED = ("PytorchStreamWriter", "unexpected pos", "Error writing bytes", "I/O error")
+
+
+def run(command: str, body: Callable[[], None], logs: Path) -> int:
+    """Run a command and return its exit code; no traceback reaches the user.
+
+    Args:
+        command: Its name as typed, which starts the line of an error.
+        body: What it does.
+        logs: Folder for the traceback of an unforeseen error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    try:
+        body()
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        return _fail(2, command, str(error))
+    except StageFailed as error:
+        return _fail(1, command, str(error))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError as error:
+        if not reader_is_gone():
+            return _crash(command, error, logs)
+        discard_output()
+        return READER_GONE
+    except Exception as error:
+        if has_no_space(error):
+            return _fail(2, command, _no_space(error))
+        return _crash(command, error, logs)
+
+
+def reader_is_gone() -> bool:
+    """Return whether stdout is a pipe that nobody reads any more, as after `| head`."""
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
+def discard_output() -> None:
+    """Send what is still printed to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def has_no_space(error: BaseException) -> bool:
+    """Return whether an error, or one behind it, says that a disk or quota is full."""
+    behind: BaseException | None = error
+    seen: set[int] = set()
+    while behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        if isinstance(behind, OSError) and behind.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        text = str(behind)
+        if os.strerror(errno.ENOSPC).lower() in text.lower():
+            return True
+        if any(words in text for words in WRITE_FAILED):
+            with suppress(OSError):
+                return shutil.disk_usage(Path.cwd()).free < NEARLY_FULL
+        behind = behind.__cause__ or behind.__context__
+    return False
+
+
+def _no_space(error: Exception) -> str:
+    name = getattr(error, "filename", None)
+    where = f" for {name}" if name else f" in {Path.cwd()}"
+    return f"no space left{where}: free some and run the same command again"
+
+
+def _fail(code: int, command: str, message: str) -> int:
+    with suppress(OSError):
+        print(f"{command}: {one_line(message)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _crash(command: str, error: Exception, logs: Path) -> int:
+    text = "".join(traceback.format_exception(error))
+    name = f"crash-{command.replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    place = "its traceback could not be written"
+    for folder in (logs, Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, errors="backslashreplace")
+        except OSError:
+            continue
+        place = f"its traceback is in {folder / name}"
+        break
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _fail(CRASH, command, f"unforeseen error, {one_line(reason, 300)}; {place}")

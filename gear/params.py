@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,14 +14,16 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.files import replace_file
+from gear.core.files import read_json, replace_file
 from gear.core.host_config import HostConfig, RunConfig
-from gear.core.settings import Section
+from gear.core.settings import Section, faults, refuse_truth_values
+from gear.core.text import printable
+from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
 from gear.generator.config import GeneratorConfig, SampleConfig
 from gear.ingest.config import PACKAGED, DataConfig
-from gear.joint.config import JointConfig
+from gear.joint.config import JointConfig, SupportConfig
 from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
@@ -93,6 +96,29 @@ class Config(Section):
                 "loss.adaptive needs the decoder's last weights whole: "
                 "use host.zero_stage 2 or less"
             )
+        if self.sample.n <= self.evaluate.neighbours:
+            raise ValueError(
+                f"sample.n is {self.sample.n} and evaluate.neighbours is "
+                f"{self.evaluate.neighbours}: coverage needs more samples than neighbours"
+            )
+        for name, batch in (("tokenizer", self.tokenizer.batch), ("joint", self.joint.batch)):
+            if 0 < self.data.limit <= batch:
+                raise ValueError(
+                    f"{name}.batch is {batch} and data.limit is {self.data.limit}: "
+                    "a batch would hold the same image several times"
+                )
+        if self.sample.top_k > self.tokenizer.codes:
+            raise ValueError(
+                f"sample.top_k is {self.sample.top_k} and tokenizer.codes is "
+                f"{self.tokenizer.codes}: there are no more codes to keep"
+            )
+        if isinstance(self.joint.temperature, SupportConfig) and (
+            self.joint.temperature.support > self.tokenizer.codes
+        ):
+            raise ValueError(
+                f"joint.temperature.support is {self.joint.temperature.support:g}, over the "
+                f"{self.tokenizer.codes} codes of tokenizer.codes"
+            )
         if self.train.portable and (self.host.device == "cuda" or self.host.threads not in (0, 2)):
             raise ValueError(
                 "train.portable computes on the CPU with two threads: set host.device to auto "
@@ -117,13 +143,7 @@ def load(path: Path = PARAMS) -> Config:
     Raises:
         InputError: if the file is absent or a value is not allowed; one line names the key.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}: write it with `gear preset quickstart`"
-        ) from None
-    return parse(text, str(path))
+    return from_values(read_yaml(path, "write it with `gear preset quickstart`"), str(path))
 
 
 def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPELINE) -> Config:
@@ -133,10 +153,29 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     (no dvc.yaml) all settings are readable.
     """
     config = load(path)
+    if stage in paths.TRAININGS:
+        _check_batches(config)
     if not pipeline.exists():
         return config
-    entries = yaml.safe_load(pipeline.read_text())["stages"][stage].get("params", [])
+    stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}
+    if not isinstance(stages, dict) or not isinstance(stages.get(stage), dict):
+        raise InputError(f"{pipeline}: no stage {stage!r}: take it from the repository")
+    entries = stages[stage].get("params") or []
     return restrict(config, {entry for entry in entries if isinstance(entry, str)})
+
+
+def _check_batches(config: Config) -> None:
+    """Refuse batches that are larger than the training split, before any training starts."""
+    try:
+        count = int(read_json(paths.SHARDS / "manifest.json")["train"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return  # the stage itself says what is wrong with its shards
+    for name, batch in (("tokenizer", config.tokenizer.batch), ("joint", config.joint.batch)):
+        if batch > count:
+            raise InputError(
+                f"{PARAMS}: {name}.batch is {batch} and the training split has {count} images: "
+                "a batch would hold the same image several times"
+            )
 
 
 def restrict(config: Config, declared: set[str]) -> Config:
@@ -156,13 +195,16 @@ def restrict(config: Config, declared: set[str]) -> Config:
 
 def parse(text: str, source: str = str(PARAMS)) -> Config:
     """Return the settings of a YAML text; `source` names it in errors. Raises `InputError`."""
-    return from_values(_mapping(text, source), source)
+    return from_values(parse_yaml(text.encode("utf-8", "surrogatepass"), source), source)
 
 
 def from_values(values: dict[str, Any], source: str) -> Config:
     """Return the settings given as nested dictionaries. Raises `InputError`."""
     try:
+        refuse_truth_values(Config, values, "")
         return Config.model_validate(values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     except ValidationError as error:
         raise InputError(_one_line(error, source)) from None
 
@@ -178,9 +220,20 @@ def load_preset(name: str) -> Config:
 
 
 def apply_preset(name: str) -> str:
-    """Write a preset to params.yaml, complete and commented; return one line a changed key."""
+    """Write a preset to params.yaml, complete and commented; return one line a changed key.
+
+    A params.yaml that cannot be read is kept as params.yaml.broken.
+    """
     config = load_preset(name)
-    old = flatten(yaml.safe_load(PARAMS.read_text()) or {}) if PARAMS.exists() else {}
+    old: dict[str, Any] = {}
+    kept = ""
+    if PARAMS.exists() or PARAMS.is_symlink():
+        try:
+            old = flatten(read_yaml(PARAMS, ""))
+        except InputError as error:
+            broken = PARAMS.with_name(f"{PARAMS.name}.broken")
+            os.replace(PARAMS, broken)
+            kept = f"kept what was there as {broken}: {error}\n"
     new = flatten(config.model_dump(mode="json"))
     replace_file(PARAMS, to_yaml(config).encode())
     changed = [
@@ -188,7 +241,7 @@ def apply_preset(name: str) -> str:
         for key in sorted(old | new)
         if old.get(key) != new.get(key)
     ]
-    return "\n".join(changed) or f"params.yaml already holds {name}"
+    return kept + ("\n".join(changed) or f"params.yaml already holds {name}")
 
 
 def to_yaml(config: Config) -> str:
@@ -223,16 +276,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _mapping(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{source}: not a mapping of sections")
-    return values
-
-
 def _overlay(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the values of a preset over those of the preset that it extends."""
     file = paths.PRESETS / f"{name}.yaml"
@@ -240,7 +283,7 @@ def _overlay(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise InputError(f"no preset {name!r}: there are {', '.join(list_presets().split())}")
     if name in above:
         raise InputError(f"{file}: extends itself, through {' and '.join(above)}")
-    values = _mapping(file.read_text(), str(file))
+    values = read_yaml(file, "take it from the repository")
     base = values.pop(BASE, None)
     return _merge(_overlay(str(base), (*above, name)), values) if base else values
 
@@ -278,15 +321,17 @@ def _flow(value: Any) -> str:
 
 def _one_line(error: ValidationError, source: str) -> str:
     errors = error.errors(include_url=False)
-    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # a typo explains what lacks
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if key in MOVED:
-        return f"{source}: {key!r} is {MOVED[key]!r} now: rename it{more}"
-    if first["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}: {_allowed_keys(first['loc'])}{more}"
-    value = "" if first["type"] == "value_error" else f" = {first['input']!r}"
-    return f"{source}: {key}{value}: {first['msg'].removeprefix('Value error, ')}{more}"
+    found = faults(Config, error)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    unknown = [one for one in errors if one["type"] == "extra_forbidden"]
+    if unknown:  # first, since a typo explains what lacks
+        key = printable(".".join(str(part) for part in unknown[0]["loc"]))
+        if key in MOVED:
+            return f"{source}: {key!r} is {MOVED[key]!r} now: rename it{more}"
+        return f"{source}: unknown key {key!r}: {_allowed_keys(unknown[0]['loc'])}{more}"
+    key, value, message = found[0]
+    name = f"{key} = {value}: " if value else f"{key}: " if key else ""
+    return f"{source}: {name}{message}{more}"
 
 
 def _allowed_keys(loc: tuple[Any, ...]) -> str:

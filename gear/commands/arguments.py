@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
+
+MOST = 10**6  # images, GPUs
+MOST_SEED = 10**9
 
 
 def positive(text: str) -> int:
-    """Return a whole number over 0; raise argparse's error for anything else."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    """Return a whole number from 1 to a million; raise argparse's error for anything else."""
+    return _whole(text, MOST)
+
+
+def _whole(text: str, most: int) -> int:
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+    if not digits or not 0 < int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0 (at most {most})")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """Return a whole number from 0 to a billion; raise argparse's error for anything else."""
+    return 0 if text == "0" else _whole(text, MOST_SEED)
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a type for numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse

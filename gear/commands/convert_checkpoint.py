@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from gear.core.errors import InputError
-from gear.core.files import atomic_file, replace_folder, sha256_of, write_json
-from gear.core.model_folder import nonfinite_key, read_config, save_model
+from gear.core.files import atomic_file, replace_folder, require_writable, sha256_of, write_json
+from gear.core.model_folder import CONFIG, WEIGHTS, nonfinite_key, read_config, save_model
 from gear.core.settings import parse_section
+from gear.core.text import one_line
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 from gear.generator import public_layouts as generators
 from gear.generator.config import GeneratorShape
@@ -27,6 +28,7 @@ State = dict[str, torch.Tensor]
 
 PUBLISHED_BASE = 128  # channels of the first level of every published tokenizer
 PUBLISHED_GRID = 16  # tokens a side of published generators at 256 px
+NATIVE = (WEIGHTS, CONFIG, "provenance.json")  # files of a native folder
 NATIVE_CONFIG = "gear"  # key of an exported file that holds the config.json of its folder
 
 
@@ -63,16 +65,38 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
         InputError: if the file holds anything but tensors, is of no known layout, lacks one of a
             model's weights, or has one that is not finite. Nothing is written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file: name the folder to write to")
     raw = read_untrusted_checkpoint(file)
-    models = [
-        _generator(file, raw, state, container, heads, grid)
-        for state, container in generators.find(raw)
-    ]
-    if not models or tokenizers.has_own_container(raw):
-        models.insert(0, _tokenizer(file, raw))
+    try:
+        models = [
+            _generator(file, raw, state, container, heads, grid)
+            for state, container in generators.find(raw)
+        ]
+        if not models or tokenizers.has_own_container(raw):
+            models.insert(0, _tokenizer(file, raw))
+        for model in models:
+            _check_weights(file, model)
+    except InputError:
+        raise
+    except Exception as error:  # what stands in place of tensors may be anything
+        reason = one_line(f"{type(error).__name__}: {error}", 120)
+        raise InputError(f"{file}: not a checkpoint of a known layout ({reason})") from None
     for model in models:
-        _check_weights(file, model)
+        _require_own(folder / model.part)
     return "\n".join(_write(file, folder, model) for model in models)
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything but a native checkpoint."""
+    if not folder.exists():
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.name not in NATIVE)
+    if others:
+        raise InputError(
+            f"{folder}: holds other files ({one_line(', '.join(others), 80)}), which would be "
+            "lost: name another folder"
+        )
 
 
 def _write(file: Path, folder: Path, imported: ImportedModel) -> str:
@@ -226,16 +250,17 @@ def export_checkpoint(folder: Path, file: Path) -> str:
     Returns:
         One line that says what was written.
     """
+    require_writable(file, "export to")
     config = read_config(folder)
     note = ""
     if "generator" in config:
         state = load_generator(folder).state_dict()
-        if config["generator"]["prefix_rope"] == "identity":
+        if config["generator"].get("prefix_rope") == "identity":
             note = (
                 "; it was trained with prefix_rope identity, "
                 "which LlamaGen's own code does not compute"
             )
-    elif config.get("tokenizer", {}).get("quantizer") == "vq":
+    elif isinstance(own := config.get("tokenizer"), dict) and own.get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
         # a running record that LlamaGen's own class asks for
         state["quantize.codebook_used"] = torch.zeros(65536)

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> str:
     from gear.params import load
     from gear.validation.dataset_versions import accept, check
 
-    if arguments.accept:
+    if arguments.accept is not None:
         return accept(arguments.accept)
     keep_freed_memory()
     config = load()

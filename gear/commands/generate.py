@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gear.commands.arguments import positive
+from gear.commands.arguments import positive, seed
 from gear.core.errors import InputError
+
+MOST_IMAGES = 10_000  # of a picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--each", type=positive, default=8, help="images a class or prompt (default 8)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="image i of a row is drawn with seed + i (default 0)"
+        "--seed", type=seed, default=0, help="image i of a row is drawn with seed + i (default 0)"
     )
     parser.add_argument(
         "--guidance",
@@ -109,7 +111,7 @@ def generate(
     import numpy as np
     import torch
 
-    from gear.core.files import replace_file
+    from gear.core.files import replace_file, require_writable
     from gear.core.model_folder import read_config
     from gear.data.row_selection import BATCH, batches
     from gear.generator.inference import load_generator
@@ -119,6 +121,7 @@ def generate(
 
     if out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise InputError(f"--out {out}: write a .png, .jpg or .webp")
+    require_writable(out, "--out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(checkpoint / "tokenizer").to(device)
     generator = load_generator(checkpoint / "generator").to(device)
@@ -128,6 +131,11 @@ def generate(
             f"of {tokenizer.config.codes}"
         )
     names, conditions = _rows(read_config(checkpoint / "generator"), classes, prompts)
+    if len(names) * settings.n > MOST_IMAGES:
+        raise InputError(
+            f"{len(names)} rows of --each {settings.n} images: one picture holds {MOST_IMAGES}, "
+            "draw fewer, or use the stage `sample`"
+        )
     rows = np.repeat(np.arange(len(names)), settings.n)
     seeds = np.tile(seed + np.arange(settings.n), len(names))
     tokens = [
@@ -162,7 +170,9 @@ def _rows(
     if config.get("condition", "class") == "class":
         if prompts:
             raise InputError("--prompt: this checkpoint knows classes, not captions: use --classes")
-        known = config["class_names"]
+        known = config.get("class_names")
+        if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
+            raise InputError("config.json of the generator: no class_names in it")
         indices = [class_index(name, known) for name in classes]
         labels = np.array(indices or list(range(min(len(known), 16))))
         return [known[label] for label in labels], lambda rows: torch.from_numpy(labels[rows])
@@ -172,7 +182,7 @@ def _rows(
             "(may be repeated)"
         )
     captions = [normalize_caption(prompt) for prompt in prompts]
-    states = TextEncoder(TextConfig.model_validate(config["text"]), torch.device("cpu"))(captions)
+    states = TextEncoder(TextConfig.pick(config.get("text") or {}), torch.device("cpu"))(captions)
     return captions, lambda rows: pack([states[row] for row in rows])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gear.commands.arguments import positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gear import`."""
@@ -16,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="tokenizer/ or generator/ is written here")
     parser.add_argument(
         "--heads",
-        type=int,
+        type=positive,
         help="attention heads of a generator (default: width / 64, as published)",
     )
     parser.add_argument(
         "--grid",
-        type=int,
+        type=positive,
         help="tokens a side of a generator (default 16: 256 px at f 16)",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gear.commands.arguments import positive
+from gear.commands.arguments import number, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="plan a preset in place of params.yaml")
     parser.add_argument("--gpus", type=positive, default=8, help="GPUs (default 8)")
     parser.add_argument(
-        "--tflops", type=float, default=150.0, help="sustained TFLOP/s a GPU (default 150)"
+        "--tflops",
+        type=number(0.001, 1e6),
+        default=150.0,
+        help="sustained TFLOP/s a GPU (default 150)",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from gear.commands.arguments import number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gear verify`."""
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="run every stage again, trainings too")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=number(0, 1),
         default=0.05,
         help="of metrics on hardware of another class (default 0.05)",
     )

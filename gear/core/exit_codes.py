@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -45,6 +46,10 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # drafts are deleted on the way out
+                signal.signal(number, _exit)
     try:
         body()
         sys.stdout.flush()
@@ -64,6 +69,10 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
         if has_no_space(error):
             return _fail(2, command, _no_space(error))
         return _crash(command, error, logs)
+
+
+def _exit(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def reader_is_gone() -> bool:

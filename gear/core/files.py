@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
+from gear.core.text import one_line
 
 
 class LockedError(InputError):
@@ -63,15 +64,60 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: if the file is absent or not JSON.
     """
+    remedy = "run the stage that makes it with `dvc repro`"
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: {error}: run the stage that makes it with `dvc repro`") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: {remedy}") from None
+    try:
+        return parse_json(content, str(path))
+    except InputError as error:
+        raise InputError(f"{error}: {remedy}") from None
+
+
+def read_object(path: Path, **kinds: type) -> dict[str, Any]:
+    """Return the content of a stage's JSON file that holds an object.
+
+    kinds: names that it has to have, and the types of their values.
+
+    Raises:
+        InputError: if the file is absent or damaged.
+    """
+    value = read_json(path)
+    lacking = [
+        name
+        for name, kind in kinds.items()
+        if not isinstance(value, dict) or not isinstance(value.get(name), kind)
+    ]
+    if not isinstance(value, dict) or lacking:
+        what = f"no {lacking[0]!r} in it" if lacking else "not an object"
+        raise InputError(f"{path}: damaged, {what}: run the stage that makes it with `dvc repro`")
+    return value
+
+
+def parse_json(content: bytes, source: str) -> Any:
+    """Return what a JSON text holds; `source` names it in errors. Raises `InputError`."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        raise InputError(f"{source}: not JSON ({one_line(str(error), 120)})") from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file that holds one JSON object a line, such as a logged curve."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the rows of a file that holds one JSON object a line, such as a logged curve.
+
+    Raises:
+        InputError: if the file is absent or damaged.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    rows = [parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path} line {number}: not an object")
+    return rows
 
 
 @contextmanager
@@ -109,6 +155,26 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def require_writable(file: Path, option: str) -> None:
+    """Check before the work that a file can be written; `option` names it in errors.
+
+    Raises:
+        InputError: if it is a folder, or lies where nothing can be written.
+    """
+    above = file.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    reason = ""
+    if file.is_dir():
+        reason = "is a folder: name a file"
+    elif not above.is_dir():
+        reason = f"cannot be written: {above} is not a folder"
+    elif not os.access(above, os.W_OK):
+        reason = f"cannot be written: no permission in {above}"
+    if reason:
+        raise InputError(f"{option} {file}: {reason}")
 
 
 def require_file(path: str, sha256: str, setting: str, remedy: str) -> Path:

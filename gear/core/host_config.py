@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,9 +24,15 @@ class HostConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device to compute on; auto takes a GPU if there is one."
     )
-    threads: Count = Field(0, description="CPU threads of PyTorch; 0 leaves the choice to PyTorch.")
-    workers: Positive = Field(2, description="Decoding processes of ingest.")
-    sample_batch: Positive = Field(192, description="Images sampled at a time.")
+    threads: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0, description="CPU threads of PyTorch; 0 leaves the choice to PyTorch."
+    )
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        2, description="Decoding processes of ingest."
+    )
+    sample_batch: Annotated[int, Field(ge=1, le=2**20)] = Field(
+        192, description="Images sampled at a time."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
     activation_checkpointing: bool = Field(
         False,

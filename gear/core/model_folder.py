@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gear.core.errors import InputError
+from gear.core.files import parse_json
+from gear.core.settings import Section, quoted
+from gear.core.text import one_line
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+LARGEST = 2**20  # classes, codes, tokens a side
+Shape = TypeVar("Shape", bound=Section)
 
 
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
@@ -19,23 +27,56 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()},
-        folder / "model.safetensors",
+        folder / WEIGHTS,
     )
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a checkpoint folder. Raises `InputError` if there is none."""
+    file = folder / CONFIG
     try:
-        result: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        return result
-    except OSError:
+        content = file.read_bytes()
+    except OSError as error:
         raise InputError(
-            f"{folder}: no checkpoint here (config.json is missing): "
+            f"{file}: {error.strerror}: no checkpoint here; "
             "run the stage that makes it with `dvc repro`"
         ) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{folder}/config.json: not JSON: {error}") from None
+    result = parse_json(content, str(file))
+    if not isinstance(result, dict):
+        raise InputError(f"{file}: not a mapping of names to values")
+    return result
+
+
+def read_shape(folder: Path, part: str, shape: type[Shape]) -> tuple[Shape, dict[str, Any]]:
+    """Return the shape of a model and the rest of its folder's config.json.
+
+    Args:
+        folder: A checkpoint folder.
+        part: `tokenizer` or `generator`.
+        shape: Its class.
+
+    Raises:
+        InputError: if there is none, or a value is not allowed.
+    """
+    config = read_config(folder)
+    values = config.get(part)
+    if not isinstance(values, dict):
+        raise InputError(f"{folder / CONFIG}: no {part!r} in it: is this the folder of a {part}?")
+    try:
+        return shape.pick(values), config
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {part}.{error}") from None
+
+
+def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
+    """Return a whole number over 0 of a config.json. Raises `InputError`."""
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{folder / CONFIG}: {name} is {quoted(value)}, not a whole number from 1 to {LARGEST}"
+        )
+    return value
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
@@ -45,14 +86,20 @@ def load_weights(module: nn.Module, folder: Path) -> None:
         InputError: if a key is missing, unexpected, misshapen, or holds NaN or infinite values.
     """
     try:
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
         if bad := nonfinite_key(weights):
-            raise InputError(f"{folder}/model.safetensors: {bad} has NaN or infinite values")
+            raise InputError(f"{folder / WEIGHTS}: {bad} has NaN or infinite values")
         module.load_state_dict(weights, strict=True)
-    except (OSError, RuntimeError) as error:
+    except FileNotFoundError:
+        raise InputError(f"{folder / WEIGHTS}: no such file") from None
+    except (OSError, SafetensorError) as error:
         raise InputError(
-            f"{folder}/model.safetensors: does not fit its config.json: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"{folder / WEIGHTS}: damaged ({one_line(str(error), 150)}): get it anew, "
+            "or run the stage that makes it with `dvc repro`"
+        ) from None
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder / WEIGHTS}: does not fit its {CONFIG}: {one_line(str(error), 300)}"
         ) from None
 
 
@@ -71,8 +118,8 @@ def nonfinite_key(weights: dict[str, torch.Tensor]) -> str | None:
 def read_tensor(folder: Path, name: str) -> torch.Tensor:
     """Return one tensor of a checkpoint. Raises `InputError` if it is not there."""
     try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
             result: torch.Tensor = file.get_tensor(name)
             return result
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}/model.safetensors: {error}") from None
+        raise InputError(f"{folder / WEIGHTS}: {one_line(str(error), 200)}") from None

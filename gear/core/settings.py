@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
 
 from gear.core.errors import InputError
+from gear.core.text import one_line, printable
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+MOST = 10**9  # steps, images: more than any run has
+QUOTED = 60  # characters of a value in an error
+
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
@@ -26,19 +38,19 @@ class Section(BaseModel):
     It is frozen, every field has a default and a description, and unknown keys are refused.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def pick(cls, values: Mapping[str, Any]) -> Self:
         """Return a section made from those of `values` that are its fields; others are ignored.
 
         Raises:
-            InputError: if one of the fields is absent: no default is invented.
+            InputError: if one of the fields is absent (no default is invented) or not allowed.
         """
         absent = [name for name in cls.model_fields if name not in values]
         if absent:
             raise InputError(f"{cls.__name__}: no {absent[0]!r} given")
-        return cls.model_validate({name: values[name] for name in cls.model_fields})
+        return parse_section(cls, {name: values[name] for name in cls.model_fields}, "")
 
     def restricted_to(self, names: Collection[str]) -> Self:
         """Return a copy with some of its fields; reading another raises `UndeclaredParamError`."""
@@ -74,11 +86,88 @@ def parse_section(model: type[Model], values: dict[str, Any], prefix: str) -> Mo
     """Return a section made from `values`; `prefix` stands before the key in errors.
 
     Raises:
-        InputError: if a value is not allowed.
+        InputError: if a value is not allowed; one line names its key.
     """
     try:
+        refuse_truth_values(model, values, "")
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{prefix}{key}: {first['msg'].removeprefix('Value error, ')}") from None
+        key, _, message = faults(model, error)[0]
+        raise InputError(f"{prefix}{key}: {message}") from None
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
+
+
+def refuse_truth_values(model: type[BaseModel], values: Any, prefix: str) -> None:
+    """Raise `InputError` for true or false in place of a number, which Python takes for 1 or 0."""
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        field = model.model_fields.get(name)
+        if field is None or field.annotation is bool:
+            continue
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            refuse_truth_values(inner, value, f"{prefix}{name}.")
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in items):
+            raise InputError(f"{prefix}{name} = {quoted(value)}: true and false are no value of it")
+
+
+def faults(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str, str]]:
+    """Return what was refused: key, value (empty if it says nothing) and reason; one a key.
+
+    Of the choices of a union, the fault of the one that the value was meant for is taken.
+    """
+    found: dict[str, ErrorDetails] = {}
+    for one in error.errors(include_url=False):
+        key = _key(model, one["loc"])
+        meant = isinstance(one["input"], dict) == ("_type" in one["type"])
+        if key not in found or not meant:
+            found.setdefault(key, one)
+    return [(key, *_what(one)) for key, one in found.items()]
+
+
+def quoted(value: Any) -> str:
+    """Return a value as it stands in an error: printable and short.
+
+    >>> quoted("a" * 100)[:8], len(quoted("a" * 100))
+    ("'aaaaaaa", 60)
+    """
+    return one_line(repr(value), QUOTED)
+
+
+def _what(one: ErrorDetails) -> tuple[str, str]:
+    """Return the value and the reason of a refusal."""
+    kind, message = one["type"], one["msg"].removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = "Input should be a mapping of names to values"
+    if kind in ("tuple_type", "list_type"):
+        message = "Input should be a list"
+    return "" if kind in ("value_error", "missing") else quoted(one["input"]), message
+
+
+def _key(model: Any, loc: tuple[int | str, ...]) -> str:
+    """Return the dotted key of a location, without the names of a union's choices."""
+    parts: list[str] = []
+    for part in loc:
+        if isinstance(part, int):
+            parts.append(str(part))
+            continue
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            model = fields[part].annotation
+            parts.append(part)
+            continue
+        choices = [model, *get_args(model)]
+        inner = next((c for c in choices if _is_section(c) and part in c.model_fields), None)
+        if inner is not None:
+            model = inner.model_fields[part].annotation
+            parts.append(part)
+        elif _is_section(model):  # a key that does not exist
+            parts.append(part)
+    return printable(".".join(parts))
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gear.core.errors import InputError
+from gear.core.text import one_line
+
+NAMES_CODE = re.compile(
+    r"(?:GLOBAL|Unsupported (?:global|class|type|operand)[^A-Za-z]*)\s*([\w.]+)"
+)
 
 
 def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
@@ -19,22 +25,30 @@ def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if the file is missing, is not readable, or holds anything but tensors.
     """
+    if not file.is_file():
+        reason = "a folder" if file.is_dir() else "no such file"
+        raise InputError(f"{file}: {reason}: name a checkpoint file")
     try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        raw = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
+        raw = dict(load_file(file)) if file.suffix == ".safetensors" else _unpickle(file)
     except pickle.UnpicklingError as error:
-        line = str(error).strip().splitlines()[0]
+        named = NAMES_CODE.search(str(error))
+        if named is None:
+            raise InputError(f"{file}: not a readable checkpoint: damaged: get it anew") from None
         raise InputError(
-            f"{file}: holds more than tensors and was not executed ({line}); "
-            "save its state dict alone"
+            f"{file}: holds more than tensors and was not executed (it names "
+            f"{one_line(named[1], 60)}): save its state dict alone"
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise InputError(
-            f"{file}: not a readable checkpoint: {' '.join(str(error).split())[:200]}"
-        ) from None
+    except SafetensorError as error:
+        raise InputError(f"{file}: damaged: {one_line(str(error), 150)}: get it anew") from None
+    except Exception as error:  # of damaged archives: errors of many kinds
+        reason = one_line(str(error).split("\n")[0], 120) or type(error).__name__
+        raise InputError(f"{file}: not a readable checkpoint ({reason}): get it anew") from None
     if not isinstance(raw, dict):
         raise InputError(f"{file}: holds a {type(raw).__name__}, not a state dict")
-    return raw
+    return {str(name): value for name, value in raw.items()}
+
+
+def _unpickle(file: Path) -> Any:
+    with file.open("rb") as opened:
+        is_zip = opened.read(4) == b"PK\x03\x04"  # files before PyTorch 1.6 are none
+    return torch.load(file, weights_only=True, map_location="cpu", mmap=is_zip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gear.core.errors import InputError
+from gear.core.files import read_object
 from gear.data.row_selection import evenly_spaced
 
 SCHEMA = pa.schema(
@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `image`
     ]
 )
+FORMATS = ("PNG", "JPEG")  # of images in shards
 GROUP = 64  # rows of a row group
 VALIDATION_IMAGES = 1024  # of the validation curve of a training, at most
 # threads, since Pillow decodes outside the interpreter's lock
@@ -148,17 +149,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def decode(image: bytes) -> np.ndarray:
     """Return the pixels (H, W, 3) uint8 of an encoded image."""
-    with Image.open(io.BytesIO(image)) as opened:
+    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a shards folder. Raises `InputError` if there is none."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        return result
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder}/manifest.json: {error}: run `dvc repro ingest`") from None
+    """Return the manifest of a shards folder. Raises `InputError` if it is absent or damaged."""
+    return read_object(folder / "manifest.json", train=int, val=int, size=int, classes=list)
 
 
 class Split:

@@ -16,8 +16,10 @@ class TeacherConfig(Section):
         "efficientnet-lite0",
         description="Encoder; the first comes with the packages, the others need `path`.",
     )
-    input_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of its input, pixels.")
-    layer: Annotated[int, Field(ge=-1)] = Field(
+    input_size: Annotated[int, Field(ge=32, le=2048)] = Field(
+        128, description="Side of its input, pixels."
+    )
+    layer: Annotated[int, Field(ge=-1, le=1000)] = Field(
         -1, description="Block or hidden state that is read; -1 for the last."
     )
     spatial: Literal["none", "mean", "standard"] = Field(
@@ -33,7 +35,7 @@ class TeachersConfig(Section):
     """The teachers; with several, the alignment loss is their mean."""
 
     encoders: tuple[TeacherConfig, ...] = Field(
-        (TeacherConfig(),), min_length=1, description="One or more encoders."
+        (TeacherConfig(),), min_length=1, max_length=8, description="One or more encoders."
     )
 
 

@@ -6,20 +6,22 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from gear.core.settings import PinnedFile, Positive, Section
+from gear.core.settings import PinnedFile, Section
 
 
 class EvaluateConfig(Section):
     """The evaluation protocol."""
 
-    neighbours: Positive = Field(5, description="k of the coverage and recall manifolds.")
-    input_size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = Field(
+        5, description="k of the coverage and recall manifolds."
+    )
+    input_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
         128, description="Side of the FD extractor's input, pixels."
     )
-    guidances: tuple[Annotated[float, Field(ge=1)], ...] = Field(
-        (), description="Guidance scales of the sweep; none, no sweep."
+    guidances: tuple[Annotated[float, Field(ge=1, le=1000)], ...] = Field(
+        (), max_length=64, description="Guidance scales of the sweep; none, no sweep."
     )
-    guidance_n: Annotated[int, Field(ge=2)] = Field(
+    guidance_n: Annotated[int, Field(ge=2, le=10**7)] = Field(
         448, description="Samples at each scale of the sweep."
     )
     clip: PinnedFile = Field(

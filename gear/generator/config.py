@@ -6,26 +6,28 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gear.core.settings import Count, Positive, Section, Share
+from gear.core.settings import Count, Dropout, Positive, Section, Share
 
 
 class GeneratorShape(Section):
     """Shape of the autoregressive transformer and its projector (METHOD, Generator)."""
 
-    layers: Positive = Field(6, description="Transformer blocks.")
-    heads: Positive = Field(6, description="Attention heads.")
-    width: Positive = Field(192, description="Model width d.")
+    layers: Annotated[int, Field(ge=1, le=512)] = Field(6, description="Transformer blocks.")
+    heads: Annotated[int, Field(ge=1, le=512)] = Field(6, description="Attention heads.")
+    width: Annotated[int, Field(ge=4, le=32768)] = Field(192, description="Model width d.")
     tap: Positive = Field(3, description="Blocks before the residual stream is read for alignment.")
-    dropout: Share = Field(
+    dropout: Dropout = Field(
         0.1, description="On tokens, residual and feed-forward; none in attention."
     )
-    class_dropout: Share = Field(
+    class_dropout: Dropout = Field(
         0.1, description="Probability of the null class, or the empty caption, in training."
     )
     prefix_rope: Literal["identity", "zero"] = Field(
         "identity", description="Rotation of prefix positions; `zero` only to run public weights."
     )
-    projector_hidden: Positive = Field(512, description="Hidden width of the alignment projector.")
+    projector_hidden: Annotated[int, Field(ge=1, le=65536)] = Field(
+        512, description="Hidden width of the alignment projector."
+    )
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -61,20 +63,25 @@ class GeneratorConfig(GeneratorShape):
 class SampleConfig(Section):
     """How images are drawn from the generator."""
 
-    n: Positive = Field(1344, description="Images, balanced over classes.")
-    guidance: Annotated[float, Field(ge=1)] = Field(
+    n: Annotated[int, Field(ge=2, le=10**7)] = Field(
+        1344, description="Images, balanced over classes."
+    )
+    guidance: Annotated[float, Field(ge=1, le=1000)] = Field(
         1.0, description="Classifier-free guidance scale; 1 is none."
     )
     interval: tuple[Share, Share] = Field(
         (0.0, 1.0), description="Shares of the sequence between which guidance holds."
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
+    temperature: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="Softmax temperature."
+    )
     top_k: Count = Field(0, description="Keep the k likeliest codes; 0 for all.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Keep the likeliest codes up to this mass; 1 for all."
     )
-    prompts: tuple[str, ...] = Field(
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
         (),
+        max_length=256,
         description="Captions drawn for the report beside the validation captions "
         "(condition caption).",
     )

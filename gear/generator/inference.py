@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gear.core.model_folder import load_weights, read_config, read_tensor
+from gear.core.model_folder import load_weights, read_number, read_shape, read_tensor
 from gear.generator.config import GeneratorShape
 from gear.generator.transformer import Generator
 
 
 def load_generator(folder: Path) -> Generator:
     """Return the generator of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
-    config = read_config(folder)
-    shape: dict[str, Any] = {"classes": config["classes"]}
+    shape, config = read_shape(folder, "generator", GeneratorShape)
+    condition: dict[str, Any]
     if config.get("condition") == "caption":
-        shape = {"empty_caption": read_tensor(folder, "cls_embedding.empty")}
+        condition = {"empty_caption": read_tensor(folder, "cls_embedding.empty")}
+    else:
+        condition = {"classes": read_number(folder, config, "classes")}
     generator = Generator(
-        GeneratorShape.pick(config["generator"]),
-        codes=config["codes"],
-        grid=config["grid"],
-        **shape,
+        shape,
+        codes=read_number(folder, config, "codes"),
+        grid=read_number(folder, config, "grid"),
+        **condition,
     )
     load_weights(generator, folder)
     return generator.eval()

@@ -12,7 +12,7 @@ from gear.core.settings import Count, Positive, Rate, Section, Weight
 class SupportConfig(Section):
     """A temperature given by what it does."""
 
-    support: Annotated[float, Field(gt=1)] = Field(
+    support: Annotated[float, Field(gt=1, le=2**18)] = Field(
         description="Codes a token's soft assignment effectively spreads over, exp(H)."
     )
 
@@ -25,7 +25,7 @@ class JointConfig(Section):
     ] = Field("gear", description="Which losses reach which module: docs/recipes.md.")
     steps: Positive = Field(300, description="Optimiser steps.")
     batch: Positive = Field(64, description="Images a step over all ranks.")
-    temperature: Annotated[float, Field(gt=0)] | SupportConfig = Field(
+    temperature: Annotated[float, Field(gt=0, le=1e6)] | SupportConfig = Field(
         0.1,
         description="tau of the soft assignment softmax(-d / tau), or {support: N} to calibrate it "
         "on the warm tokenizer.",
@@ -42,4 +42,4 @@ class JointConfig(Section):
         100,
         description="Steps between Fréchet distances of fresh samples, for the curve; 0 for none.",
     )
-    fd_n: Annotated[int, Field(ge=2)] = Field(448, description="Samples of each of them.")
+    fd_n: Annotated[int, Field(ge=2, le=10**7)] = Field(448, description="Samples of each of them.")

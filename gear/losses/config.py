@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from gear.core.settings import Count, PinnedFile, Positive, Rate, Section, Weight
+from gear.core.settings import Count, PinnedFile, Rate, Section, Weight
 
 
 class LossConfig(Section):
@@ -39,7 +41,9 @@ class GanConfig(Section):
         description="Tokenizer step (warm-up and joint counted together) at which it joins; "
         "a number past the end leaves it out.",
     )
-    filters: Positive = Field(32, description="Channels of the discriminator's first layer.")
-    layers: Positive = Field(2, description="Strided layers.")
+    filters: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="Channels of the discriminator's first layer."
+    )
+    layers: Annotated[int, Field(ge=1, le=6)] = Field(2, description="Strided layers.")
     lr: Rate = Field(0.0002, description="AdamW learning rate.")
     lecam: Weight = Field(0.0, description="Weight of LeCam regularisation; for small data.")

@@ -32,7 +32,8 @@ def recorded(stage: str) -> Iterator[None]:
     try:
         yield
     except SystemExit:  # stopped by a signal with its state saved: the next run goes on from there
-        keep(stage, time.monotonic() - started, finished=False)
+        if stage in paths.TRAININGS:
+            keep(stage, time.monotonic() - started, finished=False)
         raise
     keep(stage, time.monotonic() - started, finished=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from gear.runs.revision import (
     MissingContentError,
     Revision,
     content_md5,
+    inside_checkout,
 )
 
 SAME = "same"
@@ -114,11 +116,28 @@ def pipeline_of(revision: Revision) -> dict[str, Any]:
     return revision.read_yaml(PIPELINE).get("stages") or {}
 
 
-def _resolved_pipeline(clone: Path) -> dict[str, Any]:
-    """Return the stages of dvc.yaml with params in place of `${...}`."""
-    with Repo(str(clone)) as repo:
-        resolved = load_file(repo, str(clone / PIPELINE)).resolver.resolve()
-    return dict(resolved.get("stages") or {})
+def resolved_pipeline(revision: Revision, clone: Path) -> dict[str, Any]:
+    """Return the stages of dvc.yaml with params in place of `${...}`.
+
+    Raises:
+        InputError: if DVC cannot read it, or a stage writes outside the checkout: DVC deletes the
+            outputs of a stage before it runs it.
+    """
+    try:
+        with Repo(str(clone)) as repo:
+            resolved = load_file(repo, str(clone / PIPELINE)).resolver.resolve()
+    except DvcException as error:
+        raise InputError(f"{PIPELINE} of {revision.name}: {' '.join(str(error).split())}") from None
+    stages: dict[str, Any] = dict(resolved.get("stages") or {})
+    for name, stage in stages.items():
+        folder = str(stage.get("wdir") or "")
+        for path, _ in entries(stage, "outs", "metrics", "plots"):
+            if not inside_checkout(posixpath.normpath(posixpath.join(folder, str(path)))):
+                raise InputError(
+                    f"{PIPELINE} of {revision.name}: stage {name!r} writes {path!r}, which is not "
+                    "in the checkout: nothing of this revision is run"
+                )
+    return stages
 
 
 def entries(stage: dict[str, Any], *kinds: str) -> Iterator[tuple[str, Any]]:
@@ -135,7 +154,7 @@ def recorded_checks(
 
     clone: a clean checkout of the revision.
     """
-    pipeline = _resolved_pipeline(clone)
+    pipeline = resolved_pipeline(revision, clone)
     checks = [
         Check(name, "stage", f"in {PIPELINE}", "only there", DIFFERS)
         for name in pipeline

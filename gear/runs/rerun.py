@@ -50,6 +50,8 @@ class Rerun:
         ]
         in_git = [path for path in inputs if self.revision.in_git(path)]
         _git(self.folder, "checkout", "--quiet", "HEAD", "--", LOCK, *in_git)
+        for path in (*inputs, *stage.outs):
+            self._require_inside(path)
         if placed := [path for path in inputs if path not in in_git]:
             ended = self._dvc(["checkout", "--force", *placed], show)
             if ended.code:
@@ -58,6 +60,14 @@ class Rerun:
             _remove(self.folder / path)
         ended = self._dvc(["repro", *FRESH, stage.name], show)
         return ended.reason if ended.code else ""
+
+    def _require_inside(self, path: str) -> None:
+        """Refuse a path that a link in the clone leads out of it: nothing outside is written."""
+        if not (self.folder / path).parent.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(
+                f"{path} of {self.revision.name} lies behind a link out of the checkout: "
+                "nothing of this revision is run"
+            )
 
     def _dvc(self, words: list[str], show: Callable[[str], None]) -> Ended:
         command = [sys.executable, "-m", "dvc", words[0], "--quiet", *words[1:]]

@@ -7,13 +7,13 @@ and size of a file, which proves nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.ignore import DvcIgnoreFilter
@@ -28,11 +28,14 @@ from dvc_data.index import DataIndexDirError
 from dvc_objects.fs.local import LocalFileSystem
 
 from gear.core.errors import InputError
+from gear.core.text import one_line
+from gear.core.yaml_text import parse_yaml
 
 LOCK = "dvc.lock"
 PIPELINE = "dvc.yaml"
 WORKSPACE = "workspace"
 HASH = "md5"
+HEX = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,7 @@ class Revision:
                 f"{self.name} has no {path}: nothing was run there; "
                 "name a revision with a committed run"
             )
-        try:
-            value = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path} of {self.name} is not YAML: {reason}") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{path} of {self.name} holds no mapping")
-        return value
+        return parse_yaml(content, f"{path} of {self.name}")
 
     def read_json(self, path: str) -> Any:
         """Return a JSON file, or None if it is absent. Raises `InputError` if it is broken."""
@@ -102,22 +98,49 @@ class Revision:
             raise InputError(f"{path} of {self.name}: {error}") from None
 
     def lock(self) -> dict[str, Locked]:
-        """Return the stages of dvc.lock."""
+        """Return the stages of dvc.lock.
+
+        Raises:
+            InputError: if it is absent or damaged, or names a file that is not in the checkout.
+        """
+        source = f"{LOCK} of {self.name}"
         stages = self.read_yaml(LOCK).get("stages") or {}
-        return {
-            name: Locked(
-                name,
-                stage.get("cmd"),
-                stage.get("params") or {},
-                _hashes(stage.get("deps") or []),
-                _hashes(stage.get("outs") or []),
+        if not isinstance(stages, dict):
+            raise InputError(f"{source}: 'stages' is no mapping: restore it from git")
+        return {name: _locked(name, stage, source) for name, stage in stages.items()}
+
+
+def _locked(name: str, stage: Any, source: str) -> Locked:
+    try:
+        params = {str(file): dict(values) for file, values in (stage.get("params") or {}).items()}
+        deps, outs = (_hashes(stage.get(kind) or []) for kind in ("deps", "outs"))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{source}: stage {name!r} is damaged: restore it from git, or run `dvc repro`"
+        ) from None
+    relative_deps = [path for path in deps if not PurePosixPath(path).is_absolute()]
+    for path in (*outs, *params, *relative_deps):
+        if not inside_checkout(path):
+            raise InputError(
+                f"{source}: stage {name!r} names {path!r}, which is not in the checkout: nothing "
+                "of this revision is run or compared"
             )
-            for name, stage in stages.items()
-        }
+    return Locked(name, stage.get("cmd"), params, deps, outs)
+
+
+def inside_checkout(path: str) -> bool:
+    """Return whether a path is relative and does not climb out of the checkout.
+
+    >>> [inside_checkout(path) for path in ("data/shards", "/etc/passwd", "a/../../b", "", ".")]
+    [True, False, False, False, False]
+    """
+    parts = PurePosixPath(path).parts
+    inner = not PurePosixPath(path).is_absolute() and ".." not in parts and "\0" not in path
+    return bool(parts) and inner and parts[0] not in (".git", ".dvc")
 
 
 def _hashes(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
-    return {entry["path"]: str(entry.get(entry.get("hash", HASH), "")) for entry in entries}
+    return {str(entry["path"]): str(entry.get(entry.get("hash", HASH), "")) for entry in entries}
 
 
 def find_revision(name: str, root: Path) -> Revision:
@@ -184,8 +207,19 @@ class Cache:
         self._require(md5)
         if not md5.endswith(".dir"):
             return {"": md5}
-        tree = Tree.load(self.store, HashInfo(HASH, md5))
-        listed = {"/".join(key): str(info.value) for key, _, info in tree}
+        try:
+            tree = Tree.load(self.store, HashInfo(HASH, md5))
+            listed = {"/".join(key): str(info.value) for key, _, info in tree}
+        except Exception as error:  # DVC checks nothing of what it reads here
+            raise MissingContentError(
+                f"the DVC cache has a damaged list {md5}: {one_line(str(error), 100)}"
+            ) from None
+        for name in listed:
+            if not inside_checkout(name):
+                raise InputError(
+                    f"the list {md5} in the DVC cache names {name!r}, which is not in its folder: "
+                    "delete it and get it anew (`dvc pull`)"
+                )
         for inner in listed.values():
             self._require(inner)
         return listed
@@ -203,11 +237,15 @@ class Cache:
 
     def path(self, md5: str) -> Path:
         """Return where a content lies."""
+        if not HEX.fullmatch(md5):
+            raise InputError(f"{md5[:60]!r} is no hash of DVC: {LOCK} is damaged")
         return Path(self.store.oid_to_path(md5))
 
     def _require(self, md5: str) -> None:
-        if not md5 or not self.path(md5).is_file():
-            raise MissingContentError(f"the DVC cache lacks {md5 or 'a content without a hash'}")
+        if not md5:
+            raise MissingContentError("the DVC cache lacks a content without a hash")
+        if not self.path(md5).is_file():
+            raise MissingContentError(f"the DVC cache lacks {md5}")
 
     def _damaged(self, md5: str) -> bool:
         _, actual = hash_file(str(self.path(md5)), self.store.fs, HASH)

@@ -16,17 +16,20 @@ class TokenizerShape(Section):
         "vq", description="Quantizer, and with it the backbone: MAGVIT-2's for lfq."
     )
     codes: Annotated[int, Field(ge=2, le=2**18)] = Field(512, description="Codebook size K.")
-    code_dim: Positive = Field(8, description="Code width D.")
-    base: Annotated[int, Field(ge=8, multiple_of=8)] = Field(
+    code_dim: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Code width D.")
+    base: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = Field(
         32, description="Channels of the first level."
     )
-    multipliers: tuple[Positive, ...] = Field(
-        (1, 2, 2), min_length=2, description="Channels a level in units of base; f = 2^(levels-1)."
+    multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        (1, 2, 2),
+        min_length=2,
+        max_length=8,
+        description="Channels a level in units of base; f = 2^(levels-1).",
     )
-    blocks: Positive = Field(
+    blocks: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Residual blocks a level in the encoder; the decoder has one more."
     )
-    z_channels: Positive = Field(
+    z_channels: Annotated[int, Field(ge=1, le=16384)] = Field(
         64, description="Channels of the latent before the 1x1 conv to code_dim."
     )
 

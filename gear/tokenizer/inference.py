@@ -10,7 +10,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import require_file
-from gear.core.model_folder import load_weights, read_config
+from gear.core.model_folder import load_weights, read_shape
 from gear.data.images import Pixels, to_pixels, to_tensor
 from gear.data.row_selection import batches
 from gear.tokenizer.config import TokenizerConfig, TokenizerShape
@@ -49,7 +49,7 @@ def _decoded_batches(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> Iterator[np
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Return the tokenizer of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
-    tokenizer = Tokenizer(TokenizerShape.pick(read_config(folder)["tokenizer"]))
+    tokenizer = Tokenizer(read_shape(folder, "tokenizer", TokenizerShape)[0])
     load_weights(tokenizer, folder)
     return tokenizer.eval()
 
@@ -65,12 +65,12 @@ def start_tokenizer(config: TokenizerConfig) -> Tokenizer:
         return tokenizer
     remedy = "name the model.safetensors that `gear import` wrote"
     file = require_file(init.path, init.sha256, "tokenizer.init", remedy)
-    saved = read_config(file.parent)["tokenizer"]
+    saved, _ = read_shape(file.parent, "tokenizer", TokenizerShape)
     shape = TokenizerShape.pick(config.model_dump(mode="json"))
     for key, wanted in shape.model_dump(mode="json").items():
-        if saved[key] != wanted:
+        if (present := saved.model_dump(mode="json")[key]) != wanted:
             raise InputError(
-                f"tokenizer.init: {file} has {key} {saved[key]}, params.yaml says {wanted}"
+                f"tokenizer.init: {file} has {key} {present}, params.yaml says {wanted}"
             )
     load_weights(tokenizer, file.parent)
     return tokenizer

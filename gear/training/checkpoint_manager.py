@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from gear.core.errors import InputError
 from gear.core.files import exclusive_lock, replace_file
+from gear.core.text import one_line
 from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import Identity
-from gear.training.states import DESCRIPTION, LOCK, delete_finished, step_of
+from gear.training.states import DESCRIPTION, LOCK, delete_finished, read_tag, step_of
 
 
 class CheckpointManager:
@@ -99,8 +100,7 @@ class CheckpointManager:
 
     def latest_step(self) -> int | None:
         """Return the step of the latest state, None if there is none."""
-        latest = self.read("latest")
-        return step_of(latest) if latest else None
+        return step_of(read_tag(self.folder)) if self.read("latest") is not None else None
 
     def forget(self) -> None:
         """Start anew: states on disk are not resumed, and are deleted with the next save."""
@@ -116,24 +116,28 @@ class CheckpointManager:
         source: folder of another training whose latest state is loaded instead.
 
         Raises:
-            InputError: if the state does not fit the models, the ranks or the ZeRO stage.
+            InputError: if the state is damaged, holds anything but tensors and plain values, or
+                does not fit the models, the ranks or the ZeRO stage.
         """
         folder = source or self.folder
         if not (folder / "latest").is_file():
             return None
-        saved = folder / (folder / "latest").read_text()
-        state: dict[str, Any] = torch.load(
-            saved / "state.pt", weights_only=True, map_location="cpu"
-        )
+        saved = folder / read_tag(folder)
+        try:
+            state: dict[str, Any] = torch.load(
+                saved / "state.pt", weights_only=True, map_location="cpu"
+            )
+            int(state["step"])
+        except Exception as error:  # of damaged files: errors of many kinds
+            raise _damaged(saved / "state.pt", error) from None
         self._check_layout(saved, state.get("layout", {}), engines)
         for name, engine in engines.items():
             if name == "discriminator" and not (saved / name).exists():
                 continue  # with fewer steps it never joined; it is as it would be, untrained
             try:
                 engine.load_checkpoint(str(saved), tag=name, load_lr_scheduler_states=False)
-            except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{saved}/{name}: does not fit these settings: {reason}") from None
+            except Exception as error:
+                raise _damaged(saved / name, error) from None
         return state
 
     def stop_requested(self) -> bool:
@@ -218,3 +222,13 @@ class CheckpointManager:
         for old in (*self.folder.glob("step-*"), *self.folder.glob("stopped-step-*")):
             if old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    """Return the error for a state that cannot be loaded; PyTorch's advice is left out."""
+    reason = str(error).split("\n")[0].split("Re-running")[0].split("In PyTorch 2.6")[0]
+    what = one_line(f"{type(error).__name__}: {reason}", 160)
+    return InputError(
+        f"{file}: damaged, or of other models ({what}): nothing was changed; go on from another "
+        f"state (`gear states`), or delete {file.parent.parent} to start anew"
+    )

@@ -21,7 +21,7 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.98, description="Decay of the averaged weights, tokenizer and generator alike."
     )
-    clip: Annotated[float, Field(gt=0)] = Field(
+    clip: Annotated[float, Field(gt=0, le=1e9)] = Field(
         1.0, description="Gradient norm limit of each module."
     )
     beta2: Annotated[float, Field(gt=0, lt=1)] = Field(

@@ -82,7 +82,22 @@ def build_engine(
         model=module, optimizer=optimizer, config=settings, dist_init_required=False
     )
     engine.peak_lr = lr
+    engine.checkpoint_engine = tensors_only(engine.checkpoint_engine)
     return engine
+
+
+def tensors_only(checkpoints: Any) -> Any:
+    """Let DeepSpeed's reader of state files read tensors and plain values, and run no code."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    def load(path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    checkpoints.load = load
+    return checkpoints
 
 
 def set_lr(engine: Any, step: int, warmup: int) -> None:

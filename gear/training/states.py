@@ -6,18 +6,22 @@ A state lies in `<states>/<stage>/<fingerprint>/`; its description.json says wha
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gear.core.errors import InputError
 from gear.core.files import LockedError, exclusive_lock
 from gear.training.fingerprint import Identity
 
 DESCRIPTION = "description.json"
 LOCK = "lock"
+TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class State:
 
 def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
     """Return the states of the stages that `current` has identities of, newest first."""
-    states = [
-        _read_state(folder, identity)
-        for stage, identity in current.items()
-        for folder in state_folders(root / stage)
-    ]
+    states = []
+    for stage, identity in current.items():
+        for folder in state_folders(root / stage):
+            with suppress(InputError, OSError):  # damaged, or deleted meanwhile
+                states.append(_read_state(folder, identity))
     return sorted(states, key=lambda state: state.age)
 
 
@@ -98,10 +102,29 @@ def state_folders(stage_folder: Path) -> list[Path]:
 def read_description(folder: Path) -> dict[str, Any]:
     """Return the description of a state; empty if it has none that can be read."""
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-    except (OSError, json.JSONDecodeError):
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return description
+    return description if isinstance(description, dict) else {}
+
+
+def read_tag(folder: Path) -> str:
+    """Return the name of the newest state of a folder.
+
+    Raises:
+        InputError: if the file `latest` names none: it may be damaged.
+    """
+    file = folder / "latest"
+    try:
+        tag = file.read_bytes().decode("ascii", "replace").strip()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    if not TAG.fullmatch(tag):
+        raise InputError(
+            f"{file}: damaged: write the name of a state beside it into it, such as step-100, or "
+            f"delete {folder} to start anew"
+        )
+    return tag
 
 
 def step_of(tag: str) -> int:
@@ -119,7 +142,7 @@ def _read_state(folder: Path, identity: Identity) -> State:
     return State(
         identity.stage,
         folder,
-        step_of(latest.read_text()),
+        step_of(read_tag(folder)),
         bool(description.get("finished")),
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         time.time() - latest.stat().st_mtime,

@@ -24,6 +24,7 @@ from gear.core.errors import InputError, StageFailed
 from gear.core.files import atomic_file, exclusive_lock, read_json, write_json
 from gear.data.shards import load_manifest
 from gear.ingest.config import DataConfig
+from gear.ingest.decode import FORMATS
 from gear.ingest.split import Refused, ingest_source
 from gear.validation import dataset_drift
 from gear.validation.expectations import frame, validate
@@ -147,7 +148,7 @@ def _original_sizes(data: DataConfig, rows: pd.DataFrame) -> dict[str, tuple[int
         return {}
     sizes = {}
     for key in rows["key"].iloc[dataset_drift.representative_rows(rows["key"])]:
-        with Image.open(Path(data.root) / key) as image:
+        with Image.open(Path(data.root) / key, formats=FORMATS) as image:
             sizes[key] = image.size
     return sizes
 

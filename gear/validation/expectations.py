@@ -89,7 +89,7 @@ def _thumbnail(image: bytes, *, size: int) -> np.ndarray | None:
     """Return the thumbnail of an encoded image; None if it is not one of `size` pixels a side."""
     try:
         pixels = decode(image)
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # decoders of damaged files raise errors of every kind
         return None
     return thumbnail(pixels) if pixels.shape == (size, size, 3) else None
 

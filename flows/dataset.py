@@ -37,7 +37,7 @@ def dataset(root: str = "") -> None:
     verdict.unlink(missing_ok=True)  # what is published below is of this run or not at all
     try:
         run_command(
-            [sys.executable, "-m", "gear", "dataset", *(["--root", root] if root else [])],
+            [sys.executable, "-m", "gear", "dataset", *([f"--root={root}"] if root else [])],
             where,
             get_run_logger().info,
         )

@@ -35,7 +35,7 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
     folder = Path(checkout).resolve()
     with tempfile.TemporaryDirectory(prefix="gear-monitor-") as scratch:
         result = Path(scratch) / "result.json"
-        words = ["monitor", "--checkout", str(folder), "--device", device, "--result", str(result)]
+        words = ["monitor", f"--checkout={folder}", f"--device={device}", f"--result={result}"]
         command = [sys.executable, "-m", "gear", *words, *(["--stop"] if stop else [])]
         try:
             run_command(command, Path(__file__).parents[1], get_run_logger().info)

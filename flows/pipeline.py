@@ -20,10 +20,13 @@ from flows import artifacts
 from flows.child_commands import checkout_lock, exit_with_worker, run_command
 from flows.stage_errors import StageError
 from gear.core.errors import InputError
-from gear.paths import WORK
+from gear.core.yaml_text import parse_yaml, read_yaml
+from gear.params import from_values, list_presets
+from gear.paths import PARAMS, WORK
 
+OVERRIDE = re.compile(r"(?P<name>[a-z_0-9]+(\.[a-z_0-9]+)+)=(?P<value>[^\n]*)")
 DVC = [sys.executable, "-m", "dvc"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)")  # git takes it
 
 
 def stage_names(folder: Path, targets: list[str]) -> list[str]:
@@ -46,6 +49,28 @@ def stage_names(folder: Path, targets: list[str]) -> list[str]:
         if targets:
             needed = {s for t in targets for s in (known[t], *nx.descendants(graph, known[t]))}
         return [stage.addressing for stage in order if stage in needed]
+
+
+def check_overrides(folder: Path, overrides: list[str]) -> None:
+    """Check settings given as `section.key=value` against params.yaml, before anything runs.
+
+    Raises:
+        InputError: if one is no such setting, or a value is not allowed.
+    """
+    file = folder / PARAMS
+    values = read_yaml(file, "write it with `gear preset quickstart`")
+    for override in overrides:
+        match = OVERRIDE.fullmatch(override)
+        if match is None:
+            raise InputError(f"override {override[:80]!r}: write section.key=value")
+        *above, key = match["name"].split(".")
+        section = values
+        for name in above:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise InputError(f"override {override[:80]!r}: {name!r} is no section")
+        section[key] = parse_yaml(f"value: {match['value']}".encode(), "override")["value"]
+    from_values(values, f"{file.name} with the overrides")
 
 
 def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
@@ -111,6 +136,10 @@ def pipeline(
         raise InputError(
             f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it"
         )
+    if overrides:
+        check_overrides(where, overrides)
+    if preset and preset not in list_presets().split():
+        raise InputError(f"no preset {preset!r}: there are {', '.join(list_presets().split())}")
     with checkout_lock(where):
         order = stage_names(where, targets or [])
         if name:

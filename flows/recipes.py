@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows import artifacts
 from flows.child_commands import checkout_lock, exit_with_worker, run_command
-from flows.pipeline import DVC, NAME, experiment
+from flows.pipeline import DVC, NAME, check_overrides, experiment
 from flows.stage_errors import StageError
 from gear import paths
 from gear.core.errors import InputError
@@ -51,6 +51,8 @@ def compare_recipes(
         for recipe in recipes or ["gear", "continued", "llamagen_repa"]
         for seed in seeds or [0]
     ]
+    for recipe, seed in chosen:
+        check_overrides(where, _settings(recipe, seed, overrides))
     failed: dict[str, str] = {}
     done: list[str] = []
     with checkout_lock(where):
@@ -63,7 +65,7 @@ def compare_recipes(
                 continue
             state = experiment.with_options(name=name)(
                 name,
-                [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])],
+                _settings(recipe, seed, overrides),
                 [],
                 where,
                 return_state=True,
@@ -99,6 +101,10 @@ def compare_recipes(
         raise StageError(
             f"{len(done)} of {len(chosen)} experiments finished; failed: {', '.join(failed)}"
         )
+
+
+def _settings(recipe: str, seed: int, overrides: list[str] | None) -> list[str]:
+    return [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])]
 
 
 def experiments(folder: Path) -> set[str]:

@@ -9,20 +9,24 @@ not start could not say why.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from uuid import UUID
 
+from flows.reports_server import LOOPBACK
 from flows.wait_for_server import wait
 from gear.core import exit_codes
 from gear.core.errors import InputError
+from gear.core.files import atomic_file
 from gear.paths import LOGS, REPORTS, WORK
 from gear.process import started_at
 
@@ -32,7 +36,13 @@ POOLS = {"cpu": None, "gpu": 1}
 # runs at a time of a worker started here: the monitor runs beside the check of a data version
 WORKER_LIMITS = {"cpu": 4, "gpu": 1}
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CREDENTIALS = Path("prefect.toml")  # read by every Prefect command that runs in the checkout
+TOML = """\
+# The password of the server that `make server` starts; Prefect's commands read it here. Keep it
+# secret: whoever has it can run code on the workers.
+[api]
+auth_string = "gear:{secret}"
+"""
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
@@ -41,20 +51,54 @@ def api() -> str:
     return os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")
 
 
+def authenticate() -> str:
+    """Give this process, and what it starts, the password of the server; return where it is.
+
+    PREFECT_API_AUTH_STRING names it, for a server elsewhere too. That of a server on this machine
+    is made by the first call and kept in prefect.toml, where Prefect's own commands find it.
+    """
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
+        if os.environ.get(name):
+            os.environ.setdefault("PREFECT_API_AUTH_STRING", os.environ[name])
+            return name
+    if urlparse(api()).hostname not in LOOPBACK:
+        return ""
+    if not CREDENTIALS.exists():
+        with atomic_file(CREDENTIALS) as draft:
+            draft.touch(mode=0o600)
+            draft.write_text(TOML.format(secret=secrets.token_urlsafe(24)))
+    try:
+        found = tomllib.loads(CREDENTIALS.read_text())["api"]["auth_string"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, str) or ":" not in found:
+        raise InputError(
+            f'{CREDENTIALS}: no [api] auth_string = "user:password" in it: add one, or delete the '
+            "file to have one made"
+        )
+    os.environ["PREFECT_API_AUTH_STRING"] = found
+    return str(CREDENTIALS)
+
+
 def reports_url() -> str:
     """Return where reports/ is served."""
     return os.environ.get("GEAR_REPORTS_URL", "http://127.0.0.1:4201").rstrip("/")
 
 
 def server() -> str:
-    """Start Prefect's server where PREFECT_API_URL says, on loopback.
+    """Start Prefect's server where PREFECT_API_URL says, on loopback, with a password.
 
+    Pages of other origins may not ask it (CORS).
     Its database is SQLite, or the one of PREFECT_API_DATABASE_CONNECTION_URL.
     """
     host, port = _loopback(api(), "PREFECT_API_URL")
     if wait(api(), 0.5):
         return f"server: answers already at {api()}"
     _require_free(host, port, "the server")
+    place = authenticate()
+    os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", os.environ["PREFECT_API_AUTH_STRING"])
+    own = {f"http://{name}:{port}" for name in (host, "127.0.0.1", "localhost") if ":" not in name}
+    os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", ",".join(sorted(own)))
     process_id = _start(
         "server", [*PREFECT, "server", "start", "--host", host, "--port", str(port)]
     )
@@ -65,7 +109,8 @@ def server() -> str:
     if not answers:
         _end("server")
         raise InputError(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {log})")
-    return f"server: {api().removesuffix('/api')} (process {process_id}, log {log})"
+    url = api().removesuffix("/api")
+    return f"server: {url} (process {process_id}, log {log}; its password is in {place})"
 
 
 def worker() -> str:
@@ -115,7 +160,7 @@ def reports() -> str:
         return f"reports: served already by process {process_id}"
     _require_free(host, port, "reports/")
     REPORTS.mkdir(exist_ok=True)
-    words = ["http.server", "--bind", host, "--directory", str(REPORTS), str(port)]
+    words = ["flows.reports_server", host, str(port)]
     process_id = _start("reports", [sys.executable, "-m", *words])
     return f"reports: {url} (process {process_id})"
 
@@ -153,6 +198,7 @@ def _require_free(host: str, port: int, what: str) -> None:
 
 
 def _require_server() -> None:
+    authenticate()
     if not wait(api(), 3):
         raise InputError(
             f"no Prefect server at {api()}: start one with `make server`, or set PREFECT_API_URL"
@@ -277,5 +323,5 @@ if __name__ == "__main__":
     if "PREFECT_HOME" in os.environ:  # Prefect makes one level only, and warns
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     target = sys.argv[1]
-    code = exit_codes.run(f"make {target}", lambda: print(TARGETS[target]()), LOGS)
+    code = exit_codes.run("", lambda: print(TARGETS[target]()), LOGS)
     raise SystemExit(code)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from gear import paths
 from gear.core import exit_codes, portable
+from gear.core.errors import InputError
 from gear.core.text import one_line
 from gear.process import exit_with_dvc
 
@@ -131,9 +132,10 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
 
     options: the stage's own, beside its settings.
     """
-    from gear.params import load_for_stage
+    from gear.params import load_for_stage, require_inputs
 
     config = load_for_stage(stage)
+    require_inputs(stage)
     if config.host.threads:  # before torch and numpy are imported, which read it once
         os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
     is_portable = stage in COMPUTING and config.train.portable
@@ -147,7 +149,13 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     if is_portable:
         portable.round_square_roots()
     with costs.recorded(stage):
-        importlib.import_module(f"gear.stages.{stage}").run(config, **options)
+        try:
+            importlib.import_module(f"gear.stages.{stage}").run(config, **options)
+        except FileNotFoundError as error:
+            name = str(error.filename or "")
+            if not name.startswith(("data/", "reports/")):
+                raise
+            raise InputError(f"{name}: no such file: `dvc repro {stage}` makes it first") from None
 
 
 def version() -> str:

@@ -164,6 +164,23 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     return restrict(config, {entry for entry in entries if isinstance(entry, str)})
 
 
+def require_inputs(stage: str, pipeline: Path = paths.PIPELINE) -> None:
+    """Check that what other stages make for a stage is there.
+
+    Raises:
+        InputError: if not; the message names the file or folder, and the command that makes it.
+    """
+    if not pipeline.exists():
+        return
+    stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}
+    for dependency in (stages.get(stage) or {}).get("deps") or []:
+        made = Path(str(dependency))
+        if made.parts[0] in ("data", "reports") and not made.exists():
+            raise InputError(
+                f"{made} is not here, and {stage} reads it: `dvc repro {stage}` makes it first"
+            )
+
+
 def _check_batches(config: Config) -> None:
     """Refuse batches that are larger than the training split, before any training starts."""
     try:

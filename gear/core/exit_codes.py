@@ -39,7 +39,7 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
     """Run a command and return its exit code; no traceback reaches the user.
 
     Args:
-        command: Its name as typed, which starts the line of an error.
+        command: Its name as typed, which starts the line of an error; may be empty.
         body: What it does.
         logs: Folder for the traceback of an unforeseen error.
     """
@@ -115,13 +115,15 @@ def _no_space(error: Exception) -> str:
 
 def _fail(code: int, command: str, message: str) -> int:
     with suppress(OSError):
-        print(f"{command}: {one_line(message)}", file=sys.stderr, flush=True)
+        prefix = f"{command}: " if command else ""
+        print(prefix + one_line(message), file=sys.stderr, flush=True)
     return code
 
 
 def _crash(command: str, error: Exception, logs: Path) -> int:
     text = "".join(traceback.format_exception(error))
-    name = f"crash-{command.replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    words = ("crash", *command.split(), time.strftime("%Y%m%d-%H%M%S"), str(os.getpid()))
+    name = f"{'-'.join(words)}.log"
     place = "its traceback could not be written"
     for folder in (logs, Path(tempfile.gettempdir())):
         try:

@@ -185,6 +185,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def rows_sha256(self) -> str:
+        """Return a hash of the names and images of all rows, in order."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            rows = file.read(columns=["key", "sha256"])
+            for key, sha256 in zip(rows["key"], rows["sha256"], strict=True):
+                digest.update(f"{key}\t{sha256}\n".encode())
+        return digest.hexdigest()
+
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Return the pixels of rows `indices`, (n, H, W, 3) uint8, as a new array."""
         with self._lock:  # a batch may be prefetched by another thread

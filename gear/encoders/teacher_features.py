@@ -31,7 +31,8 @@ def write_teacher_features(
 
     The arrays are (N, views, L, C) float16, the features of every image on the token grid. Of
     training images there are two views, the image and its mirror image, if `flip`; of validation
-    images one. C holds the teachers' channels side by side.
+    images one. C holds the teachers' channels side by side. teachers.json says which training
+    images they are of.
     """
     teachers = [build_teacher(config).to(device) for config in configs]
     views = 2 if flip else 1
@@ -41,7 +42,8 @@ def write_teacher_features(
         {**config.model_dump(exclude={"path"}), "sha256": teacher.weights_sha256}
         for config, teacher in zip(configs, teachers, strict=True)
     ]
-    write_json(folder / "teachers.json", {"widths": widths, "encoders": encoders})
+    facts = {"widths": widths, "encoders": encoders, "rows_sha256": train.rows_sha256()}
+    write_json(folder / "teachers.json", facts)
 
 
 @torch.inference_mode()

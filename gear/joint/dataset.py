@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gear.core.files import read_json
+from gear.core.errors import InputError
+from gear.core.files import read_object
+from gear.core.text import one_line
 from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions, conditions_for, empty_caption
@@ -67,24 +69,49 @@ def read_joint_dataset(
     condition: str,
     flip: bool,
 ) -> JointDataset:
-    """Return the images of the shards, with what the features stage wrote for them."""
+    """Return the images of the shards, with what the features stage wrote for them.
+
+    Raises:
+        InputError: if the features are absent, damaged, or of other images.
+    """
     split = read_split(shards / "train")
     val = read_split(shards / "val")
     images = val.subset(VALIDATION_IMAGES)
+    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str)
+    of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
+    of_val_images = _read_features(features / "val.npy", len(images), sum(teachers["widths"]))
+    if teachers["rows_sha256"] != split.rows_sha256():
+        raise InputError(
+            f"{features}: features of other images than those of {shards}: run `dvc repro features`"
+        )
     of_val = conditions_for(val, condition, features)
     validation = ValidationSet(
         images,
         lambda positions: of_val(images.indices[positions]),
-        np.load(features / "val.npy", mmap_mode="r"),
+        of_val_images,
     )
     return JointDataset(
         split,
         class_names=load_manifest(shards)["classes"],
-        features=np.load(features / "train.npy", mmap_mode="r"),
-        teachers=tuple(read_json(features / "teachers.json")["widths"]),
+        features=of_train,
+        teachers=tuple(teachers["widths"]),
         condition=condition,
         flip=flip,
         conditions=conditions_for(split, condition, features),
         empty_caption=empty_caption(condition, features),
         validation=validation,
     )
+
+
+def _read_features(file: Path, images: int, width: int) -> np.ndarray:
+    """Return features, (images, V, L, width) float16, read on demand. Raises `InputError`."""
+    remedy = "run `dvc repro features`"
+    try:
+        found: np.ndarray = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: {one_line(str(error), 120)}: {remedy}") from None
+    if found.ndim != 4 or found.dtype != np.float16 or found.shape[3] != width:
+        raise InputError(f"{file}: {found.dtype} {found.shape} is not its shape: {remedy}")
+    if len(found) != images:
+        raise InputError(f"{file}: features of {len(found)} images, not {images}: {remedy}")
+    return found

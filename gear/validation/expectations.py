@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import logging
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,14 @@ from gear.data.shards import DECODERS, decode, open_shard, read_split
 from gear.ingest.config import DataConfig
 
 UNREADABLE = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+PAGE_HEAD = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:\">"
+    "<style>body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem auto;max-width:70rem}"
+    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.3rem .6rem;"
+    "text-align:left;vertical-align:top}nav,.modal,.navbar{display:none}"
+    "ul{padding-left:1.2rem}</style>"
+)
 MAX_NEAR_TWINS = 0.01  # share of validation images that may look like a training image
 
 
@@ -186,9 +196,27 @@ def validate(
             result_format={"result_format": "COMPLETE"},
         )
     )
-    outcome = checkpoint.run(batch_parameters={"dataframe": rows})
+    outcome = checkpoint.run(batch_parameters={"dataframe": _escaped(rows)})
+    for page in docs.rglob("*.html"):
+        page.write_text(_offline(page.read_text()))
     results = next(iter(outcome.run_results.values())).results
     return [_record(result, rows) for result in results]
+
+
+def _escaped(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with names and captions as HTML shows them: the pages do not escape."""
+    escaped = {
+        column: [html.escape(text) if isinstance(text, str) else text for text in rows[column]]
+        for column in ("key", "caption")
+    }
+    return rows.assign(**escaped)
+
+
+def _offline(page: str) -> str:
+    """Return a page of Data Docs that loads nothing from elsewhere and runs no script."""
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL | re.IGNORECASE)
+    page = re.sub(r"<(?:link|img)\b[^>]*(?:href|src)=\"(?:https?:)?//[^>]*>", "", page)
+    return re.sub(r"(<head[^>]*>)", rf"\1{PAGE_HEAD}", page, count=1)
 
 
 def _record(result: Any, rows: pd.DataFrame) -> dict[str, Any]:

@@ -119,6 +119,35 @@ def stack(
             made.services("stop")
 
 
+def test_a_server_makes_a_password_and_other_origins_may_not_ask(tmp_path: Path) -> None:
+    folder = toy(tmp_path / "c", one="true")
+    (folder / "flows").symlink_to(REPO / "flows")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    url = f"http://127.0.0.1:{free_port()}/api"
+    env |= {"PREFECT_HOME": str(folder / ".gear/prefect"), "PREFECT_API_URL": url}
+    env |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(REPO)}
+    made = Stack(folder, env, "")
+    code, output = made.services("server")
+    try:
+        assert code == 0, output
+        assert "its password is in prefect.toml" in output
+        assert (folder / "prefect.toml").stat().st_mode & 0o777 == 0o600
+        secret = (folder / "prefect.toml").read_text().split('auth_string = "')[1].split('"')[0]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            made.ask("flows/count", {}, "")
+        assert refused.value.code == 401
+        assert made.ask("flows/count", {}, secret) == 0
+        assert made.services("worker")[0] == 0
+        assert made.prefect("work-pool", "ls"), "Prefect's own commands find the password"
+        for origin, allowed in (("https://evil.example", None), (url.removesuffix("/api"), url)):
+            request = urllib.request.Request(f"{url}/health", headers={"Origin": origin})
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                seen = answer.headers.get("access-control-allow-origin")
+            assert seen == (allowed and origin)
+    finally:
+        made.services("stop")
+
+
 def test_a_server_asks_for_its_secret_and_is_started_once(stack: Stack) -> None:
     for secret in ("", "somebody:else"):
         with pytest.raises(urllib.error.HTTPError) as refused:

@@ -21,8 +21,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gear.core.errors import InputError, StageFailed
@@ -46,10 +46,11 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # drafts are deleted on the way out
-                signal.signal(number, _exit)
+    with _drafts_deleted_on_signals():
+        return _run(command, body, logs)
+
+
+def _run(command: str, body: Callable[[], None], logs: Path) -> int:
     try:
         body()
         sys.stdout.flush()
@@ -69,6 +70,22 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
         if has_no_space(error):
             return _fail(2, command, _no_space(error))
         return _crash(command, error, logs)
+
+
+@contextmanager
+def _drafts_deleted_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the body as an exception does, so that it cleans up."""
+    changed = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _exit)
+                changed.append(number)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit(number: int, _frame: object) -> None:

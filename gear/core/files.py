@@ -21,13 +21,23 @@ class LockedError(InputError):
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a draft folder and put it in the place of `folder`; a crash leaves the old folder."""
+    """Fill a draft folder and put it in the place of `folder`.
+
+    If it fails, the old folder stays as it was, and the draft is deleted.
+    """
     draft = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
+    old = folder.with_name(folder.name + ".old.partial")
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
-    fill(draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
+    try:
+        fill(draft)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(draft, folder)
+    finally:
+        for left in (draft, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -103,10 +103,7 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
         ValueError: if the image is too small or too large.
         Exception: of any kind, by a decoder, if the file is damaged.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        opened = Image.open(source, formats=FORMATS)
-    with opened:
+    with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as opened:
         if min(opened.size) < MIN_SIDE:
             raise ValueError(f"{opened.width}x{opened.height} pixels: a side is under {MIN_SIDE}")
         scale = size / min(opened.size)

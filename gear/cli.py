@@ -63,7 +63,7 @@ COMMANDS = {  # module of gear.commands, help
         "whether a recorded run can be made again: hashes checked, stages run again in a clone",
     ),
 }
-COMPUTING = frozenset(STAGES) - {"ingest", "validate", "report"}  # stages that use torch
+COMPUTING = frozenset(STAGES) - {"ingest", "validate"}  # stages that use torch
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",

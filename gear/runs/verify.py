@@ -198,7 +198,8 @@ class _RemadeOutputs:
         self.metrics_compared |= from_rounded and is_metric
         if got == md5:
             return Check(stage.name, what, md5, got, SAME)
-        if not from_rounded and self._recorded_hardware(stage) in (hardware_class(), ""):
+        same_class = self._recorded_hardware(stage) in (hardware_class(), "") or portable(stage)
+        if not from_rounded and same_class:
             return Check(stage.name, what, md5, got or "nothing", DIFFERS)
         if not is_metric:
             return Check(stage.name, f"{what} on other hardware", md5, got, UNDECIDED)
@@ -216,6 +217,13 @@ class _RemadeOutputs:
         record = costs.find(self.revision.root, stage)
         record = record or self.revision.read_json(str(paths.PROVENANCE)) or {}
         return str(record.get("hardware", ""))
+
+
+def portable(stage: Locked) -> bool:
+    """Return whether a stage ran in portable mode, whose bits do not depend on the processor."""
+    values = stage.params.get(str(paths.PARAMS), {})
+    train = values.get("train")
+    return bool(values.get("train.portable") or (isinstance(train, dict) and train.get("portable")))
 
 
 def _log(line: str) -> None:

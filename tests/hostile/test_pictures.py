@@ -42,11 +42,15 @@ def png(width: int, height: int) -> bytes:
     """A PNG that claims a size, with hardly any data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(b"".join(b"\0" + bytes(width) for _ in range(min(height, 20000))))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def decoded(content: bytes, size: int = 32) -> np.ndarray | Reject:
@@ -109,7 +113,9 @@ def test_reasons_name_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.reason == second.reason == "decoder <object object at 0x...> gave up"
 
 
-def test_postscript_named_png_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_named_png_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pillow would hand it to Ghostscript: here that is a program that leaves a mark."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bin").mkdir()
@@ -120,7 +126,9 @@ def test_postscript_named_png_starts_no_program(tmp_path: Path, monkeypatch: pyt
     for name in ("cats", "dogs"):
         (tmp_path / "root" / name).mkdir(parents=True)
         for number in range(4):
-            pixels = np.random.default_rng(number + len(name)).integers(0, 256, (40, 40, 3), np.uint8)
+            pixels = np.random.default_rng(number + len(name)).integers(
+                0, 256, (40, 40, 3), np.uint8
+            )
             Image.fromarray(pixels).save(tmp_path / f"root/{name}/{number}.png")
     (tmp_path / "root/cats/evil.png").write_bytes(EPS)
     ingest.run(settings(source="folder", root="root", max_reject_share=0.2, val_share=0.3))
@@ -142,7 +150,9 @@ def mutants(content: bytes, random: np.random.Generator, count: int) -> list[byt
 
     def fill(data: bytearray) -> bytes:
         start = int(random.integers(len(data)))
-        data[start : start + 4] = random.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+        data[start : start + 4] = random.choice(
+            [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"]
+        )
         return bytes(data)
 
     changes: list[Callable[[bytearray], bytes]] = [change, cut, fill]

@@ -213,7 +213,9 @@ def test_a_broken_archive_fails_the_ingest(
     content = make()
     Path("root").mkdir()
     Path("root/00.tar").write_bytes(content)
-    write_params(Path(), tiny_settings(host={"workers": 1}, data={"source": "webdataset", "root": "root"}))
+    write_params(
+        Path(), tiny_settings(host={"workers": 1}, data={"source": "webdataset", "root": "root"})
+    )
     refused(capsys, "ingest", says=("1 of 1 archives broken, over data.max_reject_share", "00.tar"))
     assert not paths.SHARDS.exists()
 
@@ -222,7 +224,9 @@ def test_a_broken_archive_fails_the_ingest(
 def test_a_pipe_named_tar_does_not_hang(capsys: pytest.CaptureFixture[str]) -> None:
     Path("root").mkdir()
     os.mkfifo("root/00.tar")
-    write_params(Path(), tiny_settings(host={"workers": 1}, data={"source": "webdataset", "root": "root"}))
+    write_params(
+        Path(), tiny_settings(host={"workers": 1}, data={"source": "webdataset", "root": "root"})
+    )
     refused(capsys, "ingest", says=("1 of 1 archives broken", "no file"))
 
 
@@ -296,5 +300,7 @@ def test_a_damaged_dataset_of_hugging_face_is_one_line(
         file.unlink()
     else:
         Path("root/state.json").write_text("[")
-    write_params(Path(), tiny_settings(host={"workers": 1}, data={"source": "huggingface", "root": "root"}))
+    write_params(
+        Path(), tiny_settings(host={"workers": 1}, data={"source": "huggingface", "root": "root"})
+    )
     refused(capsys, "ingest", says=("data.root: root",))

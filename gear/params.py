@@ -6,6 +6,7 @@ import json
 import os
 import textwrap
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -16,8 +17,7 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import read_json, replace_file
 from gear.core.host_config import HostConfig, RunConfig
-from gear.core.settings import Section, faults, refuse_truth_values
-from gear.core.text import printable
+from gear.core.settings import Section, dotted_key, faults, refuse_truth_values
 from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
@@ -248,7 +248,8 @@ def apply_preset(name: str) -> str:
         try:
             old = flatten(read_yaml(PARAMS, ""))
         except InputError as error:
-            broken = PARAMS.with_name(f"{PARAMS.name}.broken")
+            names = (f"{PARAMS.name}.broken{number or ''}" for number in count())
+            broken = next(Path(name) for name in names if not os.path.lexists(name))
             os.replace(PARAMS, broken)
             kept = f"kept what was there as {broken}: {error}\n"
     new = flatten(config.model_dump(mode="json"))
@@ -338,11 +339,12 @@ def _flow(value: Any) -> str:
 
 def _one_line(error: ValidationError, source: str) -> str:
     errors = error.errors(include_url=False)
-    found = faults(Config, error)
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     unknown = [one for one in errors if one["type"] == "extra_forbidden"]
+    missing = {dotted_key(Config, one["loc"]) for one in errors if one["type"] == "missing"}
+    found = [fault for fault in faults(Config, error) if not (unknown and fault[0] in missing)]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     if unknown:  # first, since a typo explains what lacks
-        key = printable(".".join(str(part) for part in unknown[0]["loc"]))
+        key = dotted_key(Config, unknown[0]["loc"])
         if key in MOVED:
             return f"{source}: {key!r} is {MOVED[key]!r} now: rename it{more}"
         return f"{source}: unknown key {key!r}: {_allowed_keys(unknown[0]['loc'])}{more}"

@@ -17,6 +17,7 @@ from gear.core.errors import InputError
 from gear.core.text import one_line, printable
 
 MOST = 10**9  # steps, images: more than any run has
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")  # kinds of pydantic's errors
 QUOTED = 60  # characters of a value in an error
 
 
@@ -121,11 +122,11 @@ def faults(model: type[BaseModel], error: ValidationError) -> list[tuple[str, st
     """
     found: dict[str, ErrorDetails] = {}
     for one in error.errors(include_url=False):
-        key = _key(model, one["loc"])
-        meant = isinstance(one["input"], dict) == ("_type" in one["type"])
-        if key not in found or not meant:
-            found.setdefault(key, one)
-    return [(key, *_what(one)) for key, one in found.items()]
+        key = dotted_key(model, one["loc"])
+        if key not in found or found[key]["type"] in NO_MAPPING:
+            found[key] = one
+    inner = {key.rpartition(".")[0] for key in found if "." in key}
+    return [(key, *_what(one)) for key, one in found.items() if key not in inner]
 
 
 def quoted(value: Any) -> str:
@@ -140,14 +141,14 @@ def quoted(value: Any) -> str:
 def _what(one: ErrorDetails) -> tuple[str, str]:
     """Return the value and the reason of a refusal."""
     kind, message = one["type"], one["msg"].removeprefix("Value error, ")
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in NO_MAPPING:
         message = "Input should be a mapping of names to values"
     if kind in ("tuple_type", "list_type"):
         message = "Input should be a list"
     return "" if kind in ("value_error", "missing") else quoted(one["input"]), message
 
 
-def _key(model: Any, loc: tuple[int | str, ...]) -> str:
+def dotted_key(model: Any, loc: tuple[int | str, ...]) -> str:
     """Return the dotted key of a location, without the names of a union's choices."""
     parts: list[str] = []
     for part in loc:

@@ -1,0 +1,246 @@
+"""Weights and checkpoint folders that are damaged or carry code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gear.cli import main
+from gear.core.errors import InputError
+from gear.core.model_folder import save_model
+from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
+from gear.generator.config import GeneratorShape
+from gear.generator.transformer import Generator
+from gear.tokenizer.config import TokenizerShape
+from gear.tokenizer.model import Tokenizer
+from tests.support.hostile import refused
+
+SHAPE = TokenizerShape(codes=16, code_dim=4, base=8, multipliers=(1, 1), z_channels=8)
+GENERATOR = GeneratorShape(layers=1, heads=1, width=16, tap=1, projector_hidden=8)
+
+
+class Evil:
+    """Unpickling it would make a folder."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+@pytest.fixture(autouse=True)
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(SHAPE)
+    save_model(
+        Path("c/tokenizer"),
+        tokenizer.state_dict(),
+        {"tokenizer": SHAPE.model_dump(mode="json"), "temperature": None},
+    )
+    generator = Generator(GENERATOR, codes=16, grid=4, classes=2)
+    facts = {"generator": GENERATOR.model_dump(mode="json"), "codes": 16, "grid": 4}
+    save_model(
+        Path("c/generator"),
+        generator.state_dict(),
+        {**facts, "classes": 2, "class_names": ["a", "b"], "condition": "class"},
+    )
+
+
+def spoil_json(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        facts = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps({k: v for k, v in facts.items() if v != "drop"}))
+
+    return change
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    first = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[first].view(-1)[0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+
+
+def lost(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+HUGE = (2**60).to_bytes(8, "little") + b"{}"
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (write("config.json", b"["), "config.json: not JSON"),
+        (write("config.json", b"\xff"), "config.json: not JSON"),
+        (write("config.json", b"[]"), "not a mapping"),
+        (write("config.json", b"[" * 100_000), "config.json: not JSON"),
+        (write("config.json", b"{}"), "is this the folder of a"),
+        (write("model.safetensors", b"junk"), "model.safetensors: damaged"),
+        (write("model.safetensors", b""), "model.safetensors: damaged"),
+        (write("model.safetensors", HUGE), "model.safetensors: damaged"),
+        (cut, "model.safetensors: damaged"),
+        (nan, "NaN or infinite"),
+        (lost, "model.safetensors: no such file"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(
+    part: str, spoil: Callable[[Path], None], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(Path("c") / part)
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=(says, f"c/{part}"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"codes": "drop"}, "codes is None"),
+        ({"codes": 2**40}, "codes is 1099511627776"),
+        ({"codes": True}, "codes is True"),
+        ({"grid": -1}, "grid is -1"),
+        ({"grid": "4"}, "grid is '4'"),
+        ({"classes": 1.5}, "classes is 1.5"),
+        ({"class_names": None}, "no class_names"),
+        ({"codes": 8}, "does not fit its config.json"),
+        ({"generator": {"layers": 10**9}}, "generator."),
+        ({"generator": [1]}, "no 'generator' in it"),
+    ],
+)
+def test_a_config_of_nonsense_is_one_line(
+    changes: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil_json(**changes)(Path("c/generator"))
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=(says,))
+
+
+def legacy_evil(file: Path) -> None:
+    torch.save({"model": Evil()}, file, _use_new_zipfile_serialization=False)
+
+
+def evil(file: Path) -> None:
+    torch.save({"model": Evil()}, file)
+
+
+def half(file: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, file)
+    file.write_bytes(file.read_bytes()[:1500])
+
+
+def tokens(**state: Any) -> Callable[[Path], None]:
+    return lambda file: torch.save({"model": state}, file)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (evil, "holds more than tensors and was not executed"),
+        (legacy_evil, "holds more than tensors and was not executed"),
+        (half, "not a readable checkpoint"),
+        (lambda f: f.write_bytes(b""), "not a readable checkpoint"),
+        (lambda f: f.write_bytes(b"PK\x03\x04" + b"x" * 100), "not a readable checkpoint"),
+        (lambda f: f.write_bytes(os.urandom(5000)), "bad.pt"),
+        (lambda f: f.mkdir(), "a folder"),
+        (lambda f: None, "no such file"),
+        (lambda f: torch.save([1], f), "holds a list"),
+        (lambda f: torch.save({1: 2}, f), "bad.pt"),
+        (tokens(encoder="text"), "bad.pt"),
+        (tokens(**{"encoder.conv_in.weight": 3}), "bad.pt"),
+        (tokens(**{"tok_embeddings.weight": torch.zeros(0)}), "bad.pt"),
+        (tokens(**{"tok_embeddings.weight": torch.zeros(2, 2).to_sparse()}), "bad.pt"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_one_line(
+    make: Callable[[Path], Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(Path("bad.pt"))
+    refused(capsys, "import", "bad.pt", "native", says=(says,))
+    assert not Path("ran").exists()
+    assert not Path("native").exists()
+
+
+def test_an_old_file_of_tensors_is_read() -> None:
+    """Before PyTorch 1.6 checkpoints were no zip archives."""
+    torch.save({"a": torch.ones(3)}, "old.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_untrusted_checkpoint(Path("old.pt"))["a"], torch.ones(3))
+
+
+def test_import_replaces_no_other_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "c/tokenizer", "t.pt"]) == 0
+    Path("native/tokenizer").mkdir(parents=True)
+    Path("native/tokenizer/thesis.tex").write_text("years of work")
+    refused(capsys, "import", "t.pt", "native", says=("holds other files (thesis.tex)",))
+    shutil.rmtree("native")
+    assert main(["import", "t.pt", "native"]) == 0
+    assert main(["import", "t.pt", "native"]) == 0, "what gear wrote is replaced"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "c/tokenizer", "folder"),
+        ("export", "c/tokenizer", "file/x.pt"),
+        ("export", "nowhere", "x.pt"),
+        ("import", "file", "native"),
+        ("import", "t.safetensors", "file"),
+        ("generate", "--checkpoint", "c", "--out", "folder.png"),
+        ("generate", "--checkpoint", "c", "--out", "file/x.png"),
+        ("generate", "--checkpoint", "c", "--out", "x.gif"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--each", "1000000"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--each", "0"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--seed", "-1"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--seed", "9" * 30),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--temperature", "nan"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--guidance", "inf"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--top-k", "-3"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--classes", "\x1b[31m"),
+        ("generate", "--checkpoint", "nowhere", "--out", "x.png"),
+    ],
+)
+def test_bad_arguments_are_one_line_before_the_work(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder").mkdir()
+    Path("folder.png").mkdir()
+    Path("file").write_text("text")
+    save_file({"a": torch.zeros(1)}, "t.safetensors")
+    refused(capsys, *words)
+
+
+def test_mutants_of_weights_are_tensors_or_one_line() -> None:
+    random = np.random.default_rng(0)
+    torch.save({"a": torch.ones(40), "b": [1, {"c": torch.zeros(2)}]}, "w.pt")
+    save_file({"a": torch.ones(40), "b": torch.zeros(3, 3)}, "w.safetensors")
+    for name in ("w.pt", "w.safetensors"):
+        content = Path(name).read_bytes()
+        for _ in range(150):
+            data = bytearray(content)
+            for _ in range(int(random.integers(1, 6))):
+                data[int(random.integers(len(data)))] = int(random.integers(256))
+            file = Path(f"mutant{Path(name).suffix}")
+            file.write_bytes(bytes(data[: int(random.integers(len(data) // 2, len(data) + 1))]))
+            message = ""
+            try:
+                read_untrusted_checkpoint(file)
+            except InputError as error:
+                message = str(error)
+            assert "\n" not in message
+            assert "weights_only=False" not in message

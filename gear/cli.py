@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
 
     def body() -> None:
-        parsed = parser(command).parse_args(words)
+        parsed, unknown = parser(command).parse_known_args(words)
+        if unknown:
+            raise InputError(f"unknown argument {unknown[0]!r} (`gear {command} --help`)")
         if command in STAGES:
             start_from = getattr(parsed, "start_from", None)
             run_stage(command, {"start_from": start_from} if start_from else {})

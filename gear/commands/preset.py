@@ -16,4 +16,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Write the preset; return the settings that changed, or the names of all presets."""
-    return apply_preset(arguments.name) if arguments.name else list_presets()
+    return list_presets() if arguments.name is None else apply_preset(arguments.name)

@@ -160,11 +160,9 @@ def dotted_key(model: Any, loc: tuple[int | str, ...]) -> str:
             model = fields[part].annotation
             parts.append(part)
             continue
-        choices = [model, *get_args(model)]
-        inner = next((c for c in choices if _is_section(c) and part in c.model_fields), None)
-        if inner is not None:
-            model = inner.model_fields[part].annotation
-            parts.append(part)
+        choice = next((c for c in get_args(model) if getattr(c, "__name__", "") == part), None)
+        if choice is not None:
+            model = choice
         elif _is_section(model):  # a key that does not exist
             parts.append(part)
     return printable(".".join(parts))

@@ -39,7 +39,7 @@ def decode_samples(
     """
     context = get_context("spawn")
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=exit_with, initargs=(os.getpid(),)
+        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
     ) as pool:
         while window := _window(samples, 64 * workers):
             try:
@@ -51,6 +51,13 @@ def decode_samples(
                     f"one of the {len(window)} files from {names[0]} to {names[1]}: free memory "
                     "or lower host.workers; if it happens again, take that file out"
                 ) from None
+
+
+def _end_with(parent: int) -> None:
+    """Let a decoding process end when its parent does, or at once if that is gone already."""
+    exit_with(parent)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _window(samples: Iterator[EncodedSample | Reject], count: int) -> list[EncodedSample | Reject]:

@@ -104,9 +104,9 @@ class Revision:
             InputError: if it is absent or damaged, or names a file that is not in the checkout.
         """
         source = f"{LOCK} of {self.name}"
-        stages = self.read_yaml(LOCK).get("stages") or {}
-        if not isinstance(stages, dict):
-            raise InputError(f"{source}: 'stages' is no mapping: restore it from git")
+        stages = self.read_yaml(LOCK).get("stages")
+        if not isinstance(stages, dict) or not stages:
+            raise InputError(f"{source}: records no stage: restore it from git, or run `dvc repro`")
         return {name: _locked(name, stage, source) for name, stage in stages.items()}
 
 

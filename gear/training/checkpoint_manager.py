@@ -151,7 +151,7 @@ class CheckpointManager:
     def read(self, name: str) -> str | None:
         """Return the content of a file of the folder, None if there is none."""
         try:
-            return (self.folder / name).read_text()
+            return (self.folder / name).read_text(errors="replace")
         except FileNotFoundError:
             return None
 

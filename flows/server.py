@@ -38,10 +38,11 @@ WORKER_LIMITS = {"cpu": 4, "gpu": 1}
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 CREDENTIALS = Path("prefect.toml")  # read by every Prefect command that runs in the checkout
 TOML = """\
-# The password of the server that `make server` starts; Prefect's commands read it here. Keep it
-# secret: whoever has it can run code on the workers.
+# Written by `make server`. Prefect's commands that run here find the server and its password in it.
+# Keep it secret: whoever has the password can run code on the workers.
 [api]
-auth_string = "gear:{secret}"
+url = "{url}"
+auth_string = "{secret}"
 """
 PREFECT = [sys.executable, "-m", "prefect"]
 
@@ -64,9 +65,7 @@ def authenticate() -> str:
     if urlparse(api()).hostname not in LOOPBACK:
         return ""
     if not CREDENTIALS.exists():
-        with atomic_file(CREDENTIALS) as draft:
-            draft.touch(mode=0o600)
-            draft.write_text(TOML.format(secret=secrets.token_urlsafe(24)))
+        _write_credentials(f"gear:{secrets.token_urlsafe(24)}")
     try:
         found = tomllib.loads(CREDENTIALS.read_text())["api"]["auth_string"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -76,8 +75,20 @@ def authenticate() -> str:
             f'{CREDENTIALS}: no [api] auth_string = "user:password" in it: add one, or delete the '
             "file to have one made"
         )
+    if CREDENTIALS.read_text() != TOML.format(url=api(), secret=found) and _is_ours():
+        _write_credentials(found)  # another port
     os.environ["PREFECT_API_AUTH_STRING"] = found
     return str(CREDENTIALS)
+
+
+def _is_ours() -> bool:
+    return CREDENTIALS.read_text().startswith(TOML.splitlines()[0])
+
+
+def _write_credentials(secret: str) -> None:
+    with atomic_file(CREDENTIALS) as draft:
+        draft.touch(mode=0o600)
+        draft.write_text(TOML.format(url=api(), secret=secret))
 
 
 def reports_url() -> str:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from gear import paths
 from gear.core import exit_codes, portable
-from gear.core.errors import InputError
+from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
 from gear.process import exit_with_dvc
 
@@ -145,7 +145,7 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
         portable.hold_instruction_set()
     exit_with_dvc()
     from gear.core.memory import keep_freed_memory
-    from gear.runs import costs
+    from gear.runs import costs, revision
 
     keep_freed_memory()
     if is_portable:
@@ -158,6 +158,15 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
             if not name.startswith(("data/", "reports/")):
                 raise
             raise InputError(f"{name}: no such file: `dvc repro {stage}` makes it first") from None
+        except (InputError, StageFailed):
+            raise
+        except Exception as error:
+            if changed := revision.changed_inputs(stage):
+                raise InputError(
+                    f"{changed} is not what dvc.lock records, it was edited or damaged "
+                    f"({type(error).__name__}: {error}): `dvc repro {stage}` makes it anew"
+                ) from error
+            raise
 
 
 def version() -> str:

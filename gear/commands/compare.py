@@ -9,7 +9,8 @@ import re
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.files import replace_file
+from gear.core.files import parse_json, replace_file
+from gear.evaluation.metric_protocol import require_records
 from gear.params import flatten
 from gear.report.comparison_page import STAGE, page, tables
 from gear.runs import costs
@@ -78,6 +79,7 @@ def _read(revision: Revision) -> Run:
             f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, "
             "and commit what it writes to reports/"
         )
+    require_records(records, f"{PROTOCOLS} of {revision.name}")
     if STAGE not in lock:
         raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
     settings = flatten(revision.read_yaml(str(paths.PARAMS)))
@@ -96,11 +98,18 @@ def _read(revision: Revision) -> Run:
         settings=settings,
         code=hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest(),
         records=records,
-        health=revision.read_json(str(paths.CODEBOOK_METRICS)) or {},
+        health=_health(revision),
         conditions={"data": made.get(str(paths.SHARDS)), "joint.fd_n": settings.get("joint.fd_n")},
         curves={STAGE: _curve(revision)},
         seconds={name: (cost or {}).get("seconds") for name, cost in costs_by_stage.items()},
     )
+
+
+def _health(revision: Revision) -> dict[str, float]:
+    """Return what the codebook stage measured, without what is no number."""
+    found = revision.read_json(str(paths.CODEBOOK_METRICS))
+    values = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in values if isinstance(value, int | float)}
 
 
 def _curve(revision: Revision) -> Rows:
@@ -115,7 +124,8 @@ def _curve(revision: Revision) -> Rows:
         raise InputError(
             f"{file} of {revision.name} is not in this checkout's DVC cache: {pull} brings it"
         )
-    try:
-        return [json.loads(line) for line in content.splitlines()]
-    except ValueError as error:
-        raise InputError(f"{file} of {revision.name}: {error}") from None
+    source = f"{file} of {revision.name}"
+    rows = [parse_json(line, source) for line in content.splitlines()]
+    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+        raise InputError(f"{source}: not the rows of a curve: `dvc repro joint` writes it anew")
+    return rows

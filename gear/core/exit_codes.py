@@ -32,6 +32,16 @@ CRASH = 70  # EX_SOFTWARE of sysexits.h
 READER_GONE = 128 + signal.SIGPIPE
 NEARLY_FULL = 16 << 20  # bytes; less than that left, and a write that failed had no space
 # of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
+OF_THE_PLACE = {  # what a user can mend: permissions, a file in place of a folder, ...
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 WRITE_FAILED = ("PytorchStreamWriter", "unexpected pos", "Error writing bytes", "I/O error")
 
 
@@ -53,7 +63,8 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
 def _run(command: str, body: Callable[[], None], logs: Path) -> int:
     try:
         body()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
     except InputError as error:
         return _fail(2, command, str(error))
@@ -68,7 +79,12 @@ def _run(command: str, body: Callable[[], None], logs: Path) -> int:
         return READER_GONE
     except Exception as error:
         if has_no_space(error):
+            discard_output()  # it may be the output that was not written
             return _fail(2, command, _no_space(error))
+        if isinstance(error, OSError) and error.errno in OF_THE_PLACE and error.filename:
+            return _fail(
+                2, command, f"{error.filename}: {error.strerror}: mend it, or work elsewhere"
+            )
         return _crash(command, error, logs)
 
 
@@ -94,7 +110,7 @@ def _exit(number: int, _frame: object) -> None:
 
 def reader_is_gone() -> bool:
     """Return whether stdout is a pipe that nobody reads any more, as after `| head`."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -103,7 +119,8 @@ def reader_is_gone() -> bool:
 
 def discard_output() -> None:
     """Send what is still printed to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def has_no_space(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 
 import torch
 from torch import nn
@@ -71,7 +70,7 @@ def build_inception(weights: PinnedFile) -> Inception:
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
         )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+    except Exception as error:  # of damaged files: errors of many kinds
         text = " ".join(str(error).split())[:200]
         raise InputError(
             f"evaluate.inception: {path}: not torch-fidelity's Inception-v3 "

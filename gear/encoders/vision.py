@@ -156,7 +156,7 @@ def _load(config: TeacherConfig, family: Family) -> nn.Module:
             output_loading_info=True,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of damaged files: errors of many kinds
         raise InputError(
             f"teacher {config.name}: {config.path}: {' '.join(str(error).split())[:300]}"
         ) from None

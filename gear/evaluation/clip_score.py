@@ -66,7 +66,7 @@ def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:
             file.parent, local_files_only=True, use_safetensors=True
         )
         processor = transformers.CLIPProcessor.from_pretrained(file.parent, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of damaged files: errors of many kinds
         raise InputError(
             f"evaluate.clip: {file.parent}: {' '.join(str(error).split())[:300]}"
         ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gear.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -16,6 +18,25 @@ class Metric:
     def record(self) -> dict[str, Any]:
         """Return value and protocol as a dictionary."""
         return asdict(self)
+
+
+def require_records(value: Any, source: str) -> dict[str, dict[str, Any]]:
+    """Return the records of metrics by name, as a file of them holds.
+
+    Raises:
+        InputError: if `value` is anything else; `source` names the file.
+    """
+    entries = value.items() if isinstance(value, dict) else [("", None)]
+    for name, record in entries:
+        fits = (
+            isinstance(record, dict)
+            and isinstance(record.get("value"), int | float)
+            and isinstance(record.get("protocol"), dict)
+        )
+        if not fits:
+            what = f"{name!r} is no value with its protocol" if name else "no metrics in it"
+            raise InputError(f"{source}: damaged, {what}: `dvc repro evaluate` writes it anew")
+    return dict(entries)
 
 
 def difference(first: Metric, second: Metric) -> float:

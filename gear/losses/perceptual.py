@@ -14,6 +14,7 @@ from torch import nn
 from gear.core.errors import InputError
 from gear.core.files import require_file
 from gear.core.settings import PinnedFile
+from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 
 EARLY_FEATURES = "perceptual(efficientnet-lite0 early)"
 
@@ -60,16 +61,16 @@ class LpipsLoss(nn.Module):
             for module in getattr(self.metric.net, f"slice{part}")
             if isinstance(module, nn.Conv2d)
         ]
-        names = sorted(
-            {key.rsplit(".", 1)[0] for key in vgg if key.startswith("features.")},
-            key=lambda n: int(n.split(".")[1]),
-        )
         try:
+            names = sorted(
+                {key.rsplit(".", 1)[0] for key in vgg if key.startswith("features.")},
+                key=lambda n: int(n.split(".")[1]),
+            )
             for layer, name in zip(layers, names, strict=True):
                 layer.load_state_dict(
                     {"weight": vgg[f"{name}.weight"], "bias": vgg[f"{name}.bias"]}
                 )
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"loss.vgg16: {weights.path}: not torchvision's VGG16: "
                 f"{' '.join(str(error).split())[:200]}"
@@ -89,8 +90,7 @@ class LpipsLoss(nn.Module):
 def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
     remedy = "download vgg16-397923af.pth from download.pytorch.org/models, or leave it empty"
     path = require_file(weights.path, weights.sha256, "loss.vgg16", remedy)
-    result: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    return result
+    return read_untrusted_checkpoint(path)
 
 
 def unit(x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ and size of a file, which proves nothing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from dvc_data.index import DataIndexDirError
 from dvc_objects.fs.local import LocalFileSystem
 
 from gear.core.errors import InputError
+from gear.core.files import parse_json
 from gear.core.text import one_line
 from gear.core.yaml_text import parse_yaml
 
@@ -92,10 +92,7 @@ class Revision:
     def read_json(self, path: str) -> Any:
         """Return a JSON file, or None if it is absent. Raises `InputError` if it is broken."""
         content = self.read(path)
-        try:
-            return None if content is None else json.loads(content)
-        except ValueError as error:
-            raise InputError(f"{path} of {self.name}: {error}") from None
+        return None if content is None else parse_json(content, f"{path} of {self.name}")
 
     def lock(self) -> dict[str, Locked]:
         """Return the stages of dvc.lock.
@@ -266,3 +263,20 @@ def content_md5(root: Path, path: str) -> str:
         ignore=DvcIgnoreFilter(local, str(root)),
     )
     return str(content.hash_info.value)
+
+
+def changed_inputs(stage: str) -> str:
+    """Return the first input of a stage, made by another, that is not what dvc.lock records.
+
+    Looks at the working directory; returns "" if all are, or nobody knows.
+    """
+    root = Path.cwd()
+    try:
+        lock = Revision(WORKSPACE, "", root).lock()
+    except (InputError, DvcException, SCMError):
+        return ""
+    made = {path: md5 for other in lock.values() for path, md5 in other.outs.items()}
+    read = lock[stage].deps if stage in lock else {}
+    return next(
+        (path for path in read if path in made and content_md5(root, path) != made[path]), ""
+    )

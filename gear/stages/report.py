@@ -9,8 +9,9 @@ import yaml
 from PIL import Image
 
 from gear import paths
-from gear.core.files import read_json, read_json_lines, replace_file, write_json
+from gear.core.files import read_json, read_json_lines, read_object, replace_file, write_json
 from gear.data.shards import load_manifest, read_split
+from gear.evaluation.metric_protocol import require_records
 from gear.params import Config
 from gear.report import page
 from gear.report.curves import curve_charts, plot_rows
@@ -26,9 +27,12 @@ PAIR_COLUMNS = 12
 def run(config: Config) -> None:
     """Write `reports/index.html` and `reports/curves.json` from all outputs of the run."""
     manifest = load_manifest(paths.SHARDS)
-    records = read_json(paths.REPORTS / "protocols.json")
+    protocols = paths.REPORTS / "protocols.json"
+    records = require_records(read_json(protocols), str(protocols))
     nearest = read_json(paths.NEAREST_TRAINING)
-    details = read_json(paths.REPORTS / "codebook-details.json")
+    details = read_object(
+        paths.REPORTS / "codebook-details.json", warm=dict, joint=dict, drift=dict
+    )
     settings = config.model_dump(mode="json")
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
     originals = read_split(paths.SHARDS / "val").subset(PAIRS)[:]
@@ -51,7 +55,7 @@ def run(config: Config) -> None:
         ],
         codebook=page.codebook_section(details),
         drift=sorted(details["drift"].items()),
-        validation=read_json(paths.VALIDATION_METRICS),
+        validation=read_object(paths.VALIDATION_METRICS, expectations=int, rows=int, failed=int),
         provenance=run_provenance(
             settings,
             config.run.seed,

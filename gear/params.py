@@ -96,6 +96,10 @@ class Config(Section):
                 "loss.adaptive needs the decoder's last weights whole: "
                 "use host.zero_stage 2 or less"
             )
+        if self.generator.class_dropout == 1:
+            raise ValueError(
+                "generator.class_dropout is 1: the generator would never see a class or caption"
+            )
         if self.sample.n <= self.evaluate.neighbours:
             raise ValueError(
                 f"sample.n is {self.sample.n} and evaluate.neighbours is "

@@ -19,7 +19,7 @@ class GeneratorShape(Section):
     dropout: Dropout = Field(
         0.1, description="On tokens, residual and feed-forward; none in attention."
     )
-    class_dropout: Dropout = Field(
+    class_dropout: Share = Field(
         0.1, description="Probability of the null class, or the empty caption, in training."
     )
     prefix_rope: Literal["identity", "zero"] = Field(
@@ -63,7 +63,7 @@ class GeneratorConfig(GeneratorShape):
 class SampleConfig(Section):
     """How images are drawn from the generator."""
 
-    n: Annotated[int, Field(ge=2, le=10**7)] = Field(
+    n: Annotated[int, Field(ge=1, le=10**7)] = Field(
         1344, description="Images, balanced over classes."
     )
     guidance: Annotated[float, Field(ge=1, le=1000)] = Field(

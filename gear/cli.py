@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gear import paths
+from gear import launch, paths
 from gear.core import exit_codes, portable
 from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
-from gear.process import exit_with_dvc
+from gear.process import exit_with, exit_with_dvc
 
 DISTRIBUTION = "gear-autoregression"
 STAGES = {
@@ -143,7 +143,12 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     is_portable = stage in COMPUTING and config.train.portable
     if is_portable:
         portable.hold_instruction_set()
-    exit_with_dvc()
+    starts_ranks = stage in paths.TRAININGS and not launch.is_rank()
+    if starts_ranks and (ranks := launch.ranks_here(config.host)) > 1:
+        exit_with_dvc()
+        launch.run_ranks([stage, *(f"--from={path}" for path in options.values())], ranks)
+        return
+    _end_with_who_started_this()
     from gear.core.memory import keep_freed_memory
     from gear.runs import costs, revision
 
@@ -158,7 +163,11 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
             if not name.startswith(("data/", "reports/")):
                 raise
             raise InputError(f"{name}: no such file: `dvc repro {stage}` makes it first") from None
-        except (InputError, StageFailed):
+        except InputError:
+            if launch.repeats_rank_zero():
+                raise SystemExit(2) from None
+            raise
+        except StageFailed:
             raise
         except Exception as error:
             if changed := revision.changed_inputs(stage):
@@ -167,6 +176,13 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
                     f"({type(error).__name__}: {error}): `dvc repro {stage}` makes it anew"
                 ) from error
             raise
+
+
+def _end_with_who_started_this() -> None:
+    """Let this process end when DVC does, or the launcher of its ranks."""
+    exit_with_dvc()
+    if launcher := os.environ.get(launch.LAUNCHER):
+        exit_with(int(launcher))
 
 
 def version() -> str:

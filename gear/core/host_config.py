@@ -27,6 +27,11 @@ class HostConfig(Section):
     threads: Annotated[int, Field(ge=0, le=4096)] = Field(
         0, description="CPU threads of PyTorch; 0 leaves the choice to PyTorch."
     )
+    ranks: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="Processes of a training on this node; 0 takes one per GPU, or one without "
+        "GPUs.",
+    )
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         2, description="Decoding processes of ingest."
     )

@@ -46,7 +46,7 @@ def record_path(root: Path, stage: Locked) -> Path:
 
 
 def find(root: Path, stage: Locked) -> dict[str, Any] | None:
-    """Return the record `{"seconds": ..., "hardware": ...}` of a stage, or None."""
+    """Return the record `{"seconds": ..., "hardware": ..., "ranks": ...}` of a stage, or None."""
     try:
         result: dict[str, Any] | None = json.loads(record_path(root, stage).read_text())
         return result
@@ -68,6 +68,7 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
         total = seconds + (float(stopped.read_text()) if stopped.exists() else 0.0)
         if finished:
             record = {"stage": stage, "seconds": round(total, 2), "hardware": hardware_class()}
+            record["ranks"] = int(os.environ.get("WORLD_SIZE", "1"))
             write_json(path, record)
             stopped.unlink(missing_ok=True)
         else:

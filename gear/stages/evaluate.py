@@ -9,7 +9,7 @@ import torch
 
 from gear import paths
 from gear.core.device import pick_device
-from gear.core.files import read_json, write_json
+from gear.core.files import read_object, write_json
 from gear.data.shards import Split, Subset, load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
@@ -61,8 +61,8 @@ def run(config: Config) -> None:
     val = read_split(paths.SHARDS / "val")
     samples = read_split(paths.SAMPLES)
     reference = load_feature_reference(paths.REFERENCE)
-    extracted = read_json(paths.REFERENCE / "protocol.json")
-    drawn = read_json(paths.SAMPLES / "protocol.json")
+    extracted = read_object(paths.REFERENCE / "protocol.json", reference_n=int)
+    drawn = read_object(paths.SAMPLES / "protocol.json")
     protocol = {**extracted, **drawn}
     encoder = build_encoder().to(device)
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)

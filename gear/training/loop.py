@@ -204,11 +204,12 @@ class Training:
         if window_ends and self.health.broken() is None:
             checkpoints.mark_healthy()
         if stopping:
-            print(
-                f"{run.stage}: stopped by signal {stopping} at step {done}; "
-                "state saved, the same command resumes",
-                file=sys.stderr,
-            )
+            if run.context.is_rank_zero:
+                print(
+                    f"{run.stage}: stopped by signal {stopping} at step {done}; "
+                    "state saved, the same command resumes",
+                    file=sys.stderr,
+                )
             raise Stopped(128 + stopping)
 
     def _stop_as_requested(self, done: int) -> NoReturn:

@@ -1,0 +1,106 @@
+"""Start the ranks of a training on this node, by torch elastic.
+
+A training that torchrun, the `deepspeed` launcher or srun started is a rank already and joins the
+others: see docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+
+from gear.core.errors import InputError
+from gear.core.host_config import HostConfig
+
+LAUNCHER = "GEAR_LAUNCHER"  # variable that names the process that started a rank
+SLURM = {  # what PyTorch expects, by the variable of srun
+    "RANK": "SLURM_PROCID",
+    "LOCAL_RANK": "SLURM_LOCALID",
+    "WORLD_SIZE": "SLURM_NTASKS",
+}
+
+
+def repeats_rank_zero() -> bool:
+    """Return whether this is another rank than zero, whose checks of input are those of zero."""
+    return LAUNCHER in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def is_rank() -> bool:
+    """Return whether something started this process as one of several ranks."""
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        if "MASTER_ADDR" not in os.environ:
+            raise InputError(
+                "srun starts several ranks and MASTER_ADDR is not set: export it, the name of the "
+                "first node, and MASTER_PORT (docs/scaling.md)"
+            )
+        for name, source in SLURM.items():
+            os.environ[name] = os.environ[source]
+    return "RANK" in os.environ
+
+
+def ranks_here(host: HostConfig) -> int:
+    """Return how many ranks a training has on this node.
+
+    Raises:
+        InputError: if host.ranks is more than there are GPUs.
+    """
+    gpus = _gpus(host)
+    if gpus and host.ranks > gpus:
+        raise InputError(f"host.ranks is {host.ranks} and this node has {gpus} GPUs")
+    return host.ranks or gpus or 1
+
+
+def _gpus(host: HostConfig) -> int:
+    if host.device == "cpu" or shutil.which("nvidia-smi") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def run_ranks(words: list[str], ranks: int) -> None:
+    """Run `gear WORDS` as several ranks and wait for all of them.
+
+    If one fails, the others get SIGTERM, and SIGKILL after half a minute. Each rank prints its own
+    error.
+
+    Raises:
+        SystemExit: with the exit code of the rank that failed first, or 128 + the signal that ended
+            it or this process.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say what is wrong
+    os.environ[LAUNCHER] = str(os.getpid())
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=f"gear-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.5,
+    )
+    print(f"{words[0]}: {ranks} ranks", flush=True)
+    try:
+        elastic_launch(config, sys.executable)("-m", "gear", *words)
+    except SignalException as error:
+        raise SystemExit(128 + int(error.sigval)) from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        if code < 0:
+            name = signal.Signals(-code).name
+            print(f"gear {words[0]}: rank {rank} of {ranks} was ended by {name}", file=sys.stderr)
+            raise SystemExit(128 - code) from None
+        if 0 not in error.failures:  # rank zero has told its own reason
+            print(f"gear {words[0]}: rank {rank} of {ranks} failed first", file=sys.stderr)
+        raise SystemExit(code) from None

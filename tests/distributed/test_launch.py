@@ -1,0 +1,149 @@
+"""Trainings that start their own ranks: `host.ranks`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.commands import ENV, gear, run_gear, start_joint
+from tests.support.processes import is_alive, runs_in
+from tests.support.settings import edit_params, tiny_settings, write_params
+from tests.support.wait import wait_until
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which joint training can start, and what one rank makes of it."""
+    cwd = tmp_path_factory.mktemp("run")
+    config = tiny_settings(
+        host={"log_every": 2, "checkpoint_every": 2},
+        train={"bf16": False},
+        joint={"steps": 8, "batch": 8},
+        generator={"dropout": 0.0, "class_dropout": 0.0},
+    )
+    write_params(cwd, config)
+    for stage in ("ingest", "features", "reference", "tokenizer", "joint"):
+        gear(cwd, stage)
+    return cwd
+
+
+@pytest.fixture
+def two(prepared: Path, tmp_path: Path) -> Path:
+    """The folder again, before joint training, with two ranks."""
+    cwd = tmp_path / "two"
+    shutil.copytree(prepared, cwd)
+    shutil.rmtree(cwd / "data/models/joint")
+    shutil.rmtree(cwd / ".gear/joint")
+    edit_params(cwd, host={"ranks": 2})
+    return cwd
+
+
+def assert_close(cwd: Path, prepared: Path) -> None:
+    for model in ("tokenizer", "generator"):
+        name = f"data/models/joint/{model}/model.safetensors"
+        one, other = load_file(prepared / name), load_file(cwd / name)
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-5)
+
+
+def start(cwd: Path) -> subprocess.Popen[str]:
+    """Start a training of many steps with two ranks, and wait for its fourth step."""
+    edit_params(cwd, joint={"steps": 400})
+    child = start_joint(cwd)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("joint 4/"):
+            break
+    return child
+
+
+def test_two_ranks_of_its_own_equal_one(two: Path, prepared: Path) -> None:
+    done = run_gear(two, "joint")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "joint: 2 ranks" in done.stdout
+    assert done.stdout.count("joint 8/8") == 1, "rank zero alone reports"
+    assert_close(two, prepared)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_no_rank(two: Path, number: int) -> None:
+    child = start(two)
+    child.send_signal(number)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert output.count("state saved, the same command resumes") == 1, output
+    assert wait_until(lambda: not runs_in(two), 15)
+    assert [*two.glob(".gear/joint/*/latest")]
+
+
+def test_a_killed_launcher_takes_its_ranks_along_and_the_next_run_resumes(two: Path) -> None:
+    child = start(two)
+    child.kill()
+    child.communicate(timeout=60)
+    assert wait_until(lambda: not runs_in(two), 15)
+    (latest,) = two.glob(".gear/joint/*/latest")
+    edit_params(two, joint={"steps": int(latest.read_text().split("-")[1]) + 1})
+    done = run_gear(two, "joint")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming after step" in done.stderr
+
+
+def test_a_killed_rank_ends_the_job_and_is_named(two: Path) -> None:
+    child = start(two)
+    listed = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    ranks = [int(pid) for pid in listed if _rank(int(pid)) == "1"]
+    os.kill(ranks[0], signal.SIGKILL)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 137
+    assert "gear joint: rank 1 of 2 was ended by SIGKILL" in output
+    assert wait_until(lambda: not runs_in(two), 15)
+    assert not is_alive(ranks[0])
+
+
+def _rank(pid: int) -> str:
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((p.removeprefix(b"RANK=").decode() for p in pairs if p.startswith(b"RANK=")), "")
+
+
+def test_bad_input_is_one_line_for_all_ranks(two: Path) -> None:
+    edit_params(two, host={"ranks": 3})
+    done = run_gear(two, "joint")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gear joint")]
+    assert lines == [
+        "gear joint: a batch of 8 images does not divide by 3 ranks: "
+        "the ranks' means would weigh images unequally"
+    ]
+
+
+def test_ranks_that_something_else_started_join(two: Path) -> None:
+    """As under torchrun or srun: nothing is started inside a rank."""
+    env = {**ENV, "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    command = [sys.executable, "-m", "gear", "joint"]
+    done = subprocess.run(command, cwd=two, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "MASTER_ADDR is not set" in done.stderr
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29400 + os.getpid() % 500)}
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=two,
+            env={**env, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "joint 8/8" in outputs[0]
+    assert "joint 8/8" not in outputs[1]

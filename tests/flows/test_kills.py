@@ -80,16 +80,17 @@ def test_a_killed_dvc_takes_its_stage_along(server: dict[str, str], case: Case) 
     the_next_run_finishes(server, case)
 
 
-def test_a_killed_trainer_is_not_started_again_by_itself(
-    server: dict[str, str], case: Case
-) -> None:
+def test_a_killed_trainer_is_started_again_once(server: dict[str, str], case: Case) -> None:
+    """As the kernel kills what takes too much memory."""
     _, notes, _, run = case
-    for trainer in processes("trainer.py", str(notes)):
-        os.kill(trainer, signal.SIGKILL)
+    for start in ("start\n", "start\nstart\n"):
+        assert wait_until(lambda start=start: (notes / "starts").read_text() == start, 60)
+        for trainer in processes("trainer.py", str(notes)):
+            os.kill(trainer, signal.SIGKILL)
     assert ended(server, run) == "FAILED"
-    assert "StageKilled" in run_state(server, run)["message"]
-    assert (notes / "starts").read_text() == "start\n"
-    the_next_run_finishes(server, case)
+    assert "StageCrashed" in run_state(server, run)["message"]
+    assert (notes / "starts").read_text() == "start\nstart\n"
+    assert not (notes / "second").exists()
 
 
 def test_a_killed_worker_takes_its_runs_along(

@@ -39,6 +39,8 @@ MOVED = {  # keys of earlier versions
     "train.checkpoint_every": "host.checkpoint_every",
     "generator.checkpointing": "host.activation_checkpointing",
 }
+MOST_WEIGHTS = 100 * 10**9  # of a generator
+MOST_CHANNELS = 8192  # of a level of the tokenizer
 BASE = "extends"  # key of a preset that names another preset below it
 
 
@@ -99,6 +101,19 @@ class Config(Section):
         if self.generator.class_dropout == 1:
             raise ValueError(
                 "generator.class_dropout is 1: the generator would never see a class or caption"
+            )
+        weights = 12 * self.generator.layers * self.generator.width**2
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"generator.layers {self.generator.layers} x generator.width "
+                f"{self.generator.width} make {weights / 1e9:.0f} G parameters, over "
+                f"{MOST_WEIGHTS / 1e9:.0f} G: no node holds them"
+            )
+        channels = self.tokenizer.base * max(self.tokenizer.multipliers)
+        if channels > MOST_CHANNELS:
+            raise ValueError(
+                f"tokenizer.base x the largest of tokenizer.multipliers is {channels} channels, "
+                f"over {MOST_CHANNELS}"
             )
         if self.sample.n <= self.evaluate.neighbours:
             raise ValueError(

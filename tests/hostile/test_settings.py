@@ -64,6 +64,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"tokenizer: {base: 1000000}", "tokenizer.base = 1000000"),
         (b"tokenizer: {multipliers: [1, 2, 2, 2, 2, 2, 2, 2, 2, 2]}", "tokenizer.multipliers"),
         (b"tokenizer: {code_dim: 1000000}", "tokenizer.code_dim"),
+        (b"generator: {width: 16380, layers: 500, heads: 1}", "1610 G parameters, over 100 G"),
+        (b"tokenizer: {base: 4096, multipliers: [1, 64]}", "is 262144 channels"),
         (b"gan: {layers: 40}", "gan.layers = 40"),
         (b"sample: {n: 1}", "sample.n is 1 and evaluate.neighbours is 5"),
         (b"sample: {n: 5}", "sample.n is 5 and evaluate.neighbours is 5"),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gear.core.files import write_json
+from gear.data.array_file import new_array_file
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
 from gear.data.row_selection import batches
 from gear.data.shards import Split
@@ -70,7 +71,7 @@ def _write_features(
             if cache is None:
                 widths = [x.shape[-1] for x in features]
                 shape = (len(images_of), views, grid**2, sum(widths))
-                cache = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+                cache = new_array_file(file, np.float16, shape)
             cache[part, view] = torch.cat(features, dim=-1).half().cpu().numpy()
         if number % PROGRESS_BATCHES == PROGRESS_BATCHES - 1 or part.stop == len(images_of):
             print(f"teacher features {file.stem} {part.stop}/{len(images_of)}", flush=True)

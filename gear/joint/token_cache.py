@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
+from gear.data.array_file import new_array_file
 from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.tokenizer.inference import encode_images
@@ -50,7 +51,7 @@ def cached_tokens(
             shape = (len(split), len(views), grid**2)
             small = tokenizer.config.codes <= LARGEST_UINT16_CODEBOOK
             dtype = np.uint16 if small else np.int32
-            np.lib.format.open_memmap(draft, mode="w+", dtype=dtype, shape=shape).flush()
+            new_array_file(draft, dtype, shape).flush()
         dist.barrier()
         tokens = np.load(draft, mmap_mode="r+")
         for part in list(batches(len(split)))[context.rank :: context.size]:

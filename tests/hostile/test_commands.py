@@ -12,10 +12,12 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gear import cli, paths
 from gear.cli import main
+from gear.data.array_file import new_array_file
 from tests.support.commands import ENV
 from tests.support.hostile import refused
 from tests.support.processes import is_alive
@@ -104,6 +106,15 @@ def test_a_full_disk_during_ingest_leaves_nothing_half_written() -> None:
     assert done.stderr.count("\n") == 1
     assert not paths.SHARDS.exists()
     assert not [*Path("data").glob("*")]
+
+
+def test_the_space_of_an_array_is_reserved_before_it_is_written(tmp_path: Path) -> None:
+    """Else a full disk kills the process by SIGBUS, in the middle of a memory map."""
+    array = new_array_file(tmp_path / "a.npy", np.float16, (1000, 1000))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+    array[3] = 1
+    array.flush()
+    assert np.load(tmp_path / "a.npy")[3].sum() == 1000
 
 
 def test_a_closed_stdout_is_no_success() -> None:

@@ -18,7 +18,8 @@ def new_array_file(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.m
         OSError: if there is no space.
     """
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    with file.open("r+b") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        os.posix_fallocate(opened.fileno(), 0, size)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with file.open("r+b") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            os.posix_fallocate(opened.fileno(), 0, size)
     return array

@@ -73,7 +73,9 @@ def test_two_ranks_of_its_own_equal_one(two: Path, prepared: Path) -> None:
     assert_close(two, prepared)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_leaves_no_rank(two: Path, number: int) -> None:
     child = start(two)
     child.send_signal(number)
@@ -124,6 +126,7 @@ def test_bad_input_is_one_line_for_all_ranks(two: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_ranks_that_something_else_started_join(two: Path) -> None:
     """As under torchrun or srun: nothing is started inside a rank."""
     env = {**ENV, "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

@@ -10,7 +10,7 @@ import pytest
 
 from gear.cli import main
 
-VOLATILE = (".gear", "__pycache__")
+VOLATILE = (".gear", ".dvc", ".git", "__pycache__")  # logs, locks and caches of tools
 
 
 def snapshot(folder: Path) -> dict[str, str]:

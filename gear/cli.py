@@ -150,32 +150,40 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
         return
     _end_with_who_started_this()
     from gear.core.memory import keep_freed_memory
-    from gear.runs import costs, revision
+    from gear.runs import costs
 
     keep_freed_memory()
     if is_portable:
         portable.round_square_roots()
-    with costs.recorded(stage):
-        try:
+    try:
+        with costs.recorded(stage):
             importlib.import_module(f"gear.stages.{stage}").run(config, **options)
-        except FileNotFoundError as error:
-            name = str(error.filename or "")
-            if not name.startswith(("data/", "reports/")):
-                raise
-            raise InputError(f"{name}: no such file: `dvc repro {stage}` makes it first") from None
-        except InputError:
-            if launch.repeats_rank_zero():
-                raise SystemExit(2) from None
+    except InputError:
+        if launch.repeats_rank_zero():
+            raise SystemExit(2) from None
+        raise
+    except StageFailed:
+        raise
+    except Exception as error:
+        blamed = _blamed_on_inputs(stage, error)
+        if blamed is error:
             raise
-        except StageFailed:
-            raise
-        except Exception as error:
-            if changed := revision.changed_inputs(stage):
-                raise InputError(
-                    f"{changed} is not what dvc.lock records, it was edited or damaged "
-                    f"({type(error).__name__}: {error}): `dvc repro {stage}` makes it anew"
-                ) from error
-            raise
+        raise blamed from error
+
+
+def _blamed_on_inputs(stage: str, error: Exception) -> Exception:
+    """Return the error that names the absent or changed input behind another; else that one."""
+    from gear.runs import revision
+
+    name = str(getattr(error, "filename", None) or "")
+    if isinstance(error, FileNotFoundError) and name.startswith(("data/", "reports/")):
+        return InputError(f"{name}: no such file: `dvc repro {stage}` makes it first")
+    if changed := revision.changed_inputs(stage):
+        return InputError(
+            f"{changed} is not what dvc.lock records, it was edited or damaged "
+            f"({type(error).__name__}: {error}): `dvc repro {stage}` makes it anew"
+        )
+    return error
 
 
 def _end_with_who_started_this() -> None:

@@ -31,7 +31,6 @@ from gear.core.text import one_line
 CRASH = 70  # EX_SOFTWARE of sysexits.h
 READER_GONE = 128 + signal.SIGPIPE
 NEARLY_FULL = 16 << 20  # bytes; less than that left, and a write that failed had no space
-# of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
 OF_THE_PLACE = {  # what a user can mend: permissions, a file in place of a folder, ...
     errno.EACCES,
     errno.EPERM,
@@ -42,6 +41,7 @@ OF_THE_PLACE = {  # what a user can mend: permissions, a file in place of a fold
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
+# of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
 WRITE_FAILED = ("PytorchStreamWriter", "unexpected pos", "Error writing bytes", "I/O error")
 
 

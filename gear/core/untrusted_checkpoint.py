@@ -14,9 +14,7 @@ from safetensors.torch import load_file
 from gear.core.errors import InputError
 from gear.core.text import one_line
 
-NAMES_CODE = re.compile(
-    r"(?:GLOBAL|Unsupported (?:global|class|type|operand)[^A-Za-z]*)\s*([\w.]+)"
-)
+NAMES_CODE = re.compile(r"GLOBAL ([\w.]+)")  # what PyTorch says of a name that it refuses
 
 
 def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:

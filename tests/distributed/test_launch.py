@@ -13,26 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.commands import ENV, gear, run_gear, start_joint
+from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.processes import is_alive, runs_in
-from tests.support.settings import edit_params, tiny_settings, write_params
+from tests.support.settings import edit_params
 from tests.support.wait import wait_until
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which joint training can start, and what one rank makes of it."""
-    cwd = tmp_path_factory.mktemp("run")
-    config = tiny_settings(
-        host={"log_every": 2, "checkpoint_every": 2},
-        train={"bf16": False},
-        joint={"steps": 8, "batch": 8},
-        generator={"dropout": 0.0, "class_dropout": 0.0},
-    )
-    write_params(cwd, config)
-    for stage in ("ingest", "features", "reference", "tokenizer", "joint"):
-        gear(cwd, stage)
-    return cwd
 
 
 @pytest.fixture

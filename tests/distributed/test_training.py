@@ -15,28 +15,12 @@ from safetensors.torch import load_file
 
 from tests.support.commands import ENV, gear, run_gear, start_joint
 from tests.support.repo import REPO
-from tests.support.settings import edit_params, tiny_settings, write_params
+from tests.support.settings import edit_params
 from tests.support.wait import wait_until
 
 
 def weights(cwd: Path, model: str) -> bytes:
     return (cwd / "data/models/joint" / model / "model.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run."""
-    cwd = tmp_path_factory.mktemp("run")
-    config = tiny_settings(
-        host={"log_every": 2, "checkpoint_every": 2},
-        train={"bf16": False},
-        joint={"steps": 8, "batch": 8},
-        generator={"dropout": 0.0, "class_dropout": 0.0},
-    )
-    write_params(cwd, config)
-    for stage in ("ingest", "features", "reference", "tokenizer", "joint"):
-        gear(cwd, stage)
-    return cwd
 
 
 def twin(prepared: Path, tmp_path: Path) -> Path:

@@ -152,7 +152,7 @@ def tokens(**state: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (evil, "holds more than tensors and was not executed"),
+        (evil, "holds more than tensors and was not executed (it names posix.mkdir)"),
         (legacy_evil, "holds more than tensors and was not executed"),
         (half, "not a readable checkpoint"),
         (lambda f: f.write_bytes(b""), "not a readable checkpoint"),

@@ -1,0 +1,131 @@
+"""Saved states that are damaged or carry code: one line, and the state stays as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gear.core.errors import InputError
+from gear.training import checkpoint_manager, engine
+from gear.training.fingerprint import Identity
+from gear.training.states import list_states, read_tag
+from tests.support.commands import run_gear
+from tests.support.hostile import snapshot
+from tests.support.repo import REPO
+from tests.support.settings import tiny_settings, write_params
+
+
+class Evil:
+    """Unpickling it would make a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+def test_deepspeeds_files_are_read_without_code(tmp_path: Path) -> None:
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    reader = engine.tensors_only(TorchCheckpointEngine())
+    torch.save({"a": torch.ones(2), "b": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        reader.load(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "ran").exists()
+    torch.save({"a": torch.ones(2)}, tmp_path / "good.pt")
+    assert torch.equal(reader.load(str(tmp_path / "good.pt"))["a"], torch.ones(2))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a warm tokenizer and its state."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_params(folder, tiny_settings(host={"workers": 1}))
+    for stage in ("ingest", "validate", "tokenizer"):
+        done = run_gear(folder, stage)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def code(file: Path) -> None:
+    torch.save({"step": 3, "module": Evil(file.parents[4] / "ran")}, file)
+
+
+def junk(file: Path) -> None:
+    file.write_bytes(b"\x80junk" * 50)
+
+
+@pytest.mark.parametrize(
+    ("which", "spoil"),
+    [
+        pytest.param("state.pt", cut, marks=pytest.mark.slow),
+        ("state.pt", code),
+        ("tokenizer/mp_rank*", code),
+        ("tokenizer/mp_rank*", Path.unlink),
+        pytest.param("tokenizer/zero*", code, marks=pytest.mark.slow),
+        ("tokenizer/zero*", empty),
+        pytest.param("latest", empty, marks=pytest.mark.slow),
+        ("latest", junk),
+    ],
+)
+def test_a_damaged_state_is_one_line(
+    trained: Path, tmp_path: Path, which: str, spoil: Callable[[Path], Any]
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(trained, folder)
+    (latest,) = folder.glob(".gear/tokenizer/*/latest")
+    where = latest.parent / latest.read_text()
+    (file,) = [latest] if which == "latest" else where.glob(which)
+    spoil(file)
+    before = snapshot(latest.parent)
+    done = run_gear(folder, "tokenizer")
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gear tokenizer: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    assert "weights_only=False" not in done.stderr
+    assert "to start anew" in lines[0]
+    assert not (folder / "ran").exists()
+    after = snapshot(latest.parent)
+    for name in ("lock", "settings.json"):  # of the process, not of the state
+        before.pop(name, None), after.pop(name, None)
+    assert after == before
+    assert (folder / "data/models/tokenizer/tokenizer/model.safetensors").exists()
+
+
+def test_states_with_damaged_descriptions_are_listed_or_left_out(tmp_path: Path) -> None:
+    for number, content in enumerate([b"", b"\xff", b"[" * 10_000, b"[]", b'{"step": "x"}']):
+        folder = tmp_path / f"joint/{number}"
+        folder.mkdir(parents=True)
+        (folder / "latest").write_text("step-3")
+        (folder / "description.json").write_bytes(content)
+    (tmp_path / "joint/bad").mkdir()
+    (tmp_path / "joint/bad/latest").write_bytes(b"../../../etc\n")
+    with pytest.raises(InputError, match="damaged"):
+        read_tag(tmp_path / "joint/bad")
+    current = {"joint": Identity("joint", {}, {}, {}, {}, {})}
+    listed = list_states(tmp_path, current)
+    assert sorted(state.folder.name for state in listed) == ["0", "1", "2", "3", "4"]
+    assert {state.step for state in listed} == {3}
+
+
+def test_reasons_of_damaged_states_leave_pytorchs_advice_out() -> None:
+    error = RuntimeError(
+        "bad file\nRe-running `torch.load` with `weights_only` set to `False` will"
+    )
+    assert "Re-running" not in str(checkpoint_manager._damaged(REPO / "a/b/c", error))

@@ -64,6 +64,7 @@ COMMANDS = {  # module of gear.commands, help
     ),
 }
 COMPUTING = frozenset(STAGES) - {"ingest", "validate"}  # stages that use torch
+SHARED = COMPUTING - {"report"}  # stages whose work several ranks share
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -143,13 +144,16 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     is_portable = stage in COMPUTING and config.train.portable
     if is_portable:
         portable.hold_instruction_set()
-    starts_ranks = stage in paths.TRAININGS and not launch.is_rank()
+    starts_ranks = stage in SHARED and not launch.is_rank()
+    if starts_ranks:
+        launch.claim_gpus(config.host)
     if starts_ranks and (ranks := launch.ranks_here(config.host)) > 1:
         exit_with_dvc()
         launch.run_ranks([stage, *(f"--from={path}" for path in options.values())], ranks)
         return
     _end_with_who_started_this()
     from gear.core.memory import keep_freed_memory
+    from gear.core.ranks import leave_ranks
     from gear.runs import costs
 
     keep_freed_memory()
@@ -158,6 +162,10 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     try:
         with costs.recorded(stage):
             importlib.import_module(f"gear.stages.{stage}").run(config, **options)
+        if stage in SHARED:
+            leave_ranks()
+        if stage == "report":
+            costs.note_ranks(paths.PROVENANCE)
     except InputError:
         if launch.repeats_rank_zero():
             raise SystemExit(2) from None

@@ -1,6 +1,6 @@
-"""Start the ranks of a training on this node, by torch elastic.
+"""Start the ranks of a stage on this node, by torch elastic.
 
-A training that torchrun, the `deepspeed` launcher or srun started is a rank already and joins the
+A stage that torchrun, the `deepspeed` launcher or srun started is a rank already and joins the
 others: see docs/scaling.md.
 """
 
@@ -11,8 +11,12 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from gear.core.errors import InputError
+from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
 
 LAUNCHER = "GEAR_LAUNCHER"  # variable that names the process that started a rank
@@ -42,7 +46,7 @@ def is_rank() -> bool:
 
 
 def ranks_here(host: HostConfig) -> int:
-    """Return how many ranks a training has on this node.
+    """Return how many ranks a stage has on this node.
 
     Raises:
         InputError: if host.ranks is more than there are GPUs.
@@ -59,6 +63,48 @@ def _gpus(host: HostConfig) -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def claim_gpus(host: HostConfig) -> None:
+    """Take `host.ranks` GPUs that no other run of this user has taken, if that is not all.
+
+    So experiments of a queue that run at the same time do not share GPUs. They are free again when
+    this process ends.
+
+    Raises:
+        InputError: if too few are free.
+    """
+    gpus = _gpus(host)
+    if not 0 < host.ranks < gpus:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(gpus)]
+    folder = Path(tempfile.gettempdir()) / f"gear-gpus-{os.getuid()}"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(free_gpus(names, host.ranks, folder))
+
+
+def free_gpus(names: list[str], count: int, folder: Path) -> list[str]:
+    """Return `count` of the named GPUs that no process holds, and hold them by locks in a folder.
+
+    Raises:
+        InputError: if too few are free.
+    """
+    taken: list[str] = []
+    with ExitStack() as locks:
+        for name in names:
+            with suppress(LockedError):
+                locks.enter_context(exclusive_lock(folder / f"{name}.lock", "taken"))
+                taken.append(name)
+            if len(taken) == count:
+                _held.push(locks.pop_all())
+                return taken
+    raise InputError(
+        f"host.ranks is {count} and {len(taken)} of {len(names)} GPUs are free: other runs hold "
+        "the rest (queue fewer at a time, or lower host.ranks)"
+    )
+
+
+_held = ExitStack()  # locks, until this process ends
 
 
 def run_ranks(words: list[str], ranks: int) -> None:

@@ -17,6 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=150.0,
         help="sustained TFLOP/s a GPU (default 150)",
     )
+    parser.add_argument(
+        "--memory", type=number(1, 1e5), default=80.0, help="memory of a GPU, GiB (default 80)"
+    )
+    parser.add_argument(
+        "--images",
+        type=positive,
+        default=1_281_167,
+        help="training images (default 1281167, ImageNet)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -25,4 +34,10 @@ def run(arguments: argparse.Namespace) -> str:
     from gear.params import load, load_preset
 
     config = load_preset(arguments.preset) if arguments.preset else load()
-    return plan(config, gpus=arguments.gpus, tflops=arguments.tflops)
+    return plan(
+        config,
+        gpus=arguments.gpus,
+        tflops=arguments.tflops,
+        memory=arguments.memory,
+        images=arguments.images,
+    )

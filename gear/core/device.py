@@ -11,7 +11,9 @@ from gear.core.host_config import HostConfig
 
 
 def pick_device(host: HostConfig) -> torch.device:
-    """Return the device of this process: its own GPU under torchrun, the first GPU, or the CPU.
+    """Return the device of this process: its own GPU as a rank, the first GPU, or the CPU.
+
+    A rank that sees a single GPU, as srun's `--gpus-per-task 1` has it, takes that.
 
     Raises `InputError` where `host.device` is cuda and there is none.
     """
@@ -21,4 +23,5 @@ def pick_device(host: HostConfig) -> torch.device:
                 "host.device is cuda and torch sees no GPU: set host.device to auto or cpu"
             )
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank % torch.cuda.device_count())

@@ -29,11 +29,16 @@ class HostConfig(Section):
     )
     ranks: Annotated[int, Field(ge=0, le=1024)] = Field(
         0,
-        description="Processes of a training on this node; 0 takes one per GPU, or one without "
-        "GPUs.",
+        description="Processes that share a stage's work on this node; 0 takes one per GPU, or "
+        "one without GPUs.",
     )
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         2, description="Decoding processes of ingest."
+    )
+    micro_batch: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        0,
+        description="Images a rank trains on at a time, at most; gradients of a larger share of "
+        "the batch are accumulated. 0 for all at once.",
     )
     sample_batch: Annotated[int, Field(ge=1, le=2**20)] = Field(
         192, description="Images sampled at a time."

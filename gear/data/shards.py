@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import simplejpeg
 from PIL import Image
 
 from gear.core.errors import InputError
@@ -34,7 +35,9 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `image`
     ]
 )
-FORMATS = ("PNG", "JPEG")  # of images in shards
+FORMATS = ("PNG",)  # of images in shards, beside JPEG
+JPEG_START = b"\xff\xd8"
+JPEG_QUALITY = 95
 GROUP = 64  # rows of a row group
 VALIDATION_IMAGES = 1024  # of the validation curve of a training, at most
 # threads, since Pillow decodes outside the interpreter's lock
@@ -147,8 +150,21 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode(pixels: np.ndarray, encoding: str) -> bytes:
+    """Return pixels (H, W, 3) uint8 as "png" or "jpeg" of quality 95, colours not subsampled."""
+    if encoding == "png":
+        return encode_png(pixels)
+    result: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444", fastdct=False
+    )
+    return result
+
+
 def decode(image: bytes) -> np.ndarray:
     """Return the pixels (H, W, 3) uint8 of an encoded image."""
+    if image[:2] == JPEG_START:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(image, fastdct=False, fastupsample=False)
+        return pixels
     with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
         return np.asarray(opened.convert("RGB"))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gear.core.errors import InputError
+from gear.core.ranks import ALONE, Ranks
 
 SCHEMA = pa.schema(
     [("caption_sha256", pa.string()), ("tokens", pa.int32()), ("states", pa.binary())]
@@ -30,27 +31,35 @@ def key_of(caption: str) -> str:
 
 
 def write_states(
-    captions: Iterable[str], encode: Callable[[list[str]], list[np.ndarray]], folder: Path
+    captions: Iterable[str],
+    encode: Callable[[list[str]], list[np.ndarray]],
+    folder: Path,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Write the states of all distinct captions and of the empty one; return their number.
 
     They are in the order of their keys, so that the order of the captions changes no byte.
 
-    encode: captions to their states, (t, C) float16 each.
+    encode: captions to their states, (t, C) float16 each. ranks: they share the work; rank zero
+    writes.
     """
-    folder.mkdir(parents=True)
     distinct = sorted({EMPTY, *captions}, key=key_of)
     for start in range(0, len(distinct), FILE):
         part = distinct[start : start + FILE]
+        groups = [part[first : first + GROUP] for first in range(0, len(part), GROUP)]
+        encoded = zip(groups, ranks.map(encode, groups), strict=True)
+        if not ranks.is_rank_zero:
+            for _ in encoded:
+                pass
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(
             folder / f"{start // FILE:05d}.parquet",
             SCHEMA,
             compression="none",
             use_dictionary=False,
         ) as writer:
-            for first in range(0, len(part), GROUP):
-                group = part[first : first + GROUP]
-                states = encode(group)
+            for group, states in encoded:
                 rows = [
                     {"caption_sha256": key_of(c), "tokens": len(s), "states": s.tobytes()}
                     for c, s in zip(group, states, strict=True)

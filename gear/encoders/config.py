@@ -37,6 +37,11 @@ class TeachersConfig(Section):
     encoders: tuple[TeacherConfig, ...] = Field(
         (TeacherConfig(),), min_length=1, max_length=8, description="One or more encoders."
     )
+    cache: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Keep the features of training images on disk, or compute them in every step; "
+        "auto keeps up to 64 GiB.",
+    )
 
 
 class TextConfig(Section):

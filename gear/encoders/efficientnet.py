@@ -15,6 +15,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 from gear.core.files import sha256_of
+from gear.core.ranks import ALONE, Ranks
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
 from gear.data.row_selection import batches
 
@@ -83,11 +84,15 @@ def build_encoder() -> Encoder:
     return encoder.to(memory_format=torch.channels_last)  # a third faster on CPU
 
 
-@torch.inference_mode()
-def pooled_features(encoder: Encoder, pixels: Pixels, input_size: int) -> np.ndarray:
-    """Return features of block 10 averaged over space, (N, 112) float32."""
-    parts = []
-    for part in batches(len(pixels), ENCODER_BATCH):
+def pooled_features(
+    encoder: Encoder, pixels: Pixels, input_size: int, ranks: Ranks = ALONE
+) -> np.ndarray:
+    """Return features of block 10 averaged over space, (N, 112) float32; ranks share the work."""
+
+    @torch.inference_mode()
+    def extract(part: slice) -> np.ndarray:
         features = encoder(to_tensor(pixels[part], encoder), input_size)
-        parts.append(features.mean((2, 3)).cpu().numpy())
-    return np.concatenate(parts)
+        result: np.ndarray = features.mean((2, 3)).cpu().numpy()
+        return result
+
+    return np.concatenate(list(ranks.map(extract, batches(len(pixels), ENCODER_BATCH))))

@@ -1,4 +1,4 @@
-"""Write the features of teachers to disk, once for all trainings."""
+"""Features of teachers: computed once for all trainings, or anew in every step."""
 
 from __future__ import annotations
 
@@ -8,71 +8,128 @@ import numpy as np
 import torch
 
 from gear.core.files import write_json
+from gear.core.ranks import ALONE, Ranks
 from gear.data.array_file import new_array_file
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
 from gear.data.row_selection import batches
 from gear.data.shards import Split
-from gear.encoders.config import TeacherConfig
-from gear.encoders.vision import Teacher, build_teacher, on_grid, spatial_normalise
+from gear.encoders.config import TeacherConfig, TeachersConfig
+from gear.encoders.vision import build_teacher, on_grid, spatial_normalise
 
 PROGRESS_BATCHES = 16
+LARGEST_CACHE = 64 << 30  # bytes of training features that `teacher.cache: auto` keeps on disk
+
+
+class TeacherFeatures:
+    """The teachers of a run: images to their features side by side, on the token grid."""
+
+    def __init__(
+        self, configs: tuple[TeacherConfig, ...], *, grid: int, device: torch.device
+    ) -> None:
+        """Load the teachers.
+
+        Raises:
+            InputError: if the weights of one are absent, have another sha256, or lack its layer.
+        """
+        self.configs, self.grid = configs, grid
+        self.teachers = [build_teacher(config).to(device) for config in configs]
+
+    @torch.no_grad()
+    def __call__(self, images_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features of each teacher, (B, L, C) fp32, of images in [-1, 1]."""
+        return [
+            spatial_normalise(on_grid(teacher(images_BCHW), self.grid), config.spatial)
+            for teacher, config in zip(self.teachers, self.configs, strict=True)
+        ]
+
+    def as_cached(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return what the cache would hold of images, (B, L, sum of C) float16."""
+        parts = images_BCHW.split(ENCODER_BATCH)
+        return torch.cat([torch.cat(self(part), dim=-1).half() for part in parts])
+
+    def widths(self) -> list[int]:
+        """Return the channels of each teacher."""
+        device = next(self.teachers[0].parameters()).device
+        return [x.shape[-1] for x in self(torch.zeros(1, 3, 64, 64, device=device))]
+
+
+def cache_bytes(images: int, views: int, grid: int, width: int) -> int:
+    """Return the size of the cached features of a training split, bytes.
+
+    >>> cache_bytes(1_281_167, views=2, grid=16, width=768) >> 30
+    938
+    """
+    return images * views * grid**2 * width * 2
+
+
+def is_cached(cache: str, size: int) -> bool:
+    """Return whether features of `size` bytes are cached, by the setting `teacher.cache`."""
+    return cache == "always" or (cache == "auto" and size <= LARGEST_CACHE)
 
 
 def write_teacher_features(
     folder: Path,
-    configs: tuple[TeacherConfig, ...],
+    config: TeachersConfig,
     train: Split,
     val: Pixels,
     *,
     grid: int,
     flip: bool,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write `train.npy`, `val.npy` and `teachers.json` to `folder`.
+    """Write `train.npy` if it is to be cached, `val.npy` and `teachers.json` to `folder`.
 
     The arrays are (N, views, L, C) float16, the features of every image on the token grid. Of
     training images there are two views, the image and its mirror image, if `flip`; of validation
     images one. C holds the teachers' channels side by side. teachers.json says which training
-    images they are of.
+    images they are of. Ranks share the work; rank zero writes.
     """
-    teachers = [build_teacher(config).to(device) for config in configs]
+    teachers = TeacherFeatures(config.encoders, grid=grid, device=device)
+    widths = teachers.widths()
     views = 2 if flip else 1
-    widths = _write_features(folder / "train.npy", teachers, configs, train, grid, views)
-    _write_features(folder / "val.npy", teachers, configs, val, grid, views=1)
+    cached = is_cached(config.cache, cache_bytes(len(train), views, grid, sum(widths)))
+    if cached:
+        _write_features(folder / "train.npy", teachers, train, sum(widths), views, ranks)
+    elif ranks.is_rank_zero:
+        print("teacher features train: not cached, trainings compute them (teacher.cache)")
+    _write_features(folder / "val.npy", teachers, val, sum(widths), 1, ranks)
+    if not ranks.is_rank_zero:
+        return
     encoders = [
-        {**config.model_dump(exclude={"path"}), "sha256": teacher.weights_sha256}
-        for config, teacher in zip(configs, teachers, strict=True)
+        {**one.model_dump(exclude={"path"}), "sha256": teacher.weights_sha256}
+        for one, teacher in zip(config.encoders, teachers.teachers, strict=True)
     ]
-    facts = {"widths": widths, "encoders": encoders, "rows_sha256": train.rows_sha256()}
+    facts = {
+        "widths": widths,
+        "encoders": encoders,
+        "rows_sha256": train.rows_sha256(),
+        "cached": cached,
+    }
     write_json(folder / "teachers.json", facts)
 
 
-@torch.inference_mode()
 def _write_features(
-    file: Path,
-    teachers: list[Teacher],
-    configs: tuple[TeacherConfig, ...],
-    images_of: Pixels,
-    grid: int,
-    views: int,
-) -> list[int]:
-    """Write features a batch at a time, as they are as large as the data; return their widths."""
-    cache: np.ndarray | None = None
-    widths: list[int] = []
-    for number, part in enumerate(batches(len(images_of), ENCODER_BATCH)):
+    file: Path, teachers: TeacherFeatures, images_of: Pixels, width: int, views: int, ranks: Ranks
+) -> None:
+    """Write features a batch at a time, as they are as large as the data."""
+
+    def extract(part: slice) -> np.ndarray:
         pixels = images_of[part]
-        for view in range(views):
-            seen = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
-            images = to_tensor(seen, teachers[0])
-            features = [
-                spatial_normalise(on_grid(teacher(images), grid), config.spatial)
-                for teacher, config in zip(teachers, configs, strict=True)
-            ]
-            if cache is None:
-                widths = [x.shape[-1] for x in features]
-                shape = (len(images_of), views, grid**2, sum(widths))
-                cache = new_array_file(file, np.float16, shape)
-            cache[part, view] = torch.cat(features, dim=-1).half().cpu().numpy()
-        if number % PROGRESS_BATCHES == PROGRESS_BATCHES - 1 or part.stop == len(images_of):
+        seen = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])][:views]
+        features = [teachers.as_cached(to_tensor(view, teachers.teachers[0])) for view in seen]
+        return torch.stack(features, dim=1).cpu().numpy()
+
+    parts = list(batches(len(images_of), ENCODER_BATCH))
+    cache = None
+    if ranks.is_rank_zero:
+        shape = (len(images_of), views, teachers.grid**2, width)
+        cache = new_array_file(file, np.float16, shape)
+    for number, (part, features) in enumerate(
+        zip(parts, ranks.map(extract, parts), strict=True), start=1
+    ):
+        if cache is None:
+            continue
+        cache[part] = features
+        if number % PROGRESS_BATCHES == 0 or part.stop == len(images_of):
             print(f"teacher features {file.stem} {part.stop}/{len(images_of)}", flush=True)
-    return widths

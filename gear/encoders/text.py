@@ -15,6 +15,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import require_sha256, write_json
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import batches
 from gear.data.text_states import write_states
 from gear.encoders.config import TextConfig
@@ -89,9 +90,16 @@ class TextEncoder:
         return ids or [self._pad]  # the empty caption, if the tokenizer adds no special tokens
 
 
-def write_text_states(folder: Path, encoder: TextEncoder, captions: list[str]) -> None:
-    """Write the states of captions and `text.json`, which describes them, to `folder`."""
-    count = write_states(captions, encoder, folder)
+def write_text_states(
+    folder: Path, encoder: TextEncoder, captions: list[str], ranks: Ranks = ALONE
+) -> None:
+    """Write the states of captions and `text.json`, which describes them, to `folder`.
+
+    Ranks share the work; rank zero writes.
+    """
+    count = write_states(captions, encoder, folder, ranks)
+    if not ranks.is_rank_zero:
+        return
     cut = sum(encoder.length(caption) > encoder.tokens for caption in set(captions))
     facts = {
         "encoder": encoder.name,

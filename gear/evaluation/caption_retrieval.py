@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
@@ -125,7 +126,13 @@ class Gallery:
     """
 
     def __init__(
-        self, train: Split, val: Split, encoder: Encoder, reference: FeatureReference, classes: int
+        self,
+        train: Split,
+        val: Split,
+        encoder: Encoder,
+        reference: FeatureReference,
+        classes: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         rows = evenly_spaced(len(train), ROWS)
         self.classes = classes
@@ -133,7 +140,7 @@ class Gallery:
         self.train = unit(reference.features[rows], self.mean)
         self.labels = train.labels[rows]
         self.val_rows = evenly_spaced(len(val), ROWS)
-        features = pooled_features(encoder, val.part(self.val_rows), reference.input_size)
+        features = pooled_features(encoder, val.part(self.val_rows), reference.input_size, ranks)
         self.val = unit(features, self.mean)
 
     def agreement(

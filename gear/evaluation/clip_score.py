@@ -11,6 +11,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import require_file
+from gear.core.ranks import ALONE, Ranks
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH
 from gear.data.row_selection import batches
@@ -18,9 +19,12 @@ from gear.data.shards import Split
 from gear.evaluation.metric_protocol import Metric
 
 
-@torch.inference_mode()
 def clip_score(
-    weights: PinnedFile, samples: Split, device: torch.device, protocol: dict[str, Any]
+    weights: PinnedFile,
+    samples: Split,
+    device: torch.device,
+    protocol: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
     """Return `clip_score`, the mean over samples of max(0, 100 cos(image, caption)).
 
@@ -32,8 +36,9 @@ def clip_score(
     if not weights.path:
         return {}
     model, processor = _load(weights, device)
-    total = 0.0
-    for part in batches(len(samples), ENCODER_BATCH):
+
+    @torch.inference_mode()
+    def score(part: slice) -> float:
         inputs = processor(
             text=samples.captions[part],
             images=list(samples[part]),
@@ -43,7 +48,9 @@ def clip_score(
         )
         output = model(**inputs.to(device))
         cosines = (output.image_embeds * output.text_embeds).sum(-1)
-        total += (100.0 * cosines).clamp(min=0).sum().item()
+        return float((100.0 * cosines).clamp(min=0).sum().item())
+
+    total = sum(ranks.map(score, batches(len(samples), ENCODER_BATCH)))
     measured = {
         **protocol,
         "extractor": "clip",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gear.core.files import write_json
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import EXTRACTOR, Encoder, pooled_features
@@ -41,9 +42,13 @@ class FeatureReference:
         return result
 
 
-def save_feature_reference(folder: Path, encoder: Encoder, train: Split, input_size: int) -> None:
-    """Write the features of the training images, and protocol.json, to `folder`."""
-    features = pooled_features(encoder, train, input_size)
+def save_feature_reference(
+    folder: Path, encoder: Encoder, train: Split, input_size: int, ranks: Ranks = ALONE
+) -> None:
+    """Write features of the training images, and protocol.json, to `folder`; rank zero writes."""
+    features = pooled_features(encoder, train, input_size, ranks)
+    if not ranks.is_rank_zero:
+        return
     gaussian = Gaussian.fit(features)
     np.savez(
         folder / FILE,

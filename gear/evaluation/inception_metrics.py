@@ -12,6 +12,7 @@ from torch_fidelity.metric_isc import (
     isc_features_to_metric,
 )
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
 from gear.encoders.inception import EXTRACTOR, RESIZE, Inception
 from gear.evaluation.coverage import recall
@@ -60,6 +61,7 @@ def sample_metrics(
     protocol: dict[str, Any],
     seed: int,
     own_images: Pixels | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
     """Return FID and its floor, precision and recall; also sFID and Inception score if possible.
 
@@ -73,8 +75,9 @@ def sample_metrics(
         protocol: How the samples were drawn.
         seed: Of the splits of training images for the floor.
         own_images: The image of each sample's caption; None if samples are balanced over classes.
+        ranks: They share the work.
     """
-    statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples")
+    statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples", ranks)
     base = {**extractor_protocol(inception), **protocol, "n": statistics.n}
     against = {**base, **reference.protocol}
     known = training.reference.protocol
@@ -82,7 +85,7 @@ def sample_metrics(
     precision = recall(statistics.pooled, training.features, NEIGHBOURS)
     metrics = {
         "fid": Metric(statistics.pool.distance(reference.pool), against),
-        "fid_floor": _fid_floor(inception, training, statistics.n, seed, own_images),
+        "fid_floor": _fid_floor(inception, training, statistics.n, seed, own_images, ranks),
         "inception_precision": Metric(precision, near),
         "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
     }
@@ -103,12 +106,13 @@ def _fid_floor(
     samples: int,
     seed: int,
     own_images: Pixels | None,
+    ranks: Ranks,
 ) -> Metric:
     """Return the FID of a perfect generator to the training images."""
     protocol = {**extractor_protocol(inception), **training.reference.protocol, "n": samples}
     if own_images is not None:
         nothing = np.arange(0)
-        real = extract_statistics(inception, own_images, nothing, "images of the captions")
+        real = extract_statistics(inception, own_images, nothing, "images of the captions", ranks)
         protocol |= {"images": "the validation images of the captions"}
         return Metric(real.pool.distance(training.reference.pool), protocol)
     floor = fd_floor(
@@ -124,13 +128,17 @@ def _fid_floor(
 
 
 def reconstruction_metrics(
-    inception: Inception, tokenizer: Tokenizer, originals: Pixels, protocol: dict[str, Any]
+    inception: Inception,
+    tokenizer: Tokenizer,
+    originals: Pixels,
+    protocol: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
     """Return `rfid`: FID of reconstructions to their originals; protocol: which images they are."""
     nothing = np.arange(0)
     rebuilt = extract_statistics(
-        inception, Reconstructions(tokenizer, originals), nothing, "reconstructions"
+        inception, Reconstructions(tokenizer, originals), nothing, "reconstructions", ranks
     )
-    given = extract_statistics(inception, originals, nothing, "their originals")
+    given = extract_statistics(inception, originals, nothing, "their originals", ranks)
     measured = {**extractor_protocol(inception), **protocol, "n": given.n}
     return {"rfid": Metric(rebuilt.pool.distance(given.pool), measured)}

@@ -14,6 +14,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import read_json, require_file
+from gear.core.ranks import ALONE, Ranks
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH, Pixels
 from gear.data.row_selection import batches, evenly_spaced
@@ -63,30 +64,35 @@ class InceptionStatistics:
     logits: np.ndarray
 
 
-@torch.inference_mode()
 def extract_statistics(
-    inception: Inception, pixels: Pixels, keep: np.ndarray, name: str
+    inception: Inception, pixels: Pixels, keep: np.ndarray, name: str, ranks: Ranks = ALONE
 ) -> InceptionStatistics:
     """Return statistics of all images, and the features of some; print progress under `name`.
 
-    keep: rising positions of the images whose features and logits are kept.
+    keep: rising positions of the images whose features and logits are kept. ranks: they share the
+    work; sums are fp64, in the order of the images.
     """
+
+    @torch.inference_mode()
+    def extract(part: slice) -> list[np.ndarray]:
+        images = torch.from_numpy(np.ascontiguousarray(pixels[part])).to(device).permute(0, 3, 1, 2)
+        return [x.cpu().numpy() for x in inception(images)]
+
     device = next(inception.parameters()).device
     pool = Moments(POOLED)
     spatial = Moments(SPATIAL)
     pooled = np.empty((len(keep), POOLED), np.float32)
     logits = np.empty((len(keep), LOGITS), np.float32)
     began = printed = time.monotonic()
-    for part in batches(len(pixels), ENCODER_BATCH):
-        images = torch.from_numpy(np.ascontiguousarray(pixels[part])).to(device).permute(0, 3, 1, 2)
-        outputs = [x.cpu().numpy() for x in inception(images)]
+    parts = list(batches(len(pixels), ENCODER_BATCH))
+    for part, outputs in zip(parts, ranks.map(extract, parts), strict=True):
         pool.add(outputs[0])
         spatial.add(outputs[1])
         rows = slice(*np.searchsorted(keep, (part.start, part.stop)))
         pooled[rows] = outputs[0][keep[rows] - part.start]
         logits[rows] = outputs[2][keep[rows] - part.start]
         now = time.monotonic()
-        if now - printed > PROGRESS_EVERY or part.stop == len(pixels):
+        if ranks.is_rank_zero and (now - printed > PROGRESS_EVERY or part.stop == len(pixels)):
             speed = part.stop / (now - began)
             print(f"inception, {name}: {part.stop}/{len(pixels)}, {speed:.1f} images/s", flush=True)
             printed = now
@@ -155,13 +161,17 @@ def _gaussian(mean: np.ndarray, covariance: np.ndarray, width: int) -> Gaussian:
     return Gaussian(mean.astype(np.float64), covariance.astype(np.float64))
 
 
-def save_training_statistics(folder: Path, inception: Inception, train: Split) -> None:
-    """Write `inception.npz` and `inception.json` to `folder`.
+def save_training_statistics(
+    folder: Path, inception: Inception, train: Split, ranks: Ranks = ALONE
+) -> None:
+    """Write `inception.npz` and `inception.json` to `folder`; rank zero writes.
 
     The arrays have ADM's names; `features` and `labels` are of some images.
     """
     keep = evenly_spaced(len(train), ROWS)
-    statistics = extract_statistics(inception, train, keep, "training images")
+    statistics = extract_statistics(inception, train, keep, "training images", ranks)
+    if not ranks.is_rank_zero:
+        return
     np.savez(
         folder / "inception.npz",
         mu=statistics.pool.mean,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.evaluation.metric_protocol import Metric
@@ -25,12 +26,13 @@ def likelihood(
     val: Split,
     conditions: Conditions,
     condition: str,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
     """Return `ntp_nats` (nats per token) and `ntp_bits` (bits per image) of the validation images.
 
-    condition: the setting data.condition, for the protocol.
+    condition: the setting data.condition, for the protocol. ranks: they share the work.
     """
-    nats = next_token_nats(generator, encode_images(tokenizer, val), conditions)
+    nats = next_token_nats(generator, encode_images(tokenizer, val, ranks), conditions, ranks)
     protocol = {
         "split": "val",
         "n": len(val),
@@ -46,19 +48,22 @@ def likelihood(
     }
 
 
-@torch.inference_mode()
-def next_token_nats(generator: Generator, tokens_NL: np.ndarray, conditions: Conditions) -> float:
+def next_token_nats(
+    generator: Generator, tokens_NL: np.ndarray, conditions: Conditions, ranks: Ranks = ALONE
+) -> float:
     """Return the mean next-token loss, nats per token; conditions: rows to their conditions."""
-    total = 0.0
     device = next(generator.parameters()).device
-    for part in batches(len(tokens_NL), BATCH):
+
+    @torch.inference_mode()
+    def nats_of(part: slice) -> float:
         tokens = torch.from_numpy(tokens_NL[part]).to(device)
         condition = conditions(np.arange(part.start, part.stop)).to(device)
         logits = generator(tokens, condition).logits
         assert logits is not None
         losses = F.cross_entropy(logits.double().flatten(0, 1), tokens.flatten(), reduction="sum")
-        total += losses.item()
-    return total / tokens_NL.size
+        return losses.item()
+
+    return sum(ranks.map(nats_of, batches(len(tokens_NL), BATCH))) / tokens_NL.size
 
 
 def bits_per_image(nats: float, tokens: int) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
 from gear.data.row_selection import batches, evenly_spaced
 from gear.data.shards import Split
@@ -51,6 +52,7 @@ def share_of_copies(
     *,
     flip: bool,
     protocol: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Metric], NearestTraining]:
     """Return the shares of samples that count as copies, and the nearest training image of each.
 
@@ -67,13 +69,15 @@ def share_of_copies(
         tokens_NL: Their tokens.
         flip: Whether to compare with mirrored training images too.
         protocol: How the samples were drawn.
+        ranks: They share the work.
     """
-    val_tokens = encode_images(tokenizer, val.subset(IMAGES))
-    val_thumbnails = thumbnails(decode_tokens(tokenizer, val_tokens))
+    val_tokens = encode_images(tokenizer, val.subset(IMAGES), ranks)
+    val_thumbnails = _decoded_thumbnails(tokenizer, val_tokens, ranks)
     both = nearest_training(
-        np.concatenate([val_thumbnails, thumbnails(samples.subset(IMAGES))]),
+        np.concatenate([val_thumbnails, thumbnails(samples.subset(IMAGES), ranks)]),
         np.concatenate([val_tokens, tokens_NL[evenly_spaced(len(tokens_NL), IMAGES)]]),
-        _training_views(tokenizer, train, flip),
+        _training_views(tokenizer, train, flip, ranks),
+        ranks,
     )
     held_out = len(val_tokens)
     distance = float(np.quantile(both.distance[:held_out], COPY_SHARE))
@@ -129,20 +133,40 @@ class TrainingView:
     thumbnails: np.ndarray
 
 
-def _training_views(tokenizer: Tokenizer, train: Split, flip: bool) -> Iterator[TrainingView]:
+def _training_views(
+    tokenizer: Tokenizer, train: Split, flip: bool, ranks: Ranks
+) -> Iterator[TrainingView]:
     """Yield the training images, and their mirror images if `flip`, a part at a time."""
     for part in batches(len(train), 16 * ROWS):
-        pixels = train[part]
-        rows = np.arange(part.start, part.start + len(pixels))
-        for view in (pixels, pixels[:, :, ::-1]) if flip else (pixels,):
-            tokens = encode_images(tokenizer, np.ascontiguousarray(view))
-            yield TrainingView(rows, tokens, thumbnails(decode_tokens(tokenizer, tokens)))
-        if len(train) > 16 * ROWS:
+        rows = np.arange(part.start, part.stop)
+        for mirrored in (False, True) if flip else (False,):
+            tokens = encode_images(tokenizer, _View(train, rows, mirrored), ranks)
+            yield TrainingView(rows, tokens, _decoded_thumbnails(tokenizer, tokens, ranks))
+        if ranks.is_rank_zero and len(train) > 16 * ROWS:
             print(f"memorisation: {rows[-1] + 1} of {len(train)} training images", flush=True)
 
 
+@dataclass(frozen=True)
+class _View:
+    """Rows of a split, mirrored or not, read on demand."""
+
+    split: Split
+    rows: np.ndarray
+    mirrored: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        pixels = self.split.images(self.rows[part])
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.mirrored else pixels
+
+
 def nearest_training(
-    thumbnails_NHWC: np.ndarray, tokens_NL: np.ndarray, views: Iterator[TrainingView]
+    thumbnails_NHWC: np.ndarray,
+    tokens_NL: np.ndarray,
+    views: Iterator[TrainingView],
+    ranks: Ranks = ALONE,
 ) -> NearestTraining:
     """Return the nearest training image of each of N images."""
     count = len(tokens_NL)
@@ -150,7 +174,7 @@ def nearest_training(
     row = np.zeros(count, np.int64)
     agreement = np.zeros(count, np.float32)
     for view in views:
-        near, place = nearest(thumbnails_NHWC, view.thumbnails)
+        near, place = nearest(thumbnails_NHWC, view.thumbnails, ranks)
         nearer = near < distance
         distance[nearer] = near[nearer]
         row[nearer] = view.rows[place[nearer]]
@@ -159,20 +183,32 @@ def nearest_training(
     return NearestTraining(distance, row, agreement)
 
 
-def thumbnails(pixels: Pixels) -> np.ndarray:
+def thumbnails(pixels: Pixels, ranks: Ranks = ALONE) -> np.ndarray:
     """Return images averaged down to at most 32 pixels, (N, h, w, 3) float32 in 0..255.
 
     Near-copies stay near at this size, and large sets fit in memory.
     """
-    parts = []
-    for part in batches(len(pixels), ROWS):
+
+    def shrink(part: slice) -> np.ndarray:
         images = torch.from_numpy(np.ascontiguousarray(pixels[part])).permute(0, 3, 1, 2).float()
         small = F.adaptive_avg_pool2d(images, min(THUMBNAIL, images.shape[-1]))
-        parts.append(small.permute(0, 2, 3, 1).numpy())
-    return np.concatenate(parts)
+        return small.permute(0, 2, 3, 1).numpy()
+
+    return np.concatenate(list(ranks.map(shrink, batches(len(pixels), ROWS))))
 
 
-def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _decoded_thumbnails(tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks) -> np.ndarray:
+    """Return thumbnails of decoded tokens; a batch of images a rank is held at a time."""
+
+    def shrink(part: slice) -> np.ndarray:
+        return thumbnails(decode_tokens(tokenizer, tokens_NL[part]))
+
+    return np.concatenate(list(ranks.map(shrink, batches(len(tokens_NL)))))
+
+
+def nearest(
+    a_NP: np.ndarray, b_MP: np.ndarray, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the RMS difference of each image of `a` to the nearest of `b`, and its position.
 
     >>> distance, position = nearest(np.array([[0.0, 0.0]]), np.array([[9.0, 9.0], [3.0, 3.0]]))
@@ -180,8 +216,10 @@ def nearest(a_NP: np.ndarray, b_MP: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     ([3.0], [1])
     """
     a, b = (torch.from_numpy(x.reshape(len(x), -1).astype(np.float32)) for x in (a_NP, b_MP))
-    best = torch.empty(len(a))
-    places = torch.empty(len(a), dtype=torch.int64)
-    for part in batches(len(a), ROWS):
-        best[part], places[part] = torch.cdist(a[part], b).min(1)
-    return best.numpy() / a.shape[1] ** 0.5, places.numpy()
+
+    def search(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        best, places = torch.cdist(a[part], b).min(1)
+        return best.numpy(), places.numpy()
+
+    best, places = zip(*ranks.map(search, batches(len(a), ROWS)), strict=True)
+    return np.concatenate(best) / a.shape[1] ** 0.5, np.concatenate(places)

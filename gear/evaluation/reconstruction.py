@@ -12,6 +12,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
 from gear.data.row_selection import batches
 from gear.data.shards import Split
@@ -50,6 +51,7 @@ def reconstruction_fd(
     reference: FeatureReference,
     splits: dict[str, Split],
     protocol: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
     """Return `rfd`, FD of validation reconstructions to the training images, and its floor.
 
@@ -59,13 +61,12 @@ def reconstruction_fd(
     """
     name = "val" if len(splits["val"]) >= ENOUGH else "train"
     rebuilt = Reconstructions(tokenizer, splits[name].subset(IMAGES))
-    features = np.concatenate(
-        [
-            pooled_features(encoder, rebuilt[part], reference.input_size)
-            for part in batches(len(rebuilt))
-        ]
-    )
-    originals = pooled_features(encoder, rebuilt.originals, reference.input_size)
+
+    def extract(part: slice) -> np.ndarray:
+        return pooled_features(encoder, rebuilt[part], reference.input_size)
+
+    features = np.concatenate(list(ranks.map(extract, batches(len(rebuilt)))))
+    originals = pooled_features(encoder, rebuilt.originals, reference.input_size, ranks)
     images = {"n": len(features), "split": name}
     measured = {**images, "weights": "EMA", "rounding": "nearest uint8"}
     return {
@@ -77,21 +78,24 @@ def reconstruction_fd(
     }
 
 
-def reconstruction_fidelity(tokenizer: Tokenizer, val: Split) -> dict[str, Metric]:
+def reconstruction_fidelity(
+    tokenizer: Tokenizer, val: Split, ranks: Ranks = ALONE
+) -> dict[str, Metric]:
     """Return `psnr` and `ssim` of validation reconstructions, means over images.
 
     PSNR (dB) is limited to 100 per image, so that a perfect reconstruction has a finite one.
     """
     originals = val.subset(IMAGES)
     rebuilt = Reconstructions(tokenizer, originals)
-    psnr, ssim = [], []
-    for part in batches(len(originals)):
+
+    def compare(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         given, made = (
             torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
             for pixels in (originals[part], rebuilt[part])
         )
-        psnr.append(_psnr(made, given))
-        ssim.append(_ssim(made, given))
+        return _psnr(made, given), _ssim(made, given)
+
+    psnr, ssim = zip(*ranks.map(compare, batches(len(originals))), strict=True)
     protocol = {
         "split": "val",
         "n": len(originals),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import batches, evenly_spaced
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation import coverage
@@ -115,22 +116,25 @@ def caption_floors(
 
 
 def decoded_features(
-    encoder: Encoder, tokenizer: Tokenizer, tokens_NL: np.ndarray, input_size: int
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    tokens_NL: np.ndarray,
+    input_size: int,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """Return pooled features of decoded tokens, (N, C); one batch of images is held at a time."""
-    return np.concatenate(
-        [
-            pooled_features(encoder, decode_tokens(tokenizer, tokens_NL[part]), input_size)
-            for part in batches(len(tokens_NL))
-        ]
-    )
+    """Return pooled features of decoded tokens, (N, C); a batch of images a rank is held."""
+
+    def extract(part: slice) -> np.ndarray:
+        return pooled_features(encoder, decode_tokens(tokenizer, tokens_NL[part]), input_size)
+
+    return np.concatenate(list(ranks.map(extract, batches(len(tokens_NL)))))
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A generator with what turns its tokens into features: tokenizer, encoder and input size.
 
-    seed: the run's seed. batch: images sampled at a time.
+    seed: the run's seed. batch: images sampled at a time. ranks: they share the work.
     """
 
     generator: Generator
@@ -139,15 +143,19 @@ class Sampler:
     reference: FeatureReference
     seed: int
     batch: int
+    ranks: Ranks = ALONE
 
     def features(self, wanted: SamplingSet, settings: SampleConfig) -> np.ndarray:
         """Return pooled features of fresh samples, (len(wanted), C)."""
         seeds = sample_seeds(self.seed, len(wanted))
-        return self.decoded(draw(self.generator, wanted.conditions, seeds, settings, self.batch))
+        return self.decoded(
+            draw(self.generator, wanted.conditions, seeds, settings, self.batch, self.ranks)
+        )
 
     def decoded(self, tokens_NL: np.ndarray) -> np.ndarray:
         """Return pooled features of decoded tokens, (N, C)."""
-        return decoded_features(self.encoder, self.tokenizer, tokens_NL, self.reference.input_size)
+        size = self.reference.input_size
+        return decoded_features(self.encoder, self.tokenizer, tokens_NL, size, self.ranks)
 
 
 def untrained_fd(sampler: Sampler, count: int, protocol: dict[str, Any]) -> dict[str, Metric]:
@@ -176,7 +184,8 @@ def guidance_sweep(
     """
     metrics: dict[str, Metric] = {}
     for scale in config.guidances:
-        print(f"guidance {scale:g}")
+        if sampler.ranks.is_rank_zero:
+            print(f"guidance {scale:g}")
         features = sampler.features(wanted, settings.model_copy(update={"guidance": scale}))
         drawn = {**protocol, "n": len(wanted), "guidance": scale}
         at_scale = sample_quality(features, sampler.reference, drawn, config.neighbours)

@@ -30,6 +30,10 @@ class Captions:
     def __len__(self) -> int:
         return len(self.states_BTC)
 
+    def __getitem__(self, rows: slice) -> Captions:
+        """Return some captions, padded as they are."""
+        return Captions(self.states_BTC[rows], self.real_BT[rows])
+
     def to(self, device: torch.device) -> Captions:
         """Return a copy on a device."""
         return Captions(self.states_BTC.to(device), self.real_BT.to(device))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import batches
 from gear.generator.conditioning import Condition, concatenate
 from gear.generator.config import SampleConfig
@@ -107,14 +108,22 @@ def draw(
     seeds: np.ndarray,
     settings: SampleConfig,
     batch: int,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Sample token grids, (N, L) int64, `batch` at a time; the batch changes no token.
 
-    conditions: positions 0..N-1 to their conditions.
+    conditions: positions 0..N-1 to their conditions. ranks: they share the work.
     """
-    parts = []
-    for part in batches(len(seeds), batch):
+
+    def draw_part(part: slice) -> np.ndarray:
         rows = np.arange(part.start, part.stop)
-        parts.append(sample(generator, conditions(rows), seeds[part], settings).cpu().numpy())
-        print(f"sampled {part.stop}/{len(seeds)}", flush=True)
+        return sample(generator, conditions(rows), seeds[part], settings).cpu().numpy()
+
+    parts: list[np.ndarray] = []
+    done = 0
+    for tokens in ranks.map(draw_part, batches(len(seeds), batch)):
+        parts.append(tokens)
+        done += len(tokens)
+        if ranks.is_rank_zero:
+            print(f"sampled {done}/{len(seeds)}", flush=True)
     return np.concatenate(parts)

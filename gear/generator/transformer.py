@@ -27,7 +27,7 @@ from gear.generator.conditioning import (
 from gear.generator.config import GeneratorShape
 from gear.generator.rope import rotary_table, rotate
 from gear.nn.attention import attend
-from gear.nn.dropout import Dropout
+from gear.nn.dropout import Dropout, uniforms_by_image
 
 Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
@@ -284,6 +284,8 @@ class Generator(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.normal_(module.bias, std=0.02)
         nn.init.zeros_(self.output.weight)
+        for number, dropout in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
+            dropout.number = number
 
     def forward(
         self, assignment: Assigned, condition: Condition, *, tap_only: bool = False
@@ -297,9 +299,8 @@ class Generator(nn.Module):
         tap_only: stop after the tap layer.
         """
         if self.training and self.config.class_dropout:
-            dropped = (
-                torch.rand(len(condition), device=self.table.device) < self.config.class_dropout
-            )
+            uniforms = uniforms_by_image(len(condition), self.table.device)
+            dropped = uniforms < self.config.class_dropout
             condition = self.cls_embedding.drop(condition, dropped)
         tokens = self.tok_embeddings(assignment)[:, :-1]
         prefix = self.cls_embedding(condition)

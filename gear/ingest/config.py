@@ -39,6 +39,11 @@ class DataConfig(Section):
     size: Literal[16, 32, 64, 128, 256, 512] = Field(
         32, description="Side of the square training images, pixels."
     )
+    encoding: Literal["png", "jpeg"] = Field(
+        "png",
+        description="Images in shards: exact, or JPEG of quality 95 for a third of the space and "
+        "three times the speed at 256 px.",
+    )
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Share of concepts held out for validation."
     )

@@ -31,9 +31,9 @@ DEEP = 65535.0  # white of 16-bit images
 
 
 def decode_samples(
-    samples: Iterator[EncodedSample | Reject], size: int, workers: int
+    samples: Iterator[EncodedSample | Reject], size: int, workers: int, encoding: str = "png"
 ) -> Iterator[Picture | Reject]:
-    """Decode samples in worker processes, in order.
+    """Decode samples in worker processes, in order; `encoding` is the setting data.encoding.
 
     Samples that wait in memory are limited in number and bytes.
     """
@@ -43,7 +43,8 @@ def decode_samples(
     ) as pool:
         while window := _window(samples, 64 * workers):
             try:
-                yield from pool.map(partial(_decode_sample, size=size), window, chunksize=8)
+                decode = partial(_decode_sample, size=size, encoding=encoding)
+                yield from pool.map(decode, window, chunksize=8)
             except BrokenProcessPool:
                 names = [one_line(_name(sample), 80) for sample in (window[0], window[-1])]
                 raise StageFailed(
@@ -76,7 +77,7 @@ def _name(sample: EncodedSample | Reject) -> str:
     return sample.file if isinstance(sample, Reject) else sample.key
 
 
-def _decode_sample(sample: EncodedSample | Reject, size: int) -> Picture | Reject:
+def _decode_sample(sample: EncodedSample | Reject, size: int, encoding: str) -> Picture | Reject:
     if isinstance(sample, Reject):
         return sample
     caption = normalize_caption(sample.caption)
@@ -89,7 +90,7 @@ def _decode_sample(sample: EncodedSample | Reject, size: int) -> Picture | Rejec
         pixels = read_square(source, size)
     except Exception as error:  # decoders of damaged files raise errors of every kind
         return Reject(sample.key, _reason(error))
-    return Picture.of_pixels(pixels, sample.key, sample.key, sample.category, caption)
+    return Picture.of_pixels(pixels, sample.key, sample.key, sample.category, caption, encoding)
 
 
 def _reason(error: Exception) -> str:

@@ -52,7 +52,7 @@ ATTRIBUTION = (
 )
 
 
-def openmoji(size: int) -> Iterator[Picture | Reject]:
+def openmoji(size: int, encoding: str = "png") -> Iterator[Picture | Reject]:
     """Yield the eight core groups of OpenMoji, rasterized at `size` pixels.
 
     Skin tones, components, flags, brands and duplicates are left out. A caption is the name, other
@@ -96,7 +96,7 @@ def openmoji(size: int) -> Iterator[Picture | Reject]:
         )  # each once, in order
         base = emojis.get(_without_modifiers(code), emoji)
         concept = concept_of(base["name"], base["subcategory"])
-        yield Picture.of_pixels(pixels, code, concept, category, ", ".join(words))
+        yield Picture.of_pixels(pixels, code, concept, category, ", ".join(words), encoding)
 
 
 def concept_of(name: str, subcategory: str) -> str:

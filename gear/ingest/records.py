@@ -10,7 +10,7 @@ import numpy as np
 
 from gear.core.text import one_line
 from gear.data.near_twins import thumbnail
-from gear.data.shards import encode_png
+from gear.data.shards import encode
 
 ONE_CLASS = "image"  # the class of samples without one
 LONGEST = 300  # characters of a name or reason
@@ -21,7 +21,7 @@ ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # of an object in memory: another one i
 class Picture:
     """An image at training size; all images of a concept are in the same split.
 
-    image: PNG. thumbnail: (8, 8, 3) uint8, by which near-twins are found.
+    image: encoded. thumbnail: (8, 8, 3) uint8, by which near-twins are found.
     """
 
     key: str
@@ -33,10 +33,16 @@ class Picture:
 
     @staticmethod
     def of_pixels(
-        pixels: np.ndarray, key: str, concept: str, category: str, caption: str
+        pixels: np.ndarray,
+        key: str,
+        concept: str,
+        category: str,
+        caption: str,
+        encoding: str = "png",
     ) -> Picture:
         """Return the picture of pixels (S, S, 3) uint8."""
-        return Picture(key, concept, category, caption, encode_png(pixels), thumbnail(pixels))
+        image = encode(pixels, encoding)
+        return Picture(key, concept, category, caption, image, thumbnail(pixels))
 
 
 @dataclass(frozen=True)

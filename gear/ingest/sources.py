@@ -22,11 +22,11 @@ def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
     """
     root = Path(data.root)
     if data.source == "openmoji":
-        return openmoji(data.size)
+        return openmoji(data.size, data.encoding)
     if data.source == "folder":
         samples = image_folder(root, follow_links=data.follow_links)
     elif data.source == "webdataset":
         samples = webdataset(root, data.caption_key, data.max_reject_share)
     else:
         samples = huggingface(root, data.caption_key)
-    return decode_samples(samples, data.size, workers)
+    return decode_samples(samples, data.size, workers, data.encoding)

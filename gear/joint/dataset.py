@@ -12,6 +12,8 @@ from gear.core.errors import InputError
 from gear.core.files import read_object
 from gear.core.text import one_line
 from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
+from gear.encoders.config import TeachersConfig
+from gear.encoders.teacher_features import TeacherFeatures
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import Conditions, conditions_for, empty_caption
 from gear.joint.validation_curve import ValidationSet
@@ -21,15 +23,15 @@ from gear.training.run import TrainingRun
 
 @dataclass(frozen=True)
 class JointDataset:
-    """The training split, with teacher features by row and view (N, V, L, C).
+    """The training split, with teacher features by row and view (N, V, L, C) if they are cached.
 
-    teachers: channels of each teacher in them.
+    teachers: channels of each teacher.
     condition: the setting data.condition, "class" or "caption".
     """
 
     split: Split
     class_names: list[str]
-    features: np.ndarray
+    features: np.ndarray | None
     teachers: tuple[int, ...]
     condition: str
     flip: bool
@@ -38,13 +40,24 @@ class JointDataset:
     validation: ValidationSet
 
     def loader(
-        self, training: TrainingRun, *, seed_offset: int, tokens: np.ndarray | None = None
+        self,
+        training: TrainingRun,
+        config: TeachersConfig,
+        *,
+        grid: int,
+        seed_offset: int,
+        tokens: np.ndarray | None = None,
     ) -> BatchLoader[Condition]:
         """Return the batches of a training; each stage has another offset to the run's seed.
 
-        tokens: of a frozen tokenizer, by row and view; batches then hold no images.
+        config: the teachers, which compute the features of a batch if they are not cached.
+        tokens: of a frozen tokenizer, by row and view.
         """
         settings = training.settings
+        teacher = None
+        if self.features is None:
+            encoders = TeacherFeatures(config.encoders, grid=grid, device=training.device)
+            teacher = encoders.as_cached
         sampler = batch_sampler(
             self.split,
             balance=settings.train.balance,
@@ -57,6 +70,7 @@ class JointDataset:
             sampler,
             training.context,
             features=self.features,
+            teacher=teacher,
             condition=self.conditions,
             tokens=tokens,
         )
@@ -77,8 +91,10 @@ def read_joint_dataset(
     split = read_split(shards / "train")
     val = read_split(shards / "val")
     images = val.subset(VALIDATION_IMAGES)
-    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str)
-    of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
+    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str, cached=bool)
+    of_train = None
+    if teachers["cached"]:
+        of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
     of_val_images = _read_features(features / "val.npy", len(images), sum(teachers["widths"]))
     if teachers["rows_sha256"] != split.rows_sha256():
         raise InputError(

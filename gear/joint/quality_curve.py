@@ -53,10 +53,12 @@ def quality_hook(
         validation: The validation images.
 
     Returns:
-        The hook; None on other ranks than zero and if `joint.fd_every` is 0.
+        The hook, which all ranks have to call, since they share the work; None if
+        `joint.fd_every` is 0.
     """
-    if not joint.fd_every or not run.context.is_rank_zero:
+    if not joint.fd_every:
         return None
+    ranks = run.context
     encoder = build_encoder().to(run.device)
     real = load_feature_reference(reference)
     # whole copies: under ZeRO-3 the trained modules hold their weights in parts
@@ -73,19 +75,17 @@ def quality_hook(
             return torch.from_numpy(positions % generator.classes)
         return conditions(rows[positions])
 
+    def draw_part(part: slice) -> np.ndarray:
+        return sample(generator, conditions_of(part), seeds[part], settings).cpu().numpy()
+
     def measure(averages: dict[str, EMA]) -> dict[str, float]:
         guided.load_state_dict(averages["guided"].weights)
         decoder.load_state_dict(
             averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict()
         )
-        tokens = torch.cat(
-            [
-                sample(generator, conditions_of(part), seeds[part], settings)
-                for part in batches(joint.fd_n)
-            ]
-        )
-        features = decoded_features(encoder, decoder, tokens.cpu().numpy(), real.input_size)
-        return {"fd": real.fd(features), **validation_scores(guided, decoder, validation)}
+        tokens = np.concatenate(list(ranks.map(draw_part, batches(joint.fd_n))))
+        features = decoded_features(encoder, decoder, tokens, real.input_size, ranks)
+        return {"fd": real.fd(features), **validation_scores(guided, decoder, validation, ranks)}
 
     protocol = {
         "fd": {

@@ -68,6 +68,11 @@ class JointStep:
         if self.autoencoder is not None:
             self.autoencoder.restore(state)
 
+    def survey(self, parts: list[Batch[Condition]], step: int) -> None:
+        """Measure what losses need of a whole batch before its parts are trained on one by one."""
+        if self.autoencoder is not None:
+            self.autoencoder.survey(parts, step)
+
     def __call__(self, batch: Batch[Condition], step: int) -> tuple[Losses, torch.Tensor]:
         """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
         losses: Losses = {}

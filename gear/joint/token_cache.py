@@ -31,7 +31,7 @@ def cached_tokens(
     """Return the tokens of a split by row and view, (N, views, L); view 1 is the mirror image.
 
     Mirroring is the only augmentation, so that two views hold everything a training can ask for.
-    Ranks encode their shares of the file.
+    Ranks share the work; rank zero writes.
 
     Args:
         tokenizer: The frozen tokenizer.
@@ -42,27 +42,29 @@ def cached_tokens(
         grid: Side of the token grid.
         flip: Whether images are mirrored.
     """
-    views = (False, True) if flip else (False,)
-    file = cache / f"{content_hash(*contents)}-{len(views)}-{context.device.type}.npy"
+    views = 2 if flip else 1
+    file = cache / f"{content_hash(*contents)}-{views}-{context.device.type}.npy"
+    dtype = np.uint16 if tokenizer.config.codes <= LARGEST_UINT16_CODEBOOK else np.int32
+
+    def encode(part: slice) -> np.ndarray:
+        pixels = split[part]
+        seen = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])][:views]
+        return np.stack([encode_images(tokenizer, view) for view in seen], axis=1).astype(dtype)
+
     if not file.exists():
-        draft = file.with_suffix(".partial")
+        parts = list(batches(len(split)))
+        tokens = None
         if context.is_rank_zero:
             cache.mkdir(parents=True, exist_ok=True)
-            shape = (len(split), len(views), grid**2)
-            small = tokenizer.config.codes <= LARGEST_UINT16_CODEBOOK
-            dtype = np.uint16 if small else np.int32
-            new_array_file(draft, dtype, shape).flush()
-        dist.barrier()
-        tokens = np.load(draft, mmap_mode="r+")
-        for part in list(batches(len(split)))[context.rank :: context.size]:
-            pixels = split[part]
-            for view, mirrored in enumerate(views):
-                images = np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels
-                tokens[part, view] = encode_images(tokenizer, images)
-        tokens.flush()
-        dist.barrier()
-        if context.is_rank_zero:
-            draft.replace(file)
+            tokens = new_array_file(
+                file.with_suffix(".partial"), dtype, (len(split), views, grid**2)
+            )
+        for part, found in zip(parts, context.map(encode, parts), strict=True):
+            if tokens is not None:
+                tokens[part] = found
+        if tokens is not None:
+            tokens.flush()
+            file.with_suffix(".partial").replace(file)
     dist.barrier()
     result: np.ndarray = np.load(file, mmap_mode="r")
     return result

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gear.core.ranks import ALONE, Ranks
 from gear.data.row_selection import batches
 from gear.data.shards import Subset
 from gear.evaluation.likelihood import BATCH, bits_per_image
@@ -43,29 +44,34 @@ class ValidationSet:
         }
 
 
-@torch.inference_mode()
 def validation_scores(
-    guided: GuidedGenerator, tokenizer: Tokenizer, validation: ValidationSet
+    guided: GuidedGenerator,
+    tokenizer: Tokenizer,
+    validation: ValidationSet,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Return `val/ntp_bits`, bits per image, and `val/teacher_cosine`, in [-1, 1].
 
     Tokens are those of `tokenizer`, so bits of two steps are of different codes if it trains. The
-    cosine is between the projected tap at each token and the teacher's feature of its patch.
+    cosine is between the projected tap at each token and the teacher's feature of its patch. Ranks
+    share the work.
     """
     device = next(guided.parameters()).device
-    tokens_NL = encode_images(tokenizer, validation.images)
+    tokens_NL = encode_images(tokenizer, validation.images, ranks)
     teachers = guided.projector.teachers
-    nats = 0.0
-    cosine = 0.0
-    for part in batches(len(tokens_NL), BATCH):
+
+    @torch.inference_mode()
+    def score(part: slice) -> tuple[float, float]:
         tokens = torch.from_numpy(tokens_NL[part]).to(device)
         condition = validation.conditions(np.arange(part.start, part.start + len(tokens)))
         output, projected = guided(tokens, condition.to(device))
         assert output.logits is not None
         logits = output.logits.double().flatten(0, 1)
-        nats += F.cross_entropy(logits, tokens.flatten(), reduction="sum").item()
+        nats = F.cross_entropy(logits, tokens.flatten(), reduction="sum").item()
         features = torch.from_numpy(validation.features[part, 0].astype(np.float32)).to(device)
-        cosine -= alignment_loss(projected, features, teachers).item() * len(tokens)
+        return nats, -alignment_loss(projected, features, teachers).item() * len(tokens)
+
+    nats, cosine = map(sum, zip(*ranks.map(score, batches(len(tokens_NL), BATCH)), strict=True))
     mean_nats = nats / tokens_NL.size
     return {
         "val/ntp_bits": bits_per_image(mean_nats, tokens_NL.shape[1]),

@@ -58,17 +58,25 @@ def adaptive_weight(
 
     Both gradients are averaged over ranks first, so that n ranks agree with one.
     """
-    gradients = [
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float()
-        for loss in (reconstruction, verdict)
-    ]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        for gradient in gradients:
-            dist.all_reduce(gradient)
-            gradient /= dist.get_world_size()
-    result: torch.Tensor = (
-        (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, 1e4).detach()
+    return gradient_ratio(last_layer_gradients(reconstruction, verdict, last_layer))
+
+
+def last_layer_gradients(
+    reconstruction: torch.Tensor, verdict: torch.Tensor, last_layer: torch.Tensor
+) -> torch.Tensor:
+    """Return the gradients of both losses at the decoder's last weights, stacked, in fp32."""
+    return torch.stack(
+        [
+            torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float()
+            for loss in (reconstruction, verdict)
+        ]
     )
+
+
+def gradient_ratio(gradients: torch.Tensor) -> torch.Tensor:
+    """Return the adaptive weight of this rank's `last_layer_gradients`."""
+    reconstruction, verdict = _mean_over_ranks(gradients)
+    result: torch.Tensor = (reconstruction.norm() / (verdict.norm() + 1e-4)).clamp(0, 1e4).detach()
     return result
 
 
@@ -86,16 +94,25 @@ class Lecam:
         self.anchors = torch.zeros(2, device=device)
 
     def __call__(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """Move the anchors, then return the penalty.
+        """Move the anchors, then return the penalty."""
+        self.move(torch.stack([real.detach().float().mean(), fake.detach().float().mean()]))
+        return self.penalty(real, fake)
 
-        It is mean relu(D(x) - anchor of x_hat)^2 + mean relu(anchor of x - D(x_hat))^2.
-        """
-        means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(means)
-            means /= dist.get_world_size()
-        self.anchors.lerp_(means, 1 - self.DECAY)
+    def move(self, means: torch.Tensor) -> None:
+        """Move the anchors towards this rank's means of D(x) and D(x_hat), (2,)."""
+        self.anchors.lerp_(_mean_over_ranks(means), 1 - self.DECAY)
+
+    def penalty(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        """Return mean relu(D(x) - anchor of x_hat)^2 + mean relu(anchor of x - D(x_hat))^2."""
         return (
             F.relu(real.float() - self.anchors[1]).square().mean()
             + F.relu(self.anchors[0] - fake.float()).square().mean()
         )
+
+
+def _mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value

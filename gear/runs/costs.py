@@ -20,9 +20,10 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from gear import paths
+from gear.core.errors import InputError
 from gear.core.files import replace_file, write_json
 from gear.core.hardware import hardware_class
-from gear.runs.revision import Locked
+from gear.runs.revision import WORKSPACE, Locked, Revision
 
 
 @contextmanager
@@ -75,6 +76,18 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
             replace_file(stopped, f"{total:.2f}".encode())
     except (OSError, ValueError, DvcException):
         return
+
+
+def note_ranks(provenance: Path) -> None:
+    """Add to a run's provenance how many ranks ran each stage, as far as is recorded here."""
+    try:
+        stages = Revision(WORKSPACE, "", Path()).lock()
+        facts = json.loads(provenance.read_bytes())
+    except (InputError, OSError, ValueError, DvcException):
+        return
+    found = {name: find(_home(), stage) for name, stage in stages.items()}
+    facts["ranks"] = {name: record["ranks"] for name, record in found.items() if record}
+    write_json(provenance, facts)
 
 
 def _inputs(name: str) -> Locked:

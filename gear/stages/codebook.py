@@ -10,6 +10,7 @@ from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import write_json
 from gear.core.model_folder import read_config
+from gear.core.ranks import join_ranks
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import read_split
 from gear.evaluation.alignment_analysis import IMAGES, AnalysedModels, analyse_alignment
@@ -27,17 +28,19 @@ SUPPORT_IMAGES = 32
 def run(config: Config) -> None:
     """Write `reports/codebook.json` (headline) and `reports/codebook-details.json`."""
     codes = config.tokenizer.codes
-    device = pick_device(config.host)
+    ranks, device = join_ranks(), pick_device(config.host)
     warm = load_tokenizer(paths.TOKENIZER / "tokenizer").to(device)
     joint = load_tokenizer(paths.JOINT / "tokenizer").to(device)
-    generator = load_generator(paths.JOINT / "generator").to(device)
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
     pixels = read_split(paths.SHARDS / "train").subset(TOKEN_IMAGES)
     tokens = {
-        "warm": encode_images(warm, pixels),
-        "joint": encode_images(joint, pixels),
+        "warm": encode_images(warm, pixels, ranks),
+        "joint": encode_images(joint, pixels, ranks),
         "samples": np.load(paths.SAMPLES / "tokens.npy"),
     }
+    if not ranks.is_rank_zero:
+        return
+    generator = load_generator(paths.JOINT / "generator").to(device)
     details: dict[str, Any] = {name: codebook_health(part, codes) for name, part in tokens.items()}
     details["temperature"] = temperature
     details["support"] = {

@@ -10,6 +10,7 @@ import torch
 from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import read_object, write_json
+from gear.core.ranks import Ranks, join_ranks
 from gear.data.shards import Split, Subset, load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
 from gear.encoders.inception import build_inception
@@ -56,7 +57,7 @@ def run(config: Config) -> None:
 
     `reports/nearest-training.json` names the samples that are nearest to a training image.
     """
-    device = pick_device(config.host)
+    ranks, device = join_ranks(), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")
     samples = read_split(paths.SAMPLES)
@@ -68,11 +69,11 @@ def run(config: Config) -> None:
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     batch = config.host.sample_batch
-    sampler = Sampler(generator, tokenizer, encoder, reference, config.run.seed, batch)
+    sampler = Sampler(generator, tokenizer, encoder, reference, config.run.seed, batch, ranks)
     condition = config.data.condition
     k = config.evaluate.neighbours
 
-    features = pooled_features(encoder, samples, reference.input_size)
+    features = pooled_features(encoder, samples, reference.input_size, ranks)
     metrics = sample_quality(features, reference, protocol, k)
     metrics |= sample_recall(features, reference, protocol, k)
     if condition == "class":
@@ -82,30 +83,32 @@ def run(config: Config) -> None:
     else:
         own = _own_images(len(samples))
         metrics |= caption_floors(
-            reference, pooled_features(encoder, own, reference.input_size), k, extracted
+            reference, pooled_features(encoder, own, reference.input_size, ranks), k, extracted
         )
     metrics |= untrained_fd(sampler, config.sample.n, protocol)
     tokens = np.load(paths.SAMPLES / "tokens.npy")
     copies, nearest = share_of_copies(
-        tokenizer, train, val, samples, tokens, flip=config.data.flip, protocol=drawn
+        tokenizer, train, val, samples, tokens, flip=config.data.flip, protocol=drawn, ranks=ranks
     )
     metrics |= copies
     splits = {"train": train, "val": val}
-    metrics |= reconstruction_fd(tokenizer, encoder, reference, splits, extracted)
-    metrics |= reconstruction_fidelity(tokenizer, val)
+    metrics |= reconstruction_fd(tokenizer, encoder, reference, splits, extracted, ranks)
+    metrics |= reconstruction_fidelity(tokenizer, val, ranks)
     conditions = conditions_for(val, condition, paths.FEATURES)
-    metrics |= likelihood(tokenizer, generator, val, conditions, condition)
+    metrics |= likelihood(tokenizer, generator, val, conditions, condition, ranks)
     gallery = None
     if condition == "caption":
         classes = len(load_manifest(paths.SHARDS)["classes"])
-        gallery = Gallery(train, val, encoder, reference, classes)
+        gallery = Gallery(train, val, encoder, reference, classes, ranks)
         wanted = sampling_set(len(features), condition, paths.SHARDS, paths.FEATURES)
         metrics |= gallery.agreement(features, wanted, protocol)
-        metrics |= clip_score(config.evaluate.clip, samples, device, drawn)
+        metrics |= clip_score(config.evaluate.clip, samples, device, drawn, ranks)
     wanted = sampling_set(config.evaluate.guidance_n, condition, paths.SHARDS, paths.FEATURES)
     metrics |= guidance_sweep(sampler, wanted, config.sample, config.evaluate, protocol, gallery)
     if config.evaluate.inception.path:
-        metrics |= _inception_metrics(config, tokenizer, val, samples, drawn, device)
+        metrics |= _inception_metrics(config, tokenizer, val, samples, drawn, device, ranks)
+    if not ranks.is_rank_zero:
+        return
 
     write_json(paths.NEAREST_TRAINING, nearest_table(nearest, SHOWN))
     write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
@@ -129,6 +132,7 @@ def _inception_metrics(
     samples: Split,
     drawn: dict[str, Any],
     device: torch.device,
+    ranks: Ranks,
 ) -> dict[str, Metric]:
     """Return the metrics over Inception-v3 of samples and of validation reconstructions."""
     inception = build_inception(config.evaluate.inception).to(device)
@@ -145,6 +149,7 @@ def _inception_metrics(
             drawn,
             seed,
             _own_images(len(samples)) if config.data.condition == "caption" else None,
+            ranks,
         ),
-        **reconstruction_metrics(inception, tokenizer, val.subset(IMAGES), rebuilt),
+        **reconstruction_metrics(inception, tokenizer, val.subset(IMAGES), rebuilt, ranks),
     }

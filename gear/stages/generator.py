@@ -89,7 +89,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
     )
     rows = Training(
         training, step, averages={"guided": average}, codes=config.tokenizer.codes, hook=hook
-    ).fit(data.loader(training, seed_offset=2, tokens=tokens))
+    ).fit(data.loader(training, config.teacher, grid=config.grid, seed_offset=2, tokens=tokens))
     models = {
         "tokenizer": saved_tokenizer(tokenizer.state_dict(), tokenizer.config, temperature),
         **saved_generator(

@@ -104,7 +104,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
         validation=data.validation,
     )
     rows = Training(training, step, averages=averages, codes=config.tokenizer.codes, hook=hook).fit(
-        data.loader(training, seed_offset=1, tokens=tokens)
+        data.loader(training, config.teacher, grid=config.grid, seed_offset=1, tokens=tokens)
     )
     weights = averages["tokenizer"].weights if recipe.tokenizer_trains else tokenizer.state_dict()
     models = {

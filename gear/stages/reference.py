@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gear import paths
 from gear.core.device import pick_device
-from gear.core.files import replace_folder
+from gear.core.ranks import join_ranks
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
 from gear.encoders.inception import build_inception
@@ -22,15 +22,15 @@ def run(config: Config) -> None:
     the input size; protocol.json: how they were computed;
     inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` is set.
     """
-    device = pick_device(config.host)
+    ranks, device = join_ranks(), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     encoder = build_encoder().to(device)
     weights = config.evaluate.inception
     inception = build_inception(weights).to(device) if weights.path else None
 
     def fill(draft: Path) -> None:
-        save_feature_reference(draft, encoder, train, config.evaluate.input_size)
+        save_feature_reference(draft, encoder, train, config.evaluate.input_size, ranks)
         if inception is not None:
-            save_training_statistics(draft, inception, train)
+            save_training_statistics(draft, inception, train, ranks)
 
-    replace_folder(paths.REFERENCE, fill)
+    ranks.replace_folder(paths.REFERENCE, fill)

@@ -10,6 +10,7 @@ import torch
 from gear import paths
 from gear.core.device import pick_device
 from gear.core.files import replace_file, replace_folder, write_json
+from gear.core.ranks import join_ranks
 from gear.data.shards import load_manifest, read_split, write_samples
 from gear.encoders.text import TextEncoder
 from gear.generator.conditions import sampling_protocol, sampling_set
@@ -29,7 +30,7 @@ def run(config: Config) -> None:
     If captions are the condition, samples are of the validation captions in turn; samples of
     `sample.prompts` and of some validation captions are in `prompts/`.
     """
-    device = pick_device(config.host)
+    ranks, device = join_ranks(), pick_device(config.host)
     condition = config.data.condition
     settings = config.sample
     seed = config.run.seed
@@ -38,7 +39,12 @@ def run(config: Config) -> None:
     generator = load_generator(paths.GENERATOR / "generator").to(device)
     wanted = sampling_set(settings.n, condition, paths.SHARDS, paths.FEATURES)
     seeds = sample_seeds(seed, settings.n)
-    tokens = draw(generator, wanted.conditions, seeds, settings, batch)
+    tokens = draw(generator, wanted.conditions, seeds, settings, batch, ranks)
+    images = decoded_images(tokenizer, tokens, ranks)
+    if not ranks.is_rank_zero:
+        for _ in images:  # the share of this rank
+            pass
+        return
     prompts: list[Prompt] = []
     if condition == "caption":
         prompts = choose_prompts(
@@ -53,7 +59,7 @@ def run(config: Config) -> None:
         rows = prompt_rows(len(prompts))
 
     def fill(draft: Path) -> None:
-        write_samples(decoded_images(tokenizer, tokens), wanted.labels, wanted.captions, draft)
+        write_samples(images, wanted.labels, wanted.captions, draft)
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
         np.save(draft / "labels.npy", wanted.labels)
         protocol = sampling_protocol(settings.n, condition, settings, seed)
@@ -71,6 +77,7 @@ def run(config: Config) -> None:
     else:
         classes = load_manifest(paths.SHARDS)["classes"]
         shown, rows, names = grid_rows(wanted.labels, classes, columns=GRID_COLUMNS)
-        images = decode_tokens(tokenizer, tokens[shown])
-        grid = class_grid(images, rows, names, columns=GRID_COLUMNS)
+        grid = class_grid(
+            decode_tokens(tokenizer, tokens[shown]), rows, names, columns=GRID_COLUMNS
+        )
     replace_file(paths.SAMPLE_GRID, png_bytes(grid))

@@ -142,8 +142,10 @@ def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
 
 
 def entropy_loss(token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
-    """Return E[H(p)] - H(mean p); minimising it sharpens assignments and evens the use of codes."""
-    mean_K = mean_over_ranks(mean_K)
+    """Return E[H(p)] - H(mean p); minimising it sharpens assignments and evens the use of codes.
+
+    mean_K: mean p over the whole batch.
+    """
     return token_entropy + (mean_K * mean_K.clamp(min=1e-12).log()).sum()
 
 

@@ -11,40 +11,47 @@ import torch
 from gear.core.errors import InputError
 from gear.core.files import require_file
 from gear.core.model_folder import load_weights, read_shape
+from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels, to_pixels, to_tensor
 from gear.data.row_selection import batches
 from gear.tokenizer.config import TokenizerConfig, TokenizerShape
 from gear.tokenizer.model import Tokenizer
 
 
-@torch.inference_mode()
-def encode_images(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
-    """Return token indices of images, (N, L) int64, in raster order."""
-    return np.concatenate(
-        [
-            tokenizer.encode(to_tensor(pixels[part], tokenizer)).indices.cpu().numpy()
-            for part in batches(len(pixels))
-        ]
-    )
+def encode_images(tokenizer: Tokenizer, pixels: Pixels, ranks: Ranks = ALONE) -> np.ndarray:
+    """Return token indices of images, (N, L) int64, in raster order; ranks share the work."""
+
+    @torch.inference_mode()
+    def encode(part: slice) -> np.ndarray:
+        indices: torch.Tensor = tokenizer.encode(to_tensor(pixels[part], tokenizer)).indices
+        return indices.cpu().numpy()
+
+    return np.concatenate(list(ranks.map(encode, batches(len(pixels)))))
 
 
-def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
-    """Return decoded images, (N, H, W, 3) uint8."""
-    return np.concatenate(list(_decoded_batches(tokenizer, tokens_NL)))
+def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks = ALONE) -> np.ndarray:
+    """Return decoded images, (N, H, W, 3) uint8; ranks share the work."""
+    return np.concatenate(list(_decoded_batches(tokenizer, tokens_NL, ranks)))
 
 
-def decoded_images(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield decoded images, (H, W, 3) uint8; one batch is held at a time."""
-    for images in _decoded_batches(tokenizer, tokens_NL):
+def decoded_images(
+    tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks = ALONE
+) -> Iterator[np.ndarray]:
+    """Yield decoded images, (H, W, 3) uint8; one batch a rank is held at a time."""
+    for images in _decoded_batches(tokenizer, tokens_NL, ranks):
         yield from images
 
 
-def _decoded_batches(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> Iterator[np.ndarray]:
+def _decoded_batches(
+    tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks
+) -> Iterator[np.ndarray]:
     device = next(tokenizer.parameters()).device
-    for part in batches(len(tokens_NL)):
-        with torch.inference_mode():
-            images = tokenizer.decode_indices(torch.from_numpy(tokens_NL[part]).to(device))
-        yield to_pixels(images)
+
+    @torch.inference_mode()
+    def decode(part: slice) -> np.ndarray:
+        return to_pixels(tokenizer.decode_indices(torch.from_numpy(tokens_NL[part]).to(device)))
+
+    return ranks.map(decode, batches(len(tokens_NL)))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

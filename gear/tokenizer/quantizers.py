@@ -7,13 +7,21 @@ fp32 under any autocast: bf16 distances would flip 0.2 to 6 % of the indices.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gear.tokenizer.assignment import SHARPNESS, Assignment, entropy_loss, straight_through, unit
+from gear.tokenizer.assignment import (
+    SHARPNESS,
+    Assignment,
+    entropy_loss,
+    mean_over_ranks,
+    straight_through,
+    unit,
+)
 
 
 class Quantized(NamedTuple):
@@ -47,7 +55,19 @@ class Codebook(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Base class: latents (B, D, h, w) to a `Quantized`, and indices back to codes."""
+    """Base class: latents (B, D, h, w) to a `Quantized`, and indices back to codes.
+
+    mean_over_batch: Takes the mean assignment (K,) of the latents to that of the whole batch, which
+        other ranks, or other parts of it, see too; the gradient flows into the former.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean_over_batch: Callable[[torch.Tensor], torch.Tensor] = mean_over_ranks
+
+    def entropy_loss(self, token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
+        """Return `entropy_loss` over the whole batch."""
+        return entropy_loss(token_entropy, self.mean_over_batch(mean_K))
 
     def forward(self, z_BDhw: torch.Tensor) -> Quantized:
         with torch.autocast(z_BDhw.device.type, enabled=False):
@@ -87,7 +107,7 @@ class VectorQuantizer(Quantizer):
             assignment=assignment,
             codebook_loss=F.mse_loss(nearest, z_BLD.detach()),
             commitment_loss=F.mse_loss(z_BLD, nearest.detach()),
-            entropy_loss=entropy_loss(*assignment.entropies()),
+            entropy_loss=self.entropy_loss(*assignment.entropies()),
         )
 
 
@@ -122,7 +142,7 @@ class LookupFreeQuantizer(Quantizer):
             assignment=Assignment(z_BLD, self.bits_KD, scale=2.0),
             codebook_loss=z_BLD.new_zeros(()),
             commitment_loss=F.mse_loss(z_BLD, signs),
-            entropy_loss=entropy_loss(*self.entropies(z_BLD)),
+            entropy_loss=self.entropy_loss(*self.entropies(z_BLD)),
         )
 
     @staticmethod
@@ -179,7 +199,7 @@ class IndexBackpropQuantizer(Quantizer):
             assignment=assignment,
             codebook_loss=F.mse_loss(quantised, z_BLD) + F.mse_loss(z_BLD, hard.detach()),
             commitment_loss=F.mse_loss(hard, z_BLD.detach()),
-            entropy_loss=entropy_loss(*assignment.entropies()),
+            entropy_loss=self.entropy_loss(*assignment.entropies()),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from gear.losses.adversarial import (
     Lecam,
     PatchDiscriminator,
     adaptive_weight,
+    gradient_ratio,
     hinge_discriminator,
     hinge_generator,
+    last_layer_gradients,
 )
 from gear.losses.config import GanConfig, LossConfig
 from gear.losses.perceptual import EarlyFeaturesLoss, LpipsLoss
+from gear.tokenizer.assignment import mean_over_ranks, straight_through
 from gear.tokenizer.model import Tokenizer, TokenizerOutput
 from gear.tokenizer.quantizers import Quantized
 from gear.training.batches import Batch
@@ -41,6 +45,13 @@ def no_extra_loss(
 ) -> AbstractContextManager[torch.Tensor]:
     """Leave the tokenizer's loss as it is."""
     return nullcontext(total)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was measured over a whole batch before its parts are trained on."""
+
+    adaptive_weight: torch.Tensor | None
 
 
 class AutoencoderStep:
@@ -67,6 +78,7 @@ class AutoencoderStep:
         self.perceptual = perceptual
         self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
         self.lecam = Lecam(next(tokenizer.parameters()).device)
+        self.surveyed: Survey | None = None
 
     @property
     def engines(self) -> dict[str, Any]:
@@ -90,6 +102,54 @@ class AutoencoderStep:
         indices_BL = self.update(batch, step, losses)
         return {name: value.detach() for name, value in losses.items()}, indices_BL
 
+    def is_adversarial(self, step: int) -> bool:
+        """Return whether the discriminator takes part in a step."""
+        return self.discriminator_engine is not None and step >= self.gan_from
+
+    def survey(self, parts: list[Batch[Any]], step: int) -> None:
+        """Measure what losses need of a whole batch before its parts are trained on one by one.
+
+        That is the mean assignment of the entropy loss, the adaptive weight, and LeCam's anchors.
+        It takes another forward pass over the parts.
+        """
+        judged = self.is_adversarial(step) and (self.loss.adaptive or self.gan.lecam > 0)
+        if not (self.loss.entropy or judged):
+            return
+        adaptive = judged and self.loss.adaptive
+        assignments: list[torch.Tensor] = []
+        verdicts: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
+
+        def record(mean_K: torch.Tensor) -> torch.Tensor:
+            assignments.append(mean_K.detach())
+            return mean_K
+
+        self.tokenizer.quantize.mean_over_batch = record
+        last_layer = self.tokenizer.decoder.conv_out.weight
+        for images in (part.images() for part in parts):
+            with frozen(self.tokenizer), torch.set_grad_enabled(adaptive):
+                last_layer.requires_grad_(adaptive)
+                with autocast(images, self.bf16):
+                    reconstruction = self.tokenizer(images).reconstruction.float()
+                if not judged:
+                    continue
+                discriminator = self.discriminator_engine.module
+                with frozen(discriminator), autocast(images, self.bf16):
+                    on_real, on_fake = discriminator(torch.cat([images, reconstruction])).chunk(2)
+                verdicts.append(torch.stack([on_real.float().mean(), on_fake.float().mean()]))
+                if adaptive:
+                    losses = self.reconstruction_losses(reconstruction, images)
+                    rebuilt = torch.stack([weight * value for weight, value in losses.values()])
+                    adversarial = hinge_generator(on_fake)
+                    gradients.append(last_layer_gradients(rebuilt.sum(), adversarial, last_layer))
+        with torch.enable_grad():
+            whole_K = mean_over_ranks(torch.stack(assignments).mean(0))
+        self.tokenizer.quantize.mean_over_batch = lambda mean_K: straight_through(whole_K, mean_K)
+        if judged and self.gan.lecam:
+            self.lecam.move(torch.stack(verdicts).detach().mean(0))
+        factor = gradient_ratio(torch.stack(gradients).mean(0)) if adaptive else None
+        self.surveyed = Survey(factor)
+
     def update(
         self,
         batch: Batch[Any],
@@ -98,7 +158,7 @@ class AutoencoderStep:
         extra_loss: ExtraLoss = no_extra_loss,
     ) -> torch.Tensor:
         """Do updates 1 and 2, adding to `losses`. Returns the hard indices, (B, L) int64."""
-        adversarial = self.discriminator_engine is not None and step >= self.gan_from
+        adversarial = self.is_adversarial(step)
         output = self.engine(batch.images())
         self.update_tokenizer(batch, output, losses, extra_loss, adversarial=adversarial)
         if adversarial:
@@ -118,24 +178,32 @@ class AutoencoderStep:
         """Update 1: reconstruction, codebook, adversarial and, if any, the extra loss."""
         weights, quantized = self.loss, output.quantized
         reconstruction = output.reconstruction.float()
+        rebuilt = self.reconstruction_losses(reconstruction, batch.images())
         parts = {
-            "l1": (weights.l1, F.l1_loss(reconstruction, batch.images())),
+            "l1": rebuilt["l1"],
             "codebook": (weights.codebook, quantized.codebook_loss),
             "commitment": (weights.commitment, quantized.commitment_loss),
             "entropy": (weights.entropy, quantized.entropy_loss),
+            **rebuilt,
         }
-        if self.perceptual is not None and weights.perceptual:
-            distance = self.perceptual(reconstruction, batch.images())
-            parts["perceptual"] = (weights.perceptual, distance)
         if adversarial:
-            rebuilt = [w * value for name, (w, value) in parts.items() if name in RECONSTRUCTION]
-            verdict = self.adversarial_loss(reconstruction, rebuilt, losses)
+            terms = [weight * value for weight, value in rebuilt.values()]
+            verdict = self.adversarial_loss(reconstruction, terms, losses)
             parts["adversarial"] = (weights.adversarial, verdict)
         start = torch.zeros((), device=reconstruction.device)
         total = sum((weight * value for weight, value in parts.values()), start)
         losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
         with extra_loss(batch, quantized, total, losses) as total:
             update_weights(self.engine, total, "tokenizer", batch.keys)
+
+    def reconstruction_losses(
+        self, reconstruction: torch.Tensor, images: torch.Tensor
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """Return weight and value of the losses that the adaptive weight is measured against."""
+        losses = {"l1": (self.loss.l1, F.l1_loss(reconstruction, images))}
+        if self.perceptual is not None and self.loss.perceptual:
+            losses["perceptual"] = (self.loss.perceptual, self.perceptual(reconstruction, images))
+        return losses
 
     def adversarial_loss(
         self, reconstruction: torch.Tensor, rebuilt: list[torch.Tensor], losses: Losses
@@ -149,7 +217,9 @@ class AutoencoderStep:
             verdict = hinge_generator(discriminator(reconstruction))
             if self.loss.adaptive:
                 last_layer = self.tokenizer.decoder.conv_out.weight
-                factor = adaptive_weight(torch.stack(rebuilt).sum(), verdict, last_layer)
+                factor = self.surveyed.adaptive_weight if self.surveyed else None
+                if factor is None:
+                    factor = adaptive_weight(torch.stack(rebuilt).sum(), verdict, last_layer)
                 losses["gan/adaptive_weight"] = factor
                 verdict = factor * verdict
         return verdict
@@ -160,12 +230,10 @@ class AutoencoderStep:
         on_real, on_fake = engine(torch.cat([batch.images(), fake])).chunk(2)
         loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
         if self.gan.lecam:
-            losses["loss/lecam"] = self.lecam(on_real, on_fake)
+            penalty = self.lecam.penalty if self.surveyed else self.lecam
+            losses["loss/lecam"] = penalty(on_real, on_fake)
             loss = loss + self.gan.lecam * losses["loss/lecam"]
         update_weights(engine, loss, "discriminator", batch.keys)
-
-
-RECONSTRUCTION = ("l1", "perceptual")  # the losses that the adaptive weight is measured against
 
 
 def autocast(like: torch.Tensor, bf16: bool) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,19 +22,46 @@ class OnDevice(Protocol):
     def to(self, device: torch.device) -> Self:
         """Return a copy on the device."""
 
+    def __getitem__(self, rows: slice, /) -> Self:
+        """Return some rows."""
 
+
+AHEAD = 3  # batches that wait for their step
 ConditionT = TypeVar("ConditionT", bound=OnDevice)
 
 
 @dataclass(frozen=True)
 class Batch(Generic[ConditionT]):
-    """What one rank sees in one step; what a stage does not use is None."""
+    """What one rank sees in one step; what a stage does not use is None.
+
+    seeds: one for each image, from which dropout is drawn; a function of (seed, step, place in the
+    whole batch).
+    """
 
     images_BCHW: torch.Tensor | None  # in [-1, 1]
     condition: ConditionT | None
     teacher_BLC: torch.Tensor | None
     keys: list[str]
     tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, if cached
+    seeds: tuple[int, ...] = ()
+
+    def parts(self, count: int) -> list[Batch[ConditionT]]:
+        """Return the batch in equal parts."""
+        if count == 1:
+            return [self]
+        size = len(self.keys) // count
+        rows = [slice(start, start + size) for start in range(0, len(self.keys), size)]
+        return [
+            Batch(
+                None if self.images_BCHW is None else self.images_BCHW[part],
+                None if self.condition is None else self.condition[part],
+                None if self.teacher_BLC is None else self.teacher_BLC[part],
+                self.keys[part],
+                None if self.tokens_BL is None else self.tokens_BL[part],
+                self.seeds[part],
+            )
+            for part in rows
+        ]
 
     def images(self) -> torch.Tensor:
         """Return the images, (B, 3, H, W) in [-1, 1]."""
@@ -98,6 +126,12 @@ class ClassBalancedSampler:
         mirrored = np.random.default_rng([self.seed, 1, step]).random(self.batch_size) < 0.5
         return indices, mirrored & self.may_mirror[indices]
 
+    def image_seeds(self, step: int) -> np.ndarray:
+        """Return a seed for each image of a step, (batch,) int64, in [0, 2^63)."""
+        sequence = np.random.SeedSequence([self.seed, 3, step])
+        states = sequence.generate_state(self.batch_size, np.uint64)
+        return (states >> np.uint64(1)).astype(np.int64)
+
     def _class_order(self, turn: int) -> np.ndarray:
         """Return all classes in random order, so that neighbours in a list do not share batches."""
         if self._turn != turn:
@@ -137,6 +171,7 @@ class BatchLoader(Generic[ConditionT]):
         context: DistributedContext,
         *,
         features: np.ndarray | None = None,
+        teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
         condition: Callable[[np.ndarray], ConditionT] | None = None,
         tokens: np.ndarray | None = None,
     ) -> None:
@@ -147,13 +182,15 @@ class BatchLoader(Generic[ConditionT]):
             sampler: Says which rows a step sees.
             context: This rank takes its share of them.
             features: Teacher features by row and view, (N, V, L, C); view 1 is the mirror image.
+            teacher: Computes features (B, L, C) of images, if they are not cached.
             condition: Function from rows to conditions of the generator.
-            tokens: Tokens by row and view, (N, V, L); batches then hold no images.
+            tokens: Tokens by row and view, (N, V, L); batches then hold images only for `teacher`.
         """
         self.split = split
         self.sampler = sampler
         self.context = context
         self.features = features
+        self.teacher = teacher
         self.condition = condition
         self.tokens = tokens
 
@@ -166,14 +203,27 @@ class BatchLoader(Generic[ConditionT]):
         images = teacher = tokens = None
         if self.tokens is not None:
             tokens = torch.from_numpy(self.tokens[indices, views].astype(np.int64)).to(device)
-        else:
+        if self.tokens is None or self.teacher is not None:
             pixels = self.split.images(indices)
             pixels[mirrored] = pixels[mirrored][:, :, ::-1]
-            images = torch.from_numpy(_floats(pixels)).to(device)
+            images = _to_device(torch.from_numpy(_floats(pixels)), device)
         if self.features is not None:
-            teacher = torch.from_numpy(self.features[indices, views].astype(np.float32)).to(device)
+            chosen = self.features[indices, views].astype(np.float32)
+            teacher = _to_device(torch.from_numpy(chosen), device)
+        elif self.teacher is not None:
+            assert images is not None
+            teacher = self.teacher(images).float()
         condition = self.condition(indices).to(device) if self.condition is not None else None
-        return Batch(images, condition, teacher, [self.split.keys[i] for i in indices], tokens)
+        keys = [self.split.keys[i] for i in indices]
+        seeds = self.sampler.image_seeds(step)[share].tolist()
+        return Batch(images, condition, teacher, keys, tokens, tuple(seeds))
+
+
+def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; to a GPU from pinned memory, which does not wait."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _floats(pixels: np.ndarray) -> np.ndarray:
@@ -190,11 +240,14 @@ def _floats(pixels: np.ndarray) -> np.ndarray:
 def prefetch(
     loader: BatchLoader[ConditionT], first: int, steps: int
 ) -> Iterator[tuple[int, Batch[ConditionT]]]:
-    """Yield steps and their batches; the next batch is decoded while the last one is trained on."""
+    """Yield steps and their batches; the next ones are read while the last one is trained on."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as executor:
-        waiting = [executor.submit(loader, first)] if first < steps else []
-        for step in range(first, steps):
-            batch = waiting.pop().result()
-            if step + 1 < steps:
-                waiting.append(executor.submit(loader, step + 1))
-            yield step, batch
+        ahead = deque(executor.submit(loader, s) for s in range(first, min(first + AHEAD, steps)))
+        try:
+            for step in range(first, steps):
+                batch = ahead.popleft().result()
+                if step + AHEAD < steps:
+                    ahead.append(executor.submit(loader, step + AHEAD))
+                yield step, batch
+        finally:
+            executor.shutdown(cancel_futures=True)

@@ -11,20 +11,16 @@ import torch.distributed as dist
 
 from gear.core.device import pick_device
 from gear.core.host_config import HostConfig
+from gear.core.ranks import Ranks
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class DistributedContext:
-    """This process among its ranks."""
+class DistributedContext(Ranks):
+    """This process among the ranks of a training."""
 
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def is_rank_zero(self) -> bool:
-        """Whether this is the rank that writes and reports."""
-        return self.rank == 0
+    device: torch.device = CPU
 
 
 def join_process_group(host: HostConfig, seed: int) -> DistributedContext:

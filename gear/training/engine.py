@@ -28,6 +28,33 @@ class NonFinite(StageFailed):
         self.keys = keys
 
 
+def share_of(batch: int, ranks: int) -> int:
+    """Return how many of a batch's images each rank takes.
+
+    Raises:
+        InputError: if the ranks' shares would differ.
+    """
+    if batch % ranks:
+        raise InputError(
+            f"a batch of {batch} images does not divide by {ranks} ranks: "
+            "the ranks' means would weigh images unequally"
+        )
+    return batch // ranks
+
+
+def accumulation(batch: int, ranks: int, micro_batch: int) -> int:
+    """Return in how many equal parts of at most `micro_batch` images a rank takes its share.
+
+    micro_batch: the setting host.micro_batch; 0 for one part.
+
+    >>> accumulation(256, ranks=8, micro_batch=16), accumulation(12, ranks=1, micro_batch=5)
+    (2, 3)
+    """
+    share = share_of(batch, ranks)
+    sizes = range(min(micro_batch or share, share), 0, -1)
+    return next(share // size for size in sizes if share % size == 0)
+
+
 def build_engine(
     module: nn.Module,
     train: TrainConfig,
@@ -35,22 +62,19 @@ def build_engine(
     *,
     lr: float,
     batch: int,
+    accumulation: int = 1,
     zero_stage: int = 1,
 ) -> Any:
     """Return a DeepSpeed engine of one module: fused AdamW, clipped on the module's own norm.
 
-    batch: images a step over all ranks.
+    batch: images a step over all ranks. accumulation: parts in which a rank takes its share.
 
     Raises:
         InputError: if the ranks' shares of a batch would differ.
     """
     import deepspeed
 
-    if batch % context.size:
-        raise InputError(
-            f"a batch of {batch} images does not divide by {context.size} ranks: "
-            "the ranks' means would weigh images unequally"
-        )
+    share = share_of(batch, context.size)
     count = sum(p.numel() for p in module.parameters())
     # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
     bucket = min(LARGEST_BUCKET, -(-count // BUCKET_UNIT) * BUCKET_UNIT)
@@ -62,7 +86,8 @@ def build_engine(
         fused=True,
     )
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": batch // context.size,
+        "train_micro_batch_size_per_gpu": share // accumulation,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.clip,
         "zero_optimization": {
             "stage": zero_stage,

@@ -20,7 +20,7 @@ from typing import Any
 import gear
 
 PINS = ("torch", "deepspeed")
-NEUTRAL_SECTIONS = ("host", "health")
+NEUTRAL_SECTIONS = ("host", "health", "teacher")  # data/features names the teachers
 NEUTRAL_KEYS = ("joint.fd_n",)  # and every `steps` and `*_every`
 
 # Code that decides what a training computes: packages or files of gear/

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from gear.core.errors import InputError, StageFailed
+from gear.nn.dropout import drawn_by_image
 from gear.training.autoencoder import Losses
 from gear.training.batches import Batch, BatchLoader, prefetch
 from gear.training.codebook_health import CodebookHealth, Collapse
@@ -39,14 +40,21 @@ class TrainingStep(Protocol):
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Continue from a saved `state`."""
 
+    def survey(self, parts: list[Batch[Any]], step: int) -> None:
+        """Measure what losses need of a whole batch before its parts are trained on one by one."""
+
     def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
-        """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
+        """Train one step, or one part of it. Returns detached scalar losses and the hard indices.
+
+        Indices are (B, L) int64. Weights move with the last part.
+        """
 
 
 @dataclass(frozen=True)
 class EvalHook:
     """A measurement of averaged weights during training: names to values, every `every` steps.
 
+    measure: Called by all ranks, which may share the work.
     protocol: How it is measured; saved beside the curve.
     """
 
@@ -142,7 +150,13 @@ class Training:
         for engine in self.step.engines.values():
             set_lr(engine, number, run.settings.train.warmup)
         try:
-            losses, indices = self.step(batch, number)
+            parts = batch.parts(run.accumulation)
+            if len(parts) > 1:
+                self.step.survey(parts, number)
+            done = []
+            for part in parts:
+                with drawn_by_image(part.seeds):
+                    done.append(self.step(part, number))
         except NonFinite as error:
             file = run.checkpoints.note(
                 f"nonfinite-step-{number}-rank-{run.context.rank}.json",
@@ -153,8 +167,10 @@ class Training:
             ) from None
         for average in self.averages.values():
             average.update()
-        self.health.count(indices)
-        return losses
+        self.health.count(torch.cat([indices for _, indices in done]))
+        return {
+            name: torch.stack([losses[name] for losses, _ in done]).mean(0) for name in done[0][0]
+        }
 
     def _log(self, done: int, losses: Losses, reporter: Reporter) -> list[Row]:
         """Log a step if it is due. Returns the curve of a training that ends with this step."""
@@ -232,10 +248,7 @@ class Training:
         )
 
     def _measure(self) -> Row:
-        """Measure on rank zero; the other ranks wait at their next collective."""
-        if self.hook is None or not self.run.context.is_rank_zero:
-            return {}
-        return self.hook.measure(self.averages)
+        return self.hook.measure(self.averages) if self.hook is not None else {}
 
     def _state(self, done: int) -> dict[str, Any]:
         return {

@@ -19,7 +19,7 @@ from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.config import HealthConfig, TrainConfig
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
-from gear.training.engine import build_engine
+from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
 from gear.training.states import describe_nearest
 
@@ -60,6 +60,12 @@ class TrainingRun:
         """The device of this rank."""
         return self.context.device
 
+    @property
+    def accumulation(self) -> int:
+        """In how many parts a rank takes its share of a batch."""
+        settings = self.settings
+        return accumulation(settings.batch, self.context.size, settings.host.micro_batch)
+
     def engine(self, module: nn.Module, lr: float) -> Any:
         """Return a DeepSpeed engine of a module."""
         return build_engine(
@@ -68,6 +74,7 @@ class TrainingRun:
             self.context,
             lr=lr,
             batch=self.settings.batch,
+            accumulation=self.accumulation,
             zero_stage=self.settings.host.zero_stage,
         )
 

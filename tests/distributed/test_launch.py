@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gear.core.errors import InputError
+from gear.launch import free_gpus
 from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.processes import is_alive, runs_in
 from tests.support.settings import edit_params
@@ -134,3 +136,42 @@ def test_ranks_that_something_else_started_join(two: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], outputs
     assert "joint 8/8" in outputs[0]
     assert "joint 8/8" not in outputs[1]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from gear.launch import free_gpus
+print(",".join(free_gpus(["0", "1", "2"], int(sys.argv[1]), Path(sys.argv[2]))), flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(count: int, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(count), str(folder)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=ENV, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_runs_at_the_same_time_take_other_gpus(tmp_path: Path) -> None:
+    first, second = hold(2, tmp_path), None
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "0,1\n"
+        with pytest.raises(InputError, match=r"host\.ranks is 2 and 1 of 3 GPUs are free"):
+            free_gpus(["0", "1", "2"], 2, tmp_path)
+        second = hold(1, tmp_path)
+        assert second.stdout is not None
+        assert second.stdout.readline() == "2\n", "what did not suffice is free again"
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.communicate()
+    third = hold(3, tmp_path)
+    try:
+        assert third.stdout is not None
+        assert third.stdout.readline() == "0,1,2\n", "a killed run holds nothing"
+    finally:
+        third.kill()
+        third.communicate()

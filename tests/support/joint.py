@@ -37,8 +37,9 @@ def models(config: Config) -> tuple[Tokenizer, GuidedGenerator]:
     return Tokenizer(config.tokenizer).train(), GuidedGenerator(generator, projector).train()
 
 
-def batch(config: Config, seed: int) -> Batch:
+def batch(config: Config, seed: int, count: int = 4) -> Batch:
     random = torch.Generator().manual_seed(seed)
-    images = torch.rand(4, 3, config.data.size, config.data.size, generator=random) * 2 - 1
-    teacher = torch.randn(4, config.grid**2, WIDTH, generator=random)
-    return Batch(images, torch.tensor([0, 1, 2, 0]), teacher, [f"image-{i}" for i in range(4)])
+    images = torch.rand(count, 3, config.data.size, config.data.size, generator=random) * 2 - 1
+    teacher = torch.randn(count, config.grid**2, WIDTH, generator=random)
+    labels = torch.arange(count) % CLASSES
+    return Batch(images, labels, teacher, [f"image-{i}" for i in range(count)])

@@ -126,3 +126,34 @@ def test_a_joint_step_of_xl_width_runs() -> None:
     assert losses["loss/ntp"].item() == pytest.approx(
         9.704, abs=0.01
     )  # log 16384: the head starts at zero
+
+
+def test_the_plan_says_how_a_run_fits_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """The micro batch, the teacher cache and the space; each checked against its formula."""
+    config = load_preset("imagenet256-xl")
+    parts = plan.measure(config)
+    fixed = sum(plan.model_states(parts, 1, gpus=1))
+    each = plan.kept_bytes(config, parts)
+    assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "1", "--memory", "40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("host.micro_batch")]
+    size = int(line.split()[1].rstrip(","))
+    assert fixed + size * each <= 0.85 * 40 * 2**30 < fixed + 2 * size * each
+    assert f"{256 // size} parts a step" in line
+    (line,) = [line for line in lines if line.startswith("teacher features")]
+    assert f"{1_281_167 * 2 * 256 * 768 * 2 / 2**30:.3g} GiB, computed in every step" in line
+    assert main(["plan", "--preset", "imagenet256-b", "--gpus", "8", "--images", "50000"]) == 0
+    assert "cached on disk (up to 64 GiB)" in capsys.readouterr().out
+    assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "1", "--memory", "12"]) == 0
+    assert "not one image fits 12 GiB" in capsys.readouterr().out
+
+
+def test_checkpointing_keeps_the_inputs_of_blocks() -> None:
+    config = load_preset("imagenet256-b")
+    parts = plan.measure(config)
+    host = config.host.model_copy(update={"activation_checkpointing": True})
+    saved = plan.kept_bytes(config, parts) - plan.kept_bytes(
+        config.model_copy(update={"host": host}), parts
+    )
+    (kept,) = (part.kept for part in parts if part.name == "generator")
+    assert saved == pytest.approx(kept * 11 / 12 - 2 * 12 * 256 * 768)

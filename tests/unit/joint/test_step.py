@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from gear import params as configuration
 from gear.joint.model import GuidedGenerator
@@ -18,8 +17,7 @@ from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext
 from gear.training.engine import NonFinite, build_engine
 from tests.support.joint import batch, models, small
-
-EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+from tests.support.plain_loop import EPS, plain_loop
 
 
 def joint(
@@ -46,64 +44,6 @@ def with_tokens(data: Batch, tokenizer: Tokenizer) -> Batch:
     with torch.no_grad():
         tokens = tokenizer.encode(data.images_BCHW).indices
     return Batch(data.images_BCHW, data.condition, data.teacher_BLC, data.keys, tokens)
-
-
-def plain_loop(
-    config: configuration.Config, steps: int, recipe: str
-) -> tuple[Tokenizer, GuidedGenerator]:
-    """The same two updates with plain optimisers, autograd.grad and formulas written out, the one-hot and all."""
-    tokenizer, guided = models(config)
-    first = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
-    second = torch.optim.AdamW(guided.parameters(), lr=1e-3, eps=EPS, weight_decay=0.0)
-    weights, tau = config.loss, config.joint.temperature
-    for number in range(steps):
-        data = batch(config, number)
-        output = tokenizer(data.images_BCHW)
-        quantized = output.quantized
-        total = (
-            weights.l1 * (output.reconstruction - data.images_BCHW).abs().mean()
-            + weights.codebook * quantized.codebook_loss
-            + weights.commitment * quantized.commitment_loss
-            + weights.entropy * quantized.entropy_loss
-        )
-        if recipe in ("gear", "soft_hard_forward", "ste"):
-            twin = copy.deepcopy(guided).eval()
-            distances = quantized.assignment.distances()
-            shares = torch.exp((distances.min(-1, keepdim=True).values - distances) / tau)
-            shares = shares / shares.sum(-1, keepdim=True)
-            if recipe != "gear":
-                shares = (
-                    F.one_hot(quantized.indices, config.tokenizer.codes) + shares - shares.detach()
-                )
-            generated, projected = twin(lambda table, shares=shares: shares @ table, data.condition)
-            total = total - config.joint.lambda_tok * mean_cosine(projected, data)
-            if recipe == "ste":
-                total = total - (shares * generated.logits.log_softmax(-1)).sum(-1).mean()
-        if recipe not in ("llamagen", "llamagen_repa"):
-            apply(first, tokenizer, total, config.train.clip)
-        output, projected = guided(quantized.indices, data.condition)
-        loss = -output.logits.log_softmax(-1).gather(-1, quantized.indices[..., None]).mean()
-        if recipe != "llamagen":
-            loss = loss - config.joint.lambda_ar * mean_cosine(projected, data)
-        apply(second, guided, loss, config.train.clip)
-    return tokenizer, guided
-
-
-def mean_cosine(projected: torch.Tensor, data: Batch) -> torch.Tensor:
-    return (F.normalize(projected, dim=-1) * F.normalize(data.teacher_BLC, dim=-1)).sum(-1).mean()
-
-
-def apply(
-    optimizer: torch.optim.Optimizer, module: torch.nn.Module, loss: torch.Tensor, clip: float
-) -> None:
-    for parameter, gradient in zip(
-        module.parameters(),
-        torch.autograd.grad(loss, list(module.parameters()), allow_unused=True),
-        strict=True,
-    ):
-        parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
-    torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
-    optimizer.step()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

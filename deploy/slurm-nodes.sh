@@ -1,0 +1,26 @@
+#!/bin/bash
+# The pipeline on several nodes with a shared disk: sbatch deploy/slurm-nodes.sh (docs/imagenet.md)
+#SBATCH --job-name=gear
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=3-00:00:00
+#SBATCH --requeue
+
+# srun starts one process a GPU; they share a stage's work, and DVC records what they made.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:?}"
+source .venv/bin/activate
+MASTER_ADDR=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?}" | head -n 1)
+export MASTER_ADDR MASTER_PORT="${MASTER_PORT:-29500}"
+
+alone() { env --unset=SLURM_NTASKS "$@"; } # a process that is no rank
+alone dvc repro validate
+for stage in features reference tokenizer joint generator sample evaluate codebook; do
+    if ! alone dvc status --quiet "$stage"; then
+        srun python -m gear "$stage"
+        alone dvc commit --force "$stage"
+    fi
+done
+alone dvc repro

@@ -1,0 +1,81 @@
+"""Run under torchrun: joint steps on shares of a batch, in parts; the models' weights to a file.
+
+python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/accumulation.py OUT
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from gear.joint.recipes import RECIPES
+from gear.joint.step import JointStep
+from gear.training.autoencoder import AutoencoderStep
+from gear.training.batches import Batch
+from gear.training.distributed import DistributedContext, join_process_group
+from gear.training.engine import build_engine
+from tests.support.joint import batch, models, small
+from tests.support.plain_loop import EPS
+
+IMAGES, STEPS = 12, 5
+LR = 2e-4  # at ten times that, LFQ turns rounding into another index within five steps
+QUANTIZERS, STAGES, PARTS = ("vq", "lfq", "ibq"), (0, 1), (1, 2)
+
+
+def share(whole: Batch, world: DistributedContext) -> Batch:
+    mine = slice(world.rank, None, world.size)
+    return Batch(whole.images()[mine], whole.given()[mine], whole.teacher()[mine], whole.keys[mine])
+
+
+def train(
+    quantizer: str, stage: int, parts: int, world: DistributedContext
+) -> dict[str, torch.Tensor]:
+    config = small(quantizer)
+    tokenizer, guided = models(config)
+    first, second = (
+        build_engine(
+            module,
+            config.train,
+            world,
+            lr=LR,
+            batch=IMAGES,
+            accumulation=parts,
+            zero_stage=stage,
+        )
+        for module in (tokenizer, guided)
+    )
+    autoencoder = AutoencoderStep(tokenizer, first, config.loss, config.gan, bf16=False)
+    step = JointStep(
+        RECIPES["gear"],
+        config.joint,
+        second,
+        bf16=False,
+        autoencoder=autoencoder,
+        temperature=config.joint.temperature,
+    )
+    for engine in step.engines.values():
+        engine.optimizer.param_groups[0]["eps"] = EPS
+    for number in range(STEPS):
+        pieces = share(batch(config, number, IMAGES), world).parts(parts)
+        if parts > 1:
+            step.survey(pieces, number)
+        for piece in pieces:
+            step(piece, number)
+    return {
+        f"{name}.{key}": value.detach().clone()
+        for name, module in (("tokenizer", tokenizer), ("guided", guided))
+        for key, value in module.named_parameters()
+    }
+
+
+if __name__ == "__main__":
+    world = join_process_group(small().host, seed=0)
+    results = {
+        f"{quantizer}-{stage}-{parts}": train(quantizer, stage, parts, world)
+        for quantizer in QUANTIZERS
+        for stage in STAGES
+        for parts in PARTS
+    }
+    if world.is_rank_zero:
+        torch.save(results, sys.argv[1])

@@ -1,0 +1,15 @@
+"""Run under torchrun in a prepared folder: the stages whose work ranks share, one after the other."""
+
+from __future__ import annotations
+
+import importlib
+
+from gear import params
+from gear.core.ranks import leave_ranks
+
+STAGES = ("features", "reference", "sample", "evaluate", "codebook")
+
+if __name__ == "__main__":
+    for stage in STAGES:
+        importlib.import_module(f"gear.stages.{stage}").run(params.load())
+    leave_ranks()

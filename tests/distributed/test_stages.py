@@ -34,11 +34,13 @@ def weights(cwd: Path, stage: str, model: str) -> dict[str, torch.Tensor]:
 
 
 def assert_close(one: Path, other: Path, stage: str = "joint", atol: float = 1e-5) -> None:
+    """Every weight is within `atol`, and all together within a ten-thousandth of their norm."""
     for model in ("tokenizer", "generator"):
-        for name, value in weights(one, stage, model).items():
-            torch.testing.assert_close(
-                weights(other, stage, model)[name], value, rtol=1e-4, atol=atol
-            )
+        expected, found = weights(one, stage, model), weights(other, stage, model)
+        gaps = torch.cat([(found[n] - value).flatten() for n, value in expected.items()])
+        whole = torch.cat([value.flatten() for value in expected.values()])
+        assert gaps.abs().max() <= atol, model
+        assert gaps.norm() <= 1e-4 * whole.norm(), model
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_a_recipe_ends_on_any_number_of_ranks_as_on_one(
     for stage in ("joint", "generator"):
         for cwd in (one, several):
             gear(cwd, stage)
-        assert_close(one, several, stage, atol=1e-4)
+        assert_close(one, several, stage, atol=5e-4)
         curves = [
             [json.loads(line) for line in (cwd / f"data/models/{stage}/curves.jsonl").open()]
             for cwd in (one, several)

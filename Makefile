@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint bench graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -57,6 +57,9 @@ test-postgres: setup  ## Run the tests of the server on PostgreSQL (Debian: apt-
 
 lint: setup  ## Check style, format, types, import contracts, spelling and the Dockerfile
 	@ruff check . && ruff format --check . && mypy && lint-imports && codespell && hadolint Dockerfile
+
+bench: setup  ## Time a step and sampling beside the plainest code for them (ten minutes on a quiet machine)
+	@python -m benchmarks.run --record && python -m benchmarks.run --busy --only step && python benchmarks/loader.py
 
 graph-check: setup  ## Edit one thing at a time and show which stages would run again
 	@python tools/graph_check.py

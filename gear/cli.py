@@ -65,6 +65,7 @@ COMMANDS = {  # module of gear.commands, help
 }
 COMPUTING = frozenset(STAGES) - {"ingest", "validate"}  # stages that use torch
 SHARED = COMPUTING - {"report"}  # stages whose work several ranks share
+SPINS = "10000"  # of a thread at a barrier before it sleeps (docs/performance.md)
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -139,6 +140,8 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
 
     config = load_for_stage(stage)
     require_inputs(stage)
+    if "OMP_WAIT_POLICY" not in os.environ:  # let another process have the cores that wait
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if config.host.threads:  # before torch and numpy are imported, which read it once
         os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
     is_portable = stage in COMPUTING and config.train.portable

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
-    FeatureExtractorInceptionV3,
-)
 
 from gear.core.errors import InputError
 from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 
 EXTRACTOR = "inception-v3 (2015 TensorFlow weights)"
+
+if TYPE_CHECKING:  # the package takes seconds to import
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 RESIZE = "bilinear as in TensorFlow 1, no antialias, to 299"
 
@@ -60,6 +60,11 @@ def build_inception(weights: PinnedFile) -> Inception:
     Raises:
         InputError: if they are absent, have another sha256 or are not torch-fidelity's.
     """
+    from torch_fidelity.feature_extractor_inceptionv3 import (
+        URL_INCEPTION_V3,
+        FeatureExtractorInceptionV3,
+    )
+
     remedy = f"download {URL_INCEPTION_V3}, or leave it empty"
     path = require_file(weights.path, weights.sha256, "evaluate.inception", remedy)
     try:

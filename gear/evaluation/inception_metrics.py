@@ -6,11 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch_fidelity.metric_isc import (
-    KEY_METRIC_ISC_MEAN,
-    KEY_METRIC_ISC_STD,
-    isc_features_to_metric,
-)
 
 from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
@@ -47,6 +42,12 @@ def inception_score(logits_NC: np.ndarray) -> tuple[float, float]:
 
     Mean and standard deviation over ten splits of the shuffled samples.
     """
+    from torch_fidelity.metric_isc import (
+        KEY_METRIC_ISC_MEAN,
+        KEY_METRIC_ISC_STD,
+        isc_features_to_metric,
+    )
+
     scores = isc_features_to_metric(
         torch.from_numpy(logits_NC), splits=SPLITS, shuffle=True, rng_seed=SHUFFLE_SEED
     )

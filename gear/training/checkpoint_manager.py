@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,16 +18,23 @@ from gear.core.files import exclusive_lock, replace_file
 from gear.core.text import one_line
 from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import Identity
-from gear.training.states import DESCRIPTION, LOCK, delete_finished, read_tag, step_of
+from gear.training.state_files import find_whole, flush, retire, write_manifest
+from gear.training.states import DESCRIPTION, LOCK, OLDER, delete_finished, read_tag, step_of
+
+ROOM = 1 << 20  # bytes of free disk, below which a failed write is one for want of space
 
 
 class CheckpointManager:
     """The folder of one training's resumable states.
 
-    `step-N/`: a state. `latest`: name of the newest one that is whole. `healthy`: the newest one
-    before which codebook health was fine. No other state is kept.
+    `step-N/`: a state, with the size and sha256 of its files in `manifest.json`. `latest`: name of
+    the newest one. `healthy`: the newest one before which codebook health was fine.
+    `older/step-N/`: the one before the newest, in case that is damaged. No other state is kept.
     `stopped-step-N/`: the state when a stop was requested. `stop`: that request (`gear monitor`).
     `settings.json`: the checkout and its settings. `description.json`: what the state is of.
+
+    A state is written under another name, flushed to the disk, and only then renamed and pointed
+    to, so that neither a kill nor a power cut leaves half of one.
     """
 
     def __init__(
@@ -108,10 +116,15 @@ class CheckpointManager:
         if self.context.is_rank_zero:
             for name in ("latest", "healthy"):
                 (self.folder / name).unlink(missing_ok=True)
+            for state in (*self._states(), *self.folder.glob(OLDER)):
+                state.rename(self.folder / f"forgotten-{state.name}")
         dist.barrier()
 
     def load(self, engines: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:
         """Restore the engines from the latest state and return that state; None if there is none.
+
+        If files of it are absent or other than its manifest says, the state before is taken, with a
+        warning.
 
         source: folder of another training whose latest state is loaded instead.
 
@@ -119,10 +132,9 @@ class CheckpointManager:
             InputError: if the state is damaged, holds anything but tensors and plain values, or
                 does not fit the models, the ranks or the ZeRO stage.
         """
-        folder = source or self.folder
-        if not (folder / "latest").is_file():
+        saved = self._whole_state(source or self.folder)
+        if saved is None:
             return None
-        saved = folder / read_tag(folder)
         try:
             state: dict[str, Any] = torch.load(
                 saved / "state.pt", weights_only=True, map_location="cpu"
@@ -175,6 +187,25 @@ class CheckpointManager:
             delete_finished(self.folder.parent, but=self.folder)
         self.close()
 
+    def _whole_state(self, folder: Path) -> Path | None:
+        """Return the newest whole state of a folder, chosen by rank zero; None if there is none.
+
+        Raises:
+            InputError: if there are states, and none is whole.
+        """
+        choice: list[Any] = [None]
+        if self.context.is_rank_zero:
+            try:
+                choice = [find_whole(folder)]
+            except InputError as error:
+                choice = [error]
+        if self.context.size > 1:
+            dist.broadcast_object_list(choice, device=self.context.device)
+        if isinstance(choice[0], InputError):
+            raise choice[0]
+        found: Path | None = choice[0]
+        return found
+
     def _check_layout(self, saved: Path, layout: dict[str, Any], engines: dict[str, Any]) -> None:
         """Refuse a state of other ranks or another ZeRO stage; print a note on other threads."""
         current = self._layout(engines)
@@ -201,27 +232,52 @@ class CheckpointManager:
         }
 
     def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
+        draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
-            # a killed save may have left one; a new folder also keeps a reader's hard links intact
-            shutil.rmtree(self.folder / tag, ignore_errors=True)
-            (self.folder / tag).mkdir()
+            shutil.rmtree(draft, ignore_errors=True)  # of a killed save
+            draft.mkdir()
         dist.barrier()
-        for name, engine in engines.items():
-            engine.save_checkpoint(str(self.folder / tag), tag=name, save_latest=False)
+        try:
+            for name, engine in engines.items():
+                engine.save_checkpoint(str(draft), tag=name, save_latest=False)
+            if self.context.is_rank_zero:
+                torch.save({**state, "layout": self._layout(engines)}, draft / "state.pt")
+        except (OSError, RuntimeError) as error:  # PyTorch does not say that the disk is full
+            if shutil.disk_usage(self.folder).free > ROOM:
+                raise
+            shutil.rmtree(draft, ignore_errors=True)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
+        dist.barrier()
         if self.context.is_rank_zero:
-            layout = self._layout(engines)
-            torch.save({**state, "layout": layout}, self.folder / tag / "state.pt")
+            write_manifest(draft)
+            retire(self.folder / tag)  # of another run of these steps
+            draft.rename(self.folder / tag)
+            flush(self.folder)
 
     def _point(self, name: str, tag: str) -> None:
         draft = self.folder / f"{name}.partial"
         draft.write_text(tag)
+        flush(draft)
         os.replace(draft, self.folder / name)
+        flush(self.folder)
+
+    def _states(self) -> list[Path]:
+        """Return the folders of all states but the older one."""
+        return [*self.folder.glob("step-*[0-9]"), *self.folder.glob("stopped-step-*[0-9]")]
 
     def _drop_old(self) -> None:
+        """Keep the states that are pointed to, and one older than the latest in `older/`."""
         kept = {self.read("latest"), self.read("healthy")}
-        for old in (*self.folder.glob("step-*"), *self.folder.glob("stopped-step-*")):
-            if old.name not in kept:
-                shutil.rmtree(old, ignore_errors=True)
+        step = self.latest_step()
+        superseded = [state for state in self._states() if state.name not in kept]
+        before = [s for s in superseded if step is not None and step_of(s.name) < step]
+        newest = max(before, key=lambda state: step_of(state.name), default=None)
+        if newest is not None:
+            retire(self.folder / OLDER)
+            (self.folder / OLDER).mkdir()
+            newest.rename(self.folder / OLDER / newest.name)
+        for state in (*superseded, *self.folder.glob("forgotten-*")):
+            retire(state)
 
 
 def _damaged(file: Path, error: Exception) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,13 +19,13 @@ LARGEST_BUCKET = 1 << 27
 
 
 class NonFinite(StageFailed):
-    """A loss is NaN or infinite; raised before the weights of its module move.
+    """A loss or a gradient is NaN or infinite; raised before the weights of its module move.
 
     keys: keys of the images that this rank saw.
     """
 
-    def __init__(self, module: str, value: float, keys: list[str]) -> None:
-        super().__init__(f"the {module} loss is {value}; its weights were not moved")
+    def __init__(self, module: str, value: float, keys: list[str], what: str = "loss") -> None:
+        super().__init__(f"the {module} {what} is {value}; its weights were not moved")
         self.keys = keys
 
 
@@ -135,12 +136,20 @@ def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]
     """Take one optimiser step on a loss.
 
     Raises:
-        NonFinite: if the loss is NaN or infinite; no weight has moved then.
+        NonFinite: if the loss or the gradient is NaN or infinite; no weight has moved then.
     """
-    if not torch.isfinite(loss.detach()):  # the step's one look at a value
+    if not torch.isfinite(loss.detach()):
         raise NonFinite(module, loss.item(), keys)
     engine.backward(loss)
+    last_part = engine.is_gradient_accumulation_boundary()
+    if last_part and engine.zero_optimization_stage() == 0:  # it would move weights to NaN
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise NonFinite(module, norm.item(), keys, "gradient")
     engine.step()
+    if last_part and not engine.was_step_applied():  # ZeRO skips it and says nothing
+        raise NonFinite(module, math.nan, keys, "gradient")
 
 
 @contextmanager

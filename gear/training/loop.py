@@ -277,7 +277,8 @@ class Training:
         if state is None:
             return 0
         if state["step"] > steps:
-            raise InputError(f"{run.start_from} is at step {state['step']}, past {steps}")
+            origin = run.start_from or checkpoints.folder
+            raise InputError(f"{origin} is at step {state['step']}, past {steps}")
         try:
             self._restore(state)
         except (KeyError, RuntimeError) as error:

@@ -21,6 +21,7 @@ from gear.training.fingerprint import Identity
 
 DESCRIPTION = "description.json"
 LOCK = "lock"
+OLDER = "older"  # folder of the state before the latest
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gear.training.engine import frozen
+from gear.training.config import TrainConfig
+from gear.training.distributed import DistributedContext
+from gear.training.engine import NonFinite, build_engine, frozen, update_weights
 
 
 def test_frozen_restores_mode_and_gradients() -> None:
@@ -28,3 +30,42 @@ def test_frozen_restores_after_an_error() -> None:
         fail()
     assert module.training
     assert module.weight.requires_grad
+
+
+class BadGradient(torch.autograd.Function):
+    """The identity, whose gradient is not finite."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_gradient_that_is_not_finite_moves_no_weight(
+    world: DistributedContext, stage: int, parts: int
+) -> None:
+    torch.manual_seed(0)
+    train = TrainConfig(bf16=False)
+    engine = build_engine(
+        torch.nn.Linear(3, 2),
+        train,
+        world,
+        lr=0.1,
+        batch=parts,
+        accumulation=parts,
+        zero_stage=stage,
+    )
+    before = engine.module.weight.detach().clone()
+    for _ in range(parts - 1):
+        update_weights(engine, engine(torch.ones(1, 3)).sum(), "model", ["good"])
+    loss = BadGradient.apply(engine(torch.ones(1, 3))).sum()
+    assert torch.isfinite(loss)
+    with pytest.raises(NonFinite, match="the model gradient is") as raised:
+        update_weights(engine, loss, "model", ["bad"])
+    assert raised.value.keys == ["bad"]
+    assert torch.equal(engine.module.weight, before)

@@ -1,0 +1,116 @@
+"""The files of a state on disk: flushed, listed with hashes, checked before they are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from gear.core.errors import InputError
+from gear.core.files import parse_json, replace_file, sha256_of
+from gear.training.states import OLDER, TAG, read_tag, step_of
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(state: Path) -> None:
+    """Write size and sha256 of a state's files into it, and flush all of it to the disk."""
+    files = sorted(file for file in state.rglob("*") if file.is_file())
+    facts = {
+        file.relative_to(state).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": sha256_of(file),
+        }
+        for file in files
+    }
+    replace_file(state / MANIFEST, (json.dumps(facts, indent=1) + "\n").encode())
+    for path in (*files, state / MANIFEST, *(p for p in state.rglob("*") if p.is_dir()), state):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def retire(folder: Path) -> None:
+    """Delete a folder, if it is there; whoever looks meanwhile sees all of it or nothing."""
+    if folder.exists():
+        gone = folder.with_name(f"{folder.name}.deleted")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def damage(state: Path) -> str | None:
+    """Return what is wrong with the files of a state, in words; None if nothing is.
+
+    A state of before there were manifests is taken as it is.
+    """
+    if not state.is_dir():
+        return f"{state} is not there"
+    try:
+        content = (state / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{state / MANIFEST}: {error.strerror}"
+    try:
+        facts = parse_json(content, str(state / MANIFEST))
+        expected = {name: (fact["bytes"], fact["sha256"]) for name, fact in facts.items()}
+    except (InputError, AttributeError, KeyError, TypeError):
+        return f"{state / MANIFEST} is damaged"
+    for name, (size, sha256) in expected.items():
+        file = state / name
+        if not file.is_file():
+            return f"{file} is not there"
+        if file.stat().st_size != size:
+            return f"{file} has {file.stat().st_size} bytes, not {size}"
+        if sha256_of(file) != sha256:
+            return f"{file} is not what was written (another sha256)"
+    return None
+
+
+def find_whole(folder: Path) -> Path | None:
+    """Return the newest undamaged state of a training's folder; None if there is none at all.
+
+    That is the one that `latest` names, else the newest other one, with a warning on stderr.
+
+    Raises:
+        InputError: if all are damaged.
+    """
+    others = _by_step(folder)
+    try:
+        named = folder / read_tag(folder) if (folder / "latest").exists() else None
+        fault = damage(named) if named is not None else f"{folder / 'latest'} is not there"
+        error = None
+    except InputError as damaged:
+        named, fault, error = None, str(damaged), damaged
+    if named is None and error is None and not others:
+        return None
+    if fault is None:
+        return named
+    for state in others:
+        if state != named and damage(state) is None:
+            print(f"{fault}: going on from {state}, the newest that is whole", file=sys.stderr)
+            return state
+    raise error or InputError(
+        f"{fault}: the state is damaged and there is no other: restore it, or delete {folder} "
+        "to start anew"
+    )
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Return the states of a training that it could resume from, newest first."""
+    states = [
+        path
+        for path in (*folder.glob("step-*"), *(folder / OLDER).glob("step-*"))
+        if path.is_dir() and TAG.fullmatch(path.name) and (path / MANIFEST).is_file()
+    ]
+    return sorted(states, key=lambda path: step_of(path.name), reverse=True)

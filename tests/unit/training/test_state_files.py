@@ -1,0 +1,184 @@
+"""Damaged states: whatever is wrong with a file, the state before is loaded, with one warning."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gear.core.errors import InputError
+from gear.training import checkpoint_manager
+from gear.training.checkpoint_manager import CheckpointManager
+from gear.training.config import TrainConfig
+from gear.training.distributed import DistributedContext
+from gear.training.engine import build_engine, update_weights
+from gear.training.state_files import damage, find_whole
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+DAMAGES = (truncate, flip_a_bit, empty, Path.unlink)
+
+
+def engine(world: DistributedContext) -> Any:
+    torch.manual_seed(0)
+    return build_engine(nn.Linear(3, 2), TrainConfig(bf16=False), world, lr=0.1, batch=1)
+
+
+@pytest.fixture(scope="module")
+def saved(world: DistributedContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with states of steps 1 and 2 of a small model."""
+    folder = tmp_path_factory.mktemp("states") / "run"
+    manager, trained = CheckpointManager(folder, world), engine(world)
+    for step in (1, 2):
+        update_weights(trained, trained(torch.ones(1, 3)).sum(), "model", [])
+        weights = trained.module.weight.detach().clone()
+        manager.save({"model": trained}, {"step": step, "weights": weights})
+    manager.close()
+    assert {path.name for path in folder.glob("*step-*")} == {"step-2"}
+    assert {path.name for path in folder.glob("older/*")} == {"step-1"}
+    return folder
+
+
+def files(saved: Path) -> list[str]:
+    state = saved / "step-2"
+    return sorted(str(f.relative_to(state)) for f in state.rglob("*") if f.is_file())
+
+
+@pytest.mark.parametrize("spoil", DAMAGES, ids=lambda f: f.__name__)
+def test_whatever_file_is_damaged_the_state_before_is_loaded(
+    world: DistributedContext,
+    saved: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], Any],
+) -> None:
+    names = files(saved)
+    assert len(names) >= 4, "manifest, state, weights, optimiser"
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        spoil(folder / "step-2" / name)
+        manager, fresh = CheckpointManager(folder, world), engine(world)
+        capsys.readouterr()
+        if name == "manifest.json" and spoil is Path.unlink:
+            continue  # as a state of before there were manifests: taken as it is
+        state = manager.load({"model": fresh})
+        manager.close()
+        assert state is not None
+        assert state["step"] == 1, name
+        assert torch.equal(fresh.module.weight, state["weights"]), name
+        warning = capsys.readouterr().err
+        assert warning.count("\n") == 1, name
+        assert f"going on from {folder / 'older/step-1'}" in warning
+
+
+@pytest.mark.parametrize("spoil", DAMAGES, ids=lambda f: f.__name__)
+def test_without_another_state_it_is_one_line(
+    world: DistributedContext, saved: Path, tmp_path: Path, spoil: Callable[[Path], Any]
+) -> None:
+    for number, name in enumerate(files(saved)):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        shutil.rmtree(folder / "older")
+        spoil(folder / "step-2" / name)
+        manager = CheckpointManager(folder, world)
+        if name == "manifest.json" and spoil is Path.unlink:
+            assert manager.load({"model": engine(world)}) is not None
+        else:
+            with pytest.raises(InputError, match="to start anew"):
+                manager.load({"model": engine(world)})
+        manager.close()
+
+
+def test_a_lost_pointer_is_found_again(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    (folder / "latest").unlink()
+    assert find_whole(folder) == folder / "step-2"
+    (folder / "latest").write_bytes(b"\x00\x00")
+    assert find_whole(folder) == folder / "step-2"
+    shutil.rmtree(folder / "step-2")
+    (folder / "latest").write_text("step-2")
+    assert find_whole(folder) == folder / "older/step-1"
+
+
+def test_a_forgotten_state_is_not_found_again(
+    world: DistributedContext, saved: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    manager = CheckpointManager(folder, world)
+    manager.forget()
+    assert find_whole(folder) is None
+    manager.save({}, {"step": 1})
+    manager.close()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"step-1"}
+
+
+def test_a_kill_in_a_save_leaves_the_state_before(
+    world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step of a save: as if the process ended there."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    for number, name in enumerate(("write_manifest", "retire", "flush")):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        manager = CheckpointManager(folder, world)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_manager, name, kill)
+            with pytest.raises(Killed):
+                manager.save({}, {"step": 3})
+        manager.close()
+        found = find_whole(folder)
+        assert found is not None
+        assert found.name in ("step-2", "step-3")
+        assert damage(found) is None
+
+
+def test_a_full_disk_is_named_and_loses_nothing(
+    world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    manager = CheckpointManager(folder, world)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(checkpoint_manager.torch, "save", fail)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        manager.save({}, {"step": 3})
+    full = shutil._ntuple_diskusage(1, 1, 0)
+    monkeypatch.setattr(checkpoint_manager.shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as raised:
+        manager.save({}, {"step": 3})
+    assert raised.value.errno == errno.ENOSPC
+    assert find_whole(folder) == folder / "step-2"
+    assert not [*folder.glob("*.partial")]
+    manager.close()

@@ -32,6 +32,9 @@ class HostConfig(Section):
         description="Processes that share a stage's work on this node; 0 takes one per GPU, or "
         "one without GPUs.",
     )
+    rank_timeout: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        600, description="Seconds that a rank waits for the others before the job ends."
+    )
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         2, description="Decoding processes of ingest."
     )

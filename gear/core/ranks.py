@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gear.core.files import replace_folder
+from gear.core.host_config import HostConfig
 
 PartT = TypeVar("PartT")
 ResultT = TypeVar("ResultT")
@@ -69,7 +71,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join_ranks() -> Ranks:
+def join_ranks(host: HostConfig) -> Ranks:
     """Join the ranks that a launcher started, for work without gradients; alone without one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -77,17 +79,15 @@ def join_ranks() -> Ranks:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timedelta(seconds=host.rank_timeout))
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def leave_ranks() -> None:
-    """Wait for the other ranks and leave them; a rank that ends earlier may be taken for killed."""
+    """Leave the other ranks; without this, threads that still wait abort the process at its end."""
     import torch.distributed as dist
 
     if dist.is_initialized():
-        if dist.get_world_size() > 1:
-            dist.barrier()
         dist.destroy_process_group()
 
 

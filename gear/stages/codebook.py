@@ -28,7 +28,7 @@ SUPPORT_IMAGES = 32
 def run(config: Config) -> None:
     """Write `reports/codebook.json` (headline) and `reports/codebook-details.json`."""
     codes = config.tokenizer.codes
-    ranks, device = join_ranks(), pick_device(config.host)
+    ranks, device = join_ranks(config.host), pick_device(config.host)
     warm = load_tokenizer(paths.TOKENIZER / "tokenizer").to(device)
     joint = load_tokenizer(paths.JOINT / "tokenizer").to(device)
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]

@@ -57,7 +57,7 @@ def run(config: Config) -> None:
 
     `reports/nearest-training.json` names the samples that are nearest to a training image.
     """
-    ranks, device = join_ranks(), pick_device(config.host)
+    ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")
     samples = read_split(paths.SAMPLES)

@@ -20,7 +20,7 @@ def run(config: Config) -> None:
     compute them), and of the validation images of the validation curve.
     text/: text states of every caption and of the empty one, if data.condition is caption.
     """
-    ranks, device = join_ranks(), pick_device(config.host)
+    ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")
 

@@ -22,7 +22,7 @@ def run(config: Config) -> None:
     the input size; protocol.json: how they were computed;
     inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` is set.
     """
-    ranks, device = join_ranks(), pick_device(config.host)
+    ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     encoder = build_encoder().to(device)
     weights = config.evaluate.inception

@@ -30,7 +30,7 @@ def run(config: Config) -> None:
     If captions are the condition, samples are of the validation captions in turn; samples of
     `sample.prompts` and of some validation captions are in `prompts/`.
     """
-    ranks, device = join_ranks(), pick_device(config.host)
+    ranks, device = join_ranks(config.host), pick_device(config.host)
     condition = config.data.condition
     settings = config.sample
     seed = config.run.seed

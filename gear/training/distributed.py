@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,8 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        timeout = timedelta(seconds=host.rank_timeout)
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling costs half a step and hides nothing here

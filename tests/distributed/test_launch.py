@@ -175,3 +175,17 @@ def test_runs_at_the_same_time_take_other_gpus(tmp_path: Path) -> None:
     finally:
         third.kill()
         third.communicate()
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_job(two: Path) -> None:
+    edit_params(two, host={"rank_timeout": 8})
+    child = start(two)
+    listed = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    (stopped,) = [int(pid) for pid in listed if _rank(int(pid)) == "1"]
+    os.kill(stopped, signal.SIGSTOP)
+    output, _ = child.communicate(timeout=90)
+    assert child.returncode not in (0, 1, 2), output[-2000:]
+    assert wait_until(lambda: not runs_in(two), 15)
+    edit_params(two, host={"rank_timeout": 600}, joint={"steps": 8})
+    assert run_gear(two, "joint").returncode == 0

@@ -113,7 +113,7 @@ def exit_with_dvc() -> None:
         return
     ancestor = os.getppid()
     try:
-        while b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
+        while ancestor != 1 and b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
             ancestor = int(_stat(Path(f"/proc/{ancestor}/stat"))[1])
         if ancestor == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
             os.kill(os.getpid(), signal.SIGTERM)  # DVC is gone: process 1 adopted what it started

@@ -100,13 +100,21 @@ def test_accumulated_gradients_train_the_same_weights(prepared: Path, tmp_path: 
 def test_teacher_features_computed_in_the_step_train_the_same_weights(
     prepared: Path, tmp_path: Path
 ) -> None:
-    """With a trained and with a frozen tokenizer, whose batches hold images only for the teacher."""
-    cached, never = fresh(prepared, tmp_path / "cached"), fresh(prepared, tmp_path / "never")
+    never = fresh(prepared, tmp_path / "never")
     edit_params(never, teacher={"cache": "never"})
     assert "not cached" in gear(never, "features")
     assert not (never / "data/features/train.npy").exists()
     gear(never, "joint")
     assert_close(prepared, never, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_frozen_tokenizer_s_batches_hold_images_for_the_teacher(
+    prepared: Path, tmp_path: Path
+) -> None:
+    cached, never = fresh(prepared, tmp_path / "cached"), fresh(prepared, tmp_path / "never")
+    edit_params(never, teacher={"cache": "never"})
+    gear(never, "features")
     for cwd in (cached, never):
         edit_params(cwd, joint={"recipe": "llamagen_repa", "steps": 4})
         gear(cwd, "joint")

@@ -77,7 +77,9 @@ def _name(sample: EncodedSample | Reject) -> str:
     return sample.file if isinstance(sample, Reject) else sample.key
 
 
-def _decode_sample(sample: EncodedSample | Reject, size: int, encoding: str) -> Picture | Reject:
+def _decode_sample(
+    sample: EncodedSample | Reject, size: int, encoding: str = "png"
+) -> Picture | Reject:
     if isinstance(sample, Reject):
         return sample
     caption = normalize_caption(sample.caption)

@@ -91,9 +91,9 @@ def read_joint_dataset(
     split = read_split(shards / "train")
     val = read_split(shards / "val")
     images = val.subset(VALIDATION_IMAGES)
-    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str, cached=bool)
+    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str)
     of_train = None
-    if teachers["cached"]:
+    if teachers.get("cached", True):  # in files of before there was a choice
         of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
     of_val_images = _read_features(features / "val.npy", len(images), sum(teachers["widths"]))
     if teachers["rows_sha256"] != split.rows_sha256():

@@ -90,8 +90,11 @@ def test_a_damaged_state_is_one_line(
     shutil.copytree(trained, folder)
     (latest,) = folder.glob(".gear/tokenizer/*/latest")
     where = latest.parent / latest.read_text()
+    shutil.rmtree(latest.parent / "older")
     (file,) = [latest] if which == "latest" else where.glob(which)
     spoil(file)
+    if which == "latest":  # else the state would be found without it
+        (where / "manifest.json").unlink()
     before = snapshot(latest.parent)
     done = run_gear(folder, "tokenizer")
     assert done.returncode == 2, done.stderr
@@ -106,6 +109,26 @@ def test_a_damaged_state_is_one_line(
         before.pop(name, None), after.pop(name, None)
     assert after == before
     assert (folder / "data/models/tokenizer/tokenizer/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "spoil"), [("state.pt", code), pytest.param("latest", junk, marks=pytest.mark.slow)]
+)
+def test_with_an_older_state_a_damaged_one_costs_some_steps(
+    trained: Path, tmp_path: Path, which: str, spoil: Callable[[Path], Any]
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(trained, folder)
+    (latest,) = folder.glob(".gear/tokenizer/*/latest")
+    where = latest.parent / latest.read_text()
+    spoil(latest if which == "latest" else where / which)
+    model = "data/models/tokenizer/tokenizer/model.safetensors"
+    (folder / model).unlink()
+    done = run_gear(folder, "tokenizer")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("going on from") == 1
+    assert (folder / model).read_bytes() == (trained / model).read_bytes()
+    assert not (folder / "ran").exists()
 
 
 def test_states_with_damaged_descriptions_are_listed_or_left_out(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The plainest correct code of the method, what `make bench` compares with.
 
 Written from the formulas, one PyTorch call a line of them, nothing fused, nothing cached. Modules
-have the names of ours, so that both hold the same weights and the results can be compared.
+have the names of ours, so that both hold the same weights and the results can be compared. They are
+not ours: a change of ours must not change what it is measured against.
 """
 
 from __future__ import annotations

@@ -68,7 +68,6 @@ TEACHERS = {  # of the published models that gear/encoders/vision.py names
     "vjepa2": TeacherSize(304e6, 16),
 }
 PACKAGED_FLOPS = 0.2e9  # of EfficientNet-Lite0 up to block 10 at 128 px
-IMAGENET = 1_281_167  # training images
 USABLE = 0.85  # share of a GPU's memory for states and activations
 # measured by benchmarks/loader.py: images a second a core at 256 and at 32 px; bytes at 256 px
 LOADER_RATE = {"png": (440.0, 7800.0), "jpeg": (1220.0, 16500.0)}
@@ -86,9 +85,7 @@ class Part:
     kept: float  # bytes autograd keeps, an image
 
 
-def plan(
-    config: Config, *, gpus: int, tflops: float, memory: float = 80.0, images: int = IMAGENET
-) -> str:
+def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int) -> str:
     """Return the estimate as a table.
 
     Args:

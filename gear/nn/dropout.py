@@ -17,7 +17,8 @@ _seeds: list[int] = []  # of the images that are trained on
 def drawn_by_image(seeds: Sequence[int]) -> Iterator[None]:
     """Let dropout draw each image's masks from that image's seed alone, in the block.
 
-    seeds: one for each row of the batches that pass through; none for torch's own generator.
+    seeds: one for each row of the batches that pass through; none for torch's own generator. A
+    batch of another length raises ValueError.
     """
     _seeds[:] = seeds
     try:
@@ -40,11 +41,10 @@ class Dropout(nn.Dropout):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0.0:
             return x
-        by_image = len(_seeds) == len(x)
-        if x.is_cuda and not by_image:
+        if x.is_cuda and not _seeds:
             return F.dropout(x, self.p, self.training)
         words = torch.empty(len(x), -(-x[0].numel() // 4), dtype=torch.int64, device=x.device)
-        if by_image:
+        if _seeds:
             for row, generator in zip(words, _generators(self.number, x.device), strict=True):
                 row.random_(-(2**63), None, generator=generator)
         else:
@@ -55,10 +55,12 @@ class Dropout(nn.Dropout):
 
 def uniforms_by_image(count: int, device: torch.device) -> torch.Tensor:
     """Return a uniform number in [0, 1) for each image, (count,) fp32."""
-    if len(_seeds) != count:
+    if not _seeds:
         return torch.rand(count, device=device)
-    numbers = [torch.rand(1, generator=g, device=device) for g in _generators(-1, device)]
-    return torch.cat(numbers)
+    numbers = torch.empty(count, device=device)
+    for place, generator in zip(range(count), _generators(-1, device), strict=True):
+        numbers[place].uniform_(generator=generator)
+    return numbers
 
 
 def _generators(number: int, device: torch.device) -> Iterator[torch.Generator]:

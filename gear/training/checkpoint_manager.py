@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -20,8 +19,6 @@ from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import Identity
 from gear.training.state_files import find_whole, flush, retire, write_manifest
 from gear.training.states import DESCRIPTION, LOCK, OLDER, delete_finished, read_tag, step_of
-
-ROOM = 1 << 20  # bytes of free disk, below which a failed write is one for want of space
 
 
 class CheckpointManager:
@@ -234,19 +231,14 @@ class CheckpointManager:
     def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
         draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
-            shutil.rmtree(draft, ignore_errors=True)  # of a killed save
+            for left in (*self.folder.glob("*step-*.partial"), *self.folder.glob("*.deleted")):
+                shutil.rmtree(left, ignore_errors=True)  # of a save that was killed or had no room
             draft.mkdir()
         dist.barrier()
-        try:
-            for name, engine in engines.items():
-                engine.save_checkpoint(str(draft), tag=name, save_latest=False)
-            if self.context.is_rank_zero:
-                torch.save({**state, "layout": self._layout(engines)}, draft / "state.pt")
-        except (OSError, RuntimeError) as error:  # PyTorch does not say that the disk is full
-            if shutil.disk_usage(self.folder).free > ROOM:
-                raise
-            shutil.rmtree(draft, ignore_errors=True)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
+        for name, engine in engines.items():
+            engine.save_checkpoint(str(draft), tag=name, save_latest=False)
+        if self.context.is_rank_zero:
+            torch.save({**state, "layout": self._layout(engines)}, draft / "state.pt")
         dist.barrier()
         if self.context.is_rank_zero:
             write_manifest(draft)

@@ -54,6 +54,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def copy(trained: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Return a copy of the folder, its pointer to the latest state, and that state."""
+    folder = tmp_path / "c"
+    shutil.copytree(trained, folder)
+    (latest,) = folder.glob(".gear/tokenizer/*/latest")
+    return folder, latest, latest.parent / latest.read_text()
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -86,10 +94,7 @@ def junk(file: Path) -> None:
 def test_a_damaged_state_is_one_line(
     trained: Path, tmp_path: Path, which: str, spoil: Callable[[Path], Any]
 ) -> None:
-    folder = tmp_path / "c"
-    shutil.copytree(trained, folder)
-    (latest,) = folder.glob(".gear/tokenizer/*/latest")
-    where = latest.parent / latest.read_text()
+    folder, latest, where = copy(trained, tmp_path)
     shutil.rmtree(latest.parent / "older")
     (file,) = [latest] if which == "latest" else where.glob(which)
     spoil(file)
@@ -117,10 +122,7 @@ def test_a_damaged_state_is_one_line(
 def test_with_an_older_state_a_damaged_one_costs_some_steps(
     trained: Path, tmp_path: Path, which: str, spoil: Callable[[Path], Any]
 ) -> None:
-    folder = tmp_path / "c"
-    shutil.copytree(trained, folder)
-    (latest,) = folder.glob(".gear/tokenizer/*/latest")
-    where = latest.parent / latest.read_text()
+    folder, latest, where = copy(trained, tmp_path)
     spoil(latest if which == "latest" else where / which)
     model = "data/models/tokenizer/tokenizer/model.safetensors"
     (folder / model).unlink()

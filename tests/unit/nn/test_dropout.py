@@ -35,6 +35,8 @@ def test_masks_belong_to_images_whatever_batch_they_are_in() -> None:
             assert torch.equal(layer(x[rows]), whole[rows])
     assert len({row.numpy().tobytes() for row in whole}) == 6, "images differ"
     assert not torch.equal(layer(x), whole), "outside the block torch's own generator draws"
+    with drawn_by_image(seeds[:3]), pytest.raises(ValueError, match="zip"):
+        layer(x)
 
 
 def test_conditions_are_dropped_by_image() -> None:

@@ -19,9 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from gear.core.errors import InputError
 from gear.encoders.config import TeacherConfig
-from gear.encoders.teacher_features import LARGEST_CACHE, cache_bytes, is_cached
 from gear.generator.conditioning import Captions, Condition
 from gear.generator.transformer import Generator
 from gear.joint.alignment import Projector
@@ -68,10 +66,6 @@ TEACHERS = {  # of the published models that gear/encoders/vision.py names
     "vjepa2": TeacherSize(304e6, 16),
 }
 PACKAGED_FLOPS = 0.2e9  # of EfficientNet-Lite0 up to block 10 at 128 px
-USABLE = 0.85  # share of a GPU's memory for states and activations
-# measured by benchmarks/loader.py: images a second a core at 256 and at 32 px; bytes at 256 px
-LOADER_RATE = {"png": (440.0, 7800.0), "jpeg": (1220.0, 16500.0)}
-IMAGE_BYTES = {"png": 115 * 1024, "jpeg": 46 * 1024}
 
 
 @dataclass(frozen=True)
@@ -83,88 +77,6 @@ class Part:
     trains: bool
     flops: float  # a step, an image
     kept: float  # bytes autograd keeps, an image
-
-
-def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int) -> str:
-    """Return the estimate as a table.
-
-    Args:
-        config: The settings.
-        gpus: Number of GPUs.
-        tflops: Sustained teraflop/s per GPU, as measured or hoped for.
-        memory: GiB a GPU.
-        images: Training images.
-    """
-    if config.joint.batch % gpus:
-        raise InputError(f"--gpus {gpus}: joint.batch {config.joint.batch} does not divide by it")
-    parts = measure(config)
-    features = cache_bytes(images, 1 + config.data.flip, config.grid, sum(_widths(config)))
-    cached = is_cached(config.teacher.cache, features)
-    extra = {} if cached else {"teacher": sum(map(teacher_flops, config.teacher.encoders))}
-    if config.host.activation_checkpointing:
-        extra["recomputed"] = _forward_flops(config)
-    lines = [
-        f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, "
-        f"batch {config.joint.batch} on {gpus} GPUs",
-        "",
-    ]
-    lines += [f"{'':16s}{'parameters':>12s}{'GFLOP / image':>16s}"]
-    lines += [f"{p.name:16s}{p.parameters / 1e6:10.1f} M{p.flops / 1e9:16.1f}" for p in parts]
-    lines += [f"{name:16s}{'':12s}{flops / 1e9:16.1f}" for name, flops in extra.items()]
-    image = sum(p.flops for p in parts) + sum(extra.values())
-    seconds = image * config.joint.batch / (gpus * tflops * 1e12)
-    lines += [
-        "",
-        f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, "
-        f"{seconds:.3f} s at {tflops:g} TFLOP/s a GPU",
-    ]
-    warm, stage2 = alone(config)
-    stage2 += sum(extra.values())
-    hours = {
-        f"{config.tokenizer.steps} warm-up steps": warm
-        * config.tokenizer.batch
-        * config.tokenizer.steps,
-        f"{config.joint.steps} joint steps": image * config.joint.batch * config.joint.steps,
-        f"{config.generator.steps} steps of stage 2": stage2
-        * config.joint.batch
-        * config.generator.steps,
-    }
-    lines += [
-        f"{name}: {flops / (gpus * tflops * 1e12) / 3600:.2f} hours"
-        for name, flops in hours.items()
-    ]
-    lines += [
-        "(the perceptual loss's network is not counted)",
-        "",
-        "memory a GPU, GiB",
-    ]
-    lines += [f"  {'':8s}{'states':>8s}{'average':>9s}{'kept':>8s}{'sum':>8s}"]
-    share = config.joint.batch // gpus
-    each = kept_bytes(config, parts)
-    kept = each * share
-    for stage in range(4):
-        states, average = model_states(parts, stage, gpus)
-        lines.append(
-            f"  ZeRO-{stage}  {states / GIB:8.2f}{average / GIB:9.2f}{kept / GIB:8.2f}"
-            f"{(states + average + kept) / GIB:8.2f}"
-        )
-    lines += [
-        "kept: activations in bf16 that autograd holds between a forward and its backward pass; "
-        "workspaces come on top",
-        "",
-    ]
-    fixed = sum(model_states(parts, config.host.zero_stage, gpus))
-    lines += [micro_batch_line(share, each, fixed, memory * GIB)]
-    lines += [teacher_line(config, features, cached)]
-    lines += disk_lines(config, parts, images, features if cached else 0)
-    rate = config.joint.batch / seconds
-    at_256, at_most = LOADER_RATE[config.data.encoding]
-    per_core = min(at_256 * (256 / config.data.size) ** 2, at_most)
-    lines += [
-        f"loader: {rate:.0f} images/s, {rate / per_core:.1f} cores at {per_core:.0f} images/s "
-        f"a core ({config.data.encoding}, by benchmarks/loader.py)"
-    ]
-    return "\n".join(lines)
 
 
 def kept_bytes(config: Config, parts: list[Part]) -> float:
@@ -180,57 +92,6 @@ def kept_bytes(config: Config, parts: list[Part]) -> float:
     layers = config.generator.layers
     inputs = 2.0 * layers * config.grid**2 * config.generator.width
     return kept - generator + generator / layers + inputs
-
-
-def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> str:
-    """Return which host.micro_batch fits into a GPU's memory.
-
-    Args:
-        share: Images of a step on a GPU.
-        each: Bytes of activations an image.
-        fixed: Bytes of states and averages.
-        memory: Bytes of a GPU.
-    """
-    room = USABLE * memory - fixed
-    fitting = [size for size in range(share, 0, -1) if share % size == 0 and size * each <= room]
-    if not fitting:
-        return (
-            f"host.micro_batch: not one image fits {memory / GIB:.0f} GiB: use a higher "
-            "host.zero_stage, more GPUs, or host.activation_checkpointing"
-        )
-    size = fitting[0]
-    used = (fixed + size * each) / GIB
-    parts = "1 part" if size == share else f"{share // size} parts"
-    return (
-        f"host.micro_batch: {size}, {parts} a step, {used:.1f} of {memory / GIB:.0f} GiB "
-        f"({1 - USABLE:.0%} left for workspaces)"
-    )
-
-
-def teacher_line(config: Config, features: int, cached: bool) -> str:
-    """Return whether teacher features are cached, and why."""
-    reason = f"teacher.cache is {config.teacher.cache}"
-    if config.teacher.cache == "auto":
-        reason = f"{'up to' if cached else 'over'} {LARGEST_CACHE >> 30} GiB"
-    what = "cached on disk" if cached else "computed in every step"
-    return f"teacher features: {features / GIB:.3g} GiB, {what} ({reason})"
-
-
-def disk_lines(config: Config, parts: list[Part], images: int, features: int) -> list[str]:
-    """Return what a run needs of disk space, GiB."""
-    pixels = (config.data.size / 256) ** 2
-    trained = sum(part.parameters for part in parts if part.trains)
-    averages = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
-    sizes = {
-        "shards": images * pixels * IMAGE_BYTES[config.data.encoding],
-        "teacher features": features,
-        "tokens of stage 2": images * (1 + config.data.flip) * config.grid**2 * 2,
-        "two states": 2 * (12 * trained + 4 * averages),
-        "samples": config.sample.n * pixels * IMAGE_BYTES["png"],
-    }
-    total = sum(sizes.values())
-    listed = ", ".join(f"{name} {size / GIB:.3g}" for name, size in sizes.items() if size)
-    return [f"disk: {total / GIB:.3g} GiB ({listed})"]
 
 
 def teacher_flops(teacher: TeacherConfig) -> float:
@@ -331,11 +192,11 @@ def alone(config: Config) -> tuple[float, float]:
         return warm, 3 * _forward(guided, guided, tokens, _condition(config))[0]
 
 
-def _widths(config: Config) -> tuple[int, ...]:
+def teacher_widths(config: Config) -> tuple[int, ...]:
     return tuple(TEACHER_WIDTHS.get(one.name, 768) for one in config.teacher.encoders)
 
 
-def _forward_flops(config: Config) -> float:
+def forward_flops(config: Config) -> float:
     """Return FLOPs of the generator's forward pass for an image."""
     with FakeTensorMode():
         guided = _guided(config).eval()
@@ -344,7 +205,7 @@ def _forward_flops(config: Config) -> float:
 
 
 def _guided(config: Config) -> GuidedGenerator:
-    widths = _widths(config)
+    widths = teacher_widths(config)
     by_class = config.data.condition == "class"
     shape: dict[str, Any] = (
         {"classes": 1000}

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Return the plan as tables."""
-    from gear.commands.estimate import plan
+    from gear.commands.plan_table import plan
     from gear.params import load, load_preset
 
     config = load_preset(arguments.preset) if arguments.preset else load()

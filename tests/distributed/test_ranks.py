@@ -1,8 +1,8 @@
-"""Two ranks equal one, for every quantizer and recipe; and the losses of a few steps are what they have always been.
+"""Two ranks equal one, for every quantizer and recipe; and golden losses of a few steps.
 
-Golden losses are kept to the last bit with the processor that made them. Elsewhere kernels add in another order, and they
-are compared to 1e-4. After a change that is meant to move them: `python -m tests.distributed.test_ranks`, and a line in
-CHANGELOG.md that says why.
+Golden losses are kept to the last bit with the processor that made them. Elsewhere kernels add in
+another order, and they are compared to 1e-4. After a change that is meant to move them:
+`python -m tests.distributed.test_ranks`, and a line in CHANGELOG.md that says why.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def launch(ranks: int, folder: Path, *more: str) -> Results:
 
 
 def processor() -> str:
-    """What decides which kernels run: the processor's family and model, and the instructions torch uses."""
+    """What decides which kernels run: the processor, and the instructions that torch uses."""
     wanted = ("vendor_id", "cpu family", "model\t", "stepping")
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     facts = [line.split(":", 1)[1].strip() for line in lines if line.startswith(wanted)]

@@ -18,7 +18,7 @@ SWEEP = ("-S", "joint.recipe=gear,llamagen_repa", "-S", "run.seed=range(3)")
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with six experiments, two recipes by three seeds, made by the queue in folders of their own."""
+    """A checkout with six experiments, two recipes by three seeds, made by the queue."""
     folder = toy_run(tmp_path_factory.mktemp("compare") / "checkout")
     before = (folder / "dvc.lock").read_bytes()
     dvc(folder, "exp", "run", "--queue", *SWEEP)
@@ -61,7 +61,7 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     arms = [names[recipe, seed] for recipe in ("llamagen_repa", "gear") for seed in range(3)]
     done = gear(swept, "compare", *arms)
     assert done.returncode == 0, done.stderr
-    # by hand: baseline 250 - 0.26 s ends at 172 after 300 steps, the other, 250 - 0.51 s, is there after 152.9
+    # by hand: baseline 250 - 0.26 s ends at 172 after 300 steps; 250 - 0.51 s is there after 152.9
     speeds = rows_of(done.stdout, "joint steps to the baseline's last fd")
     assert speeds["recipe gear"][:2] == ["153", "1.96"]
     assert re.fullmatch(r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2])
@@ -104,11 +104,13 @@ def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None
     for arguments, words in (
         (
             [gear_0, "small"],
-            f"fd of {gear_0} and small: measured under different protocols, not comparable: size: 64 against 32",
+            f"fd of {gear_0} and small: measured under different protocols, not comparable: "
+            "size: 64 against 32",
         ),
         (
             [gear_0, "fewer"],
-            f"conditions of {gear_0} and fewer: measured under different protocols, not comparable: data:",
+            f"conditions of {gear_0} and fewer: measured under different protocols, "
+            "not comparable: data:",
         ),
         ([gear_0, "HEAD", "workspace"], "are one run: the same settings, code and seed"),
         ([gear_0], "name at least two"),

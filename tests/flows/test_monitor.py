@@ -1,4 +1,4 @@
-"""The monitor beside a real training: new states measured once, a collapse seen and stopped, the end of a run found."""
+"""The monitor beside a real training: new states, a collapse, the end of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from tests.support.prefect_server import post
 from tests.support.settings import edit_params, tiny_settings, write_params
 from tests.support.wait import wait_until
 
-FLOW = "from flows.monitor import monitor; print('ended as', monitor(sys.argv[1], return_state=True).name)"
+FLOW = (
+    "from flows.monitor import monitor; "
+    "print('ended as', monitor(sys.argv[1], return_state=True).name)"
+)
 
 
 def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
@@ -70,7 +73,7 @@ def newest_step(cwd: Path) -> int:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout-like folder with shards, features and a warm tokenizer; nothing trained jointly yet."""
+    """A checkout-like folder with shards, features and a warm tokenizer, before joint training."""
     cwd = tmp_path_factory.mktemp("monitored")
     config = tiny_settings(
         host={"log_every": 1, "checkpoint_every": 4},
@@ -163,7 +166,8 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     assert training.returncode == 1
     assert "Traceback" not in output
     stopped = re.search(
-        r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: codebook usage (.*); state saved in (\S+);",
+        r"^gear joint: asked to stop at step (\d+): joint \w+ step \d+: "
+        r"codebook usage (.*); state saved in (\S+);",
         output,
         re.M,
     )

@@ -1,4 +1,4 @@
-"""Finished toy runs under git and DVC: three stages of shell and Python, with settings, code, data and a metric."""
+"""Finished toy runs under git and DVC: three stages with settings, code, data and a metric."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ stages:
     metrics: [{reports/metrics.json: {cache: false}}]
     outs: [{reports/protocols.json: {cache: false}}]
 """
-PARAMS = "run: {seed: 0}\ndata: {n: 3}\njoint: {recipe: gear, steps: 300}\nevaluate: {size: 64, round: 0}\n"
+PARAMS = """run: {seed: 0}
+data: {n: 3}
+joint: {recipe: gear, steps: 300}
+evaluate: {size: 64, round: 0}
+"""
 CODE = """
 import json, os, pathlib, sys
 import yaml
@@ -58,16 +62,19 @@ def evaluate():
     out = pathlib.Path("reports")
     out.mkdir(exist_ok=True)
     models = pathlib.Path("data/models/joint")
-    fd = json.loads((models / "curves.jsonl").read_text().splitlines()[-1])["fd"] * (models / "weights").stat().st_size / 7
+    last = json.loads((models / "curves.jsonl").read_text().splitlines()[-1])
+    fd = last["fd"] * (models / "weights").stat().st_size / 7
     (out / "metrics.json").write_text(json.dumps({"fd": fd}))
-    record = {"value": fd, "protocol": {"size": params["evaluate"]["size"], "seeds": params["run"]["seed"]}}
+    protocol = {"size": params["evaluate"]["size"], "seeds": params["run"]["seed"]}
+    record = {"value": fd, "protocol": protocol}
     (out / "protocols.json").write_text(json.dumps({"fd": record}))
 
 globals()[sys.argv[1]]()
 if os.environ.get("PYTHONPATH"):  # else in the clone of `gear verify`, which takes it away
     from gear.runs import costs
 
-    costs.keep(sys.argv[1], {"llamagen_repa": 10, "gear": 30}[params["joint"]["recipe"]], finished=True)
+    seconds = {"llamagen_repa": 10, "gear": 30}[params["joint"]["recipe"]]
+    costs.keep(sys.argv[1], seconds, finished=True)
 """
 
 

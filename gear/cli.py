@@ -58,6 +58,10 @@ COMMANDS = {  # module of gear.commands, help
         "measure the newest checkpoint of a training in progress, or of one that ended",
     ),
     "compare": ("compare", "runs side by side, where they were measured under the same protocol"),
+    "study": (
+        "study",
+        "run arms x seeds of a study file as experiments; one page says which claims hold",
+    ),
     "verify": (
         "verify",
         "whether a recorded run can be made again: hashes checked, stages run again in a clone",

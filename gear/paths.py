@@ -44,6 +44,7 @@ PLOTS = REPORTS / "curves.json"  # the joint stage's curve where FD was measured
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 
+STUDIES = Path("docs/studies")  # of `gear study`: a folder each, records and page, in git
 COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git

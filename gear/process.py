@@ -56,7 +56,7 @@ def run_child(
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_terminate_with_parent,
+        preexec_fn=terminate_with_parent,
     )
     tail: list[str] = []
     try:
@@ -131,7 +131,8 @@ def started_at(process_id: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _terminate_with_parent() -> None:
+def terminate_with_parent() -> None:
+    """Ask for SIGTERM when the parent dies; for a child, before its program starts."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -16,6 +16,8 @@ MARGIN = 130
 GAP = 2
 ROWS = 40  # of a grid of classes, at most
 LINES = 5  # of the name of a row, at most
+Band = list[tuple[float, float, float]]  # x, least and greatest y
+COLOURS = 8  # of the lines of a chart
 WIDTH = 360  # of a chart
 HEIGHT = 200
 LEFT = 48  # of the chart's area
@@ -89,17 +91,26 @@ def pair_grid(originals: np.ndarray, copies: np.ndarray, columns: int) -> Image.
 
 
 def line_chart(
-    title: str, series: dict[str, list[tuple[float, float]]], *, from_zero: bool = False
+    title: str,
+    series: dict[str, list[tuple[float, float]]],
+    *,
+    from_zero: bool = False,
+    bands: dict[str, Band] | None = None,
 ) -> str:
-    """Return an SVG line chart of series of (x, y); "" if there are no points.
+    """Return an SVG line chart; "" if there are no points.
 
-    from_zero: start the y axis at 0.
+    Args:
+        title: Heading.
+        series: Points (x, y) of each line, by its label.
+        from_zero: Start the y axis at 0.
+        bands: Areas behind lines, by the labels of those.
     """
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
     xs = [x for x, _ in points]
     ys = [y for _, y in points]
+    ys += [y for band in (bands or {}).values() for _, *ends in band for y in ends]
     axes = _Axes(min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys))
     name = escape(title)
     parts = [
@@ -108,15 +119,21 @@ def line_chart(
         f'<path class="a" d="M{LEFT},{TOP}V{BOTTOM}H{RIGHT}"/>',
         *axes.labels(),
     ]
+    for number, label in enumerate(series):
+        band = (bands or {}).get(label, [])
+        corners = [(x, high) for x, _, high in band] + [(x, low) for x, low, _ in reversed(band)]
+        if corners:
+            places = " ".join(axes.place(x, y) for x, y in corners)
+            parts.append(f'<polygon class="b s{number % COLOURS}" points="{places}"/>')
     for number, (label, line) in enumerate(series.items()):
         places = " ".join(axes.place(x, y) for x, y in line)
         parts.append(
-            f'<polyline class="s{number % 4}" points="{places}">'
+            f'<polyline class="s{number % COLOURS}" points="{places}">'
             f"<title>{escape(label)}</title></polyline>"
         )
     for number, label in enumerate(series if len(series) > 1 else ()):
         parts.append(
-            f'<text class="k s{number % 4}" x="{RIGHT - 4}" y="{TOP + 12 + 13 * number}" '
+            f'<text class="k s{number % COLOURS}" x="{RIGHT - 4}" y="{TOP + 12 + 13 * number}" '
             f'text-anchor="end">{escape(label)}</text>'
         )
     return "".join([*parts, "</svg>"])

@@ -1,0 +1,171 @@
+"""`gear study`: run the arms of a study file as DVC experiments and write one page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+
+from gear import paths
+from gear.commands.arguments import positive
+from gear.core.errors import InputError, StageFailed
+from gear.core.files import exclusive_lock, replace_file
+from gear.params import Config
+from gear.report.study_page import describe, write_page
+from gear.runs.revision import checkout_root, find_revision
+from gear.runs.study_file import PlannedRun, Study, load_study
+from gear.runs.study_records import Record, keep_record, load_record
+from gear.runs.study_runner import finished, run_experiments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear study`."""
+    parser.add_argument("file", type=Path, help="a study file, as in studies/")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=2,
+        help="experiments at a time; CPU threads are divided among them (default 2)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ARM",
+        help="arms, or runs as ARM-SEED, to run (default: all)",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--dry-run", action="store_true", help="say what would run, and for about how long"
+    )
+    what.add_argument(
+        "--page", action="store_true", help="run nothing; write the page from the records"
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Run what is missing and return the verdicts.
+
+    Raises:
+        InputError: if the study file is refused.
+        StageFailed: if a run failed; the others are not kept from running.
+    """
+    root = checkout_root()
+    study = load_study(arguments.file)
+    chosen = _chosen(study, arguments.only)
+    records = _load(study, study.runs)
+    missing = [run for run in chosen if run.name not in records]
+    if arguments.dry_run:
+        return plan(study, missing, records, arguments.jobs)
+    failed: dict[str, str] = {}
+    if not arguments.page:
+        with exclusive_lock(
+            root / paths.WORK / f"study-{study.name}.lock",
+            "{holder} is running this study",
+        ):
+            failed = _run_missing(study, missing, records, root, arguments.jobs)
+    page = study.folder / "index.html"
+    replace_file(page, write_page(study, records, failed).encode())
+    text = f"{describe(study, records)}\n{len(records)} of {len(study.runs)} runs; page: {page}"
+    if failed:
+        print(text)
+        first, reason = next(iter(failed.items()))
+        raise StageFailed(f"{len(failed)} of {len(missing)} runs failed; {first}: {reason}")
+    return text
+
+
+def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jobs: int) -> str:
+    """Return what would run and, from the records of other runs, for about how long."""
+    lines = [f"{len(study.runs)} runs, {len(records)} finished, {len(missing)} to run:"]
+    paces = [
+        sum(record.seconds.get(stage, 0.0) for stage in ("joint", "generator"))
+        / record.flops["joint"]
+        for record in records.values()
+        if "joint" in record.seconds
+    ]
+    others = [
+        sum(
+            seconds
+            for stage, seconds in record.seconds.items()
+            if stage not in ("joint", "generator", "tokenizer", "ingest", "features", "reference")
+        )
+        for record in records.values()
+    ]
+    total = 0.0
+    for run in missing:
+        flops = training_flops(run.config)["joint"]
+        line = f"  {run.name}: {run.config.joint.steps} joint steps, {flops / 1e12:.1f} TFLOP"
+        if paces:
+            seconds = mean(paces) * flops + mean(others)
+            total += seconds
+            line += f", about {seconds / 60:.0f} min"
+        lines.append(line)
+    if missing and paces:
+        lines.append(f"about {total / jobs / 3600:.1f} hours, {jobs} at a time, without warm-ups")
+    elif missing:
+        lines.append("no run has finished here yet: how long they take is not known")
+    return "\n".join(lines)
+
+
+def training_flops(config: Config) -> dict[str, float]:
+    """Return the FLOPs of all steps of the tokenizer and the joint stage."""
+    from gear.commands import estimate
+
+    warm, _ = estimate.alone(config)
+    step = sum(part.flops for part in estimate.measure(config))
+    return {
+        "tokenizer": warm * config.tokenizer.batch * config.tokenizer.steps,
+        "joint": step * config.joint.batch * config.joint.steps,
+    }
+
+
+def _chosen(study: Study, only: list[str]) -> list[PlannedRun]:
+    names = {run.name for run in study.runs} | set(study.config.arms)
+    for name in only:
+        if name not in names:
+            raise InputError(
+                f"no arm or run {name[:60]!r}: arms of {study.file} are "
+                f"{', '.join(study.config.arms)}"
+            )
+    return [run for run in study.runs if not only or run.arm in only or run.name in only]
+
+
+def _load(study: Study, runs: Iterable[PlannedRun]) -> dict[str, Record]:
+    found = {run.name: load_record(study, run) for run in runs}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def _run_missing(
+    study: Study,
+    missing: list[PlannedRun],
+    records: dict[str, Record],
+    root: Path,
+    jobs: int,
+) -> dict[str, str]:
+    """Run experiments, keep a record of each, and return the reasons of those that failed."""
+
+    def keep(run: PlannedRun) -> None:
+        revision = find_revision(run.experiment, root)
+        records[run.name] = keep_record(study, run, revision, training_flops(run.config))
+
+    for run in [run for run in missing if finished(run, root)]:
+        keep(run)  # a study that was killed between the run's end and its record
+    left = [run for run in missing if run.name not in records]
+    failed: dict[str, str] = {}
+    outcomes = run_experiments(
+        study,
+        left,
+        root,
+        jobs=jobs,
+        started=lambda run: print(f"{run.name}: started", flush=True),
+    )
+    for ended, outcome in enumerate(outcomes, start=1):
+        run, minutes = outcome.run, outcome.seconds / 60
+        if outcome.reason:
+            failed[run.name] = outcome.reason
+        else:
+            keep(run)
+        what = f"failed: {outcome.reason}" if outcome.reason else "finished"
+        print(f"{run.name}: {what}, {minutes:.1f} min ({ended} of {len(left)})", flush=True)
+    return failed

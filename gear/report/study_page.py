@@ -1,0 +1,307 @@
+"""The page of a study: verdicts, curves, tables, samples side by side, costs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from markupsafe import Markup
+
+from gear.report.comparison_page import Table
+from gear.report.figures import Band, line_chart
+from gear.report.page import render_template
+from gear.runs.comparison import differing, mean_and_std
+from gear.runs.hypotheses import (
+    Finding,
+    best_arm,
+    by_arm_and_seed,
+    end_value,
+    judge,
+    measure_speed,
+)
+from gear.runs.study_file import Study
+from gear.runs.study_records import Record, samples_file
+
+METRICS = {  # on the page: titles by name
+    "fd": "FD",
+    "coverage": "coverage",
+    "ntp_bits": "bits per image",
+    "rfd": "rFD",
+    "psnr": "PSNR, dB",
+    "memorised": "copies",
+    "usage": "codebook usage",
+    "perplexity": "codebook perplexity",
+    "churn": "tokens changed since warm-up",
+}
+ALIGNMENT = {
+    "latents": "tokenizer's latents",
+    "tap": "generator's tap",
+}
+CURVES = {  # of the joint stage
+    "fd": "FD of fresh samples",
+    "val/ntp_bits": "next-token loss of validation images, bits per image",
+    "val/teacher_cosine": "cosine to the teacher, validation images",
+    "loss/ntp": "next-token loss, nats per token",
+    "loss/l1": "L1 of reconstructions",
+    "codebook/perplexity": "codebook perplexity",
+}
+CONVERGED = 0.02  # change of the warm-up's losses over its last quarter
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A hypothesis with its verdict."""
+
+    name: str
+    claim: str
+    verdict: str
+    findings: list[Finding]
+
+
+def write_page(study: Study, records: dict[str, Record], failed: dict[str, str]) -> str:
+    """Return the HTML page of what has run so far. Text from data is escaped.
+
+    Args:
+        study: The study.
+        records: By the names of runs.
+        failed: Reasons of runs that failed, by name.
+    """
+    found = list(records.values())
+    by_arm = by_arm_and_seed(found)
+    arms = [arm for arm in study.config.arms if arm in by_arm]
+    values: dict[str, Any] = {
+        "study": study,
+        "command": f"gear study {study.file}",
+        "planned": len(study.runs),
+        "finished": len(found),
+        "judged": [
+            Judged(name, hypothesis.claim, *judge(hypothesis, found))
+            for name, hypothesis in study.config.hypotheses.items()
+        ],
+        "charts": charts(arms, by_arm),
+        "warm_up": warm_up(found),
+        "samples": sample_strips(study, records),
+        "tables": [
+            table
+            for table in (
+                _metrics(arms, by_arm),
+                _alignment(arms, by_arm),
+                _speeds(study, arms, by_arm),
+                _costs(arms, by_arm),
+                _settings(study, arms, by_arm),
+                _runs(study, records, failed),
+            )
+            if table.rows
+        ],
+    }
+    return render_template("study.html.j2", **values)
+
+
+def charts(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> list[Markup]:
+    """Return a chart per quantity: the mean over seeds, and a band from the least to the most."""
+    found = []
+    for quantity, title in CURVES.items():
+        series: dict[str, list[tuple[float, float]]] = {}
+        bands: dict[str, Band] = {}
+        for arm in arms:
+            runs = [dict(record.points(quantity)) for record in by_arm[arm].values()]
+            steps = sorted(set.intersection(*(set(points) for points in runs)))
+            label = f"{arm} ({len(runs)})"
+            series[label] = [(step, mean(points[step] for points in runs)) for step in steps]
+            bands[label] = [
+                (step, min(p[step] for p in runs), max(p[step] for p in runs)) for step in steps
+            ]
+        if any(series.values()):
+            found.append(Markup(line_chart(title, series, bands=bands)))
+    return found
+
+
+def warm_up(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the chart of the warm-ups' losses, and by how much they fell in their last quarter.
+
+    Runs of one seed share a warm-up, which counts once.
+    """
+    by_course = {str(record.warm_up): record for record in records if record.warm_up}
+    series = {}
+    changes = []
+    for record in by_course.values():
+        rows = [row for row in record.warm_up if "loss/l1" in row and "loss/perceptual" in row]
+        points = [(row["step"], row["loss/l1"] + row["loss/perceptual"]) for row in rows]
+        steps = record.settings["tokenizer.steps"]
+        series[f"seed {record.seed}, {steps} steps"] = points
+        if (change := _last_change(points, steps)) is not None:
+            changes.append(change)
+    return {
+        "chart": Markup(line_chart("warm-up: L1 + perceptual loss", series, from_zero=True)),
+        "changes": [f"{change:.1%}" for change in changes],
+        "converged": bool(changes) and max(changes) < CONVERGED,
+        "limit": f"{CONVERGED:.0%}",
+    }
+
+
+def _last_change(points: list[tuple[float, float]], steps: int) -> float | None:
+    """Return by which share the mean of the last eighth is below that of the eighth before 3/4."""
+    before = [y for x, y in points if 0.625 * steps < x <= 0.75 * steps]
+    last = [y for x, y in points if x > 0.875 * steps]
+    return (mean(before) - mean(last)) / mean(before) if before and last else None
+
+
+def sample_strips(study: Study, records: dict[str, Record]) -> list[dict[str, str]]:
+    """Return a picture of each run's first samples, arms of one seed below each other."""
+    found = []
+    for run in study.runs:
+        file = samples_file(study, run)
+        if run.name in records and file.is_file():
+            picture = base64.b64encode(file.read_bytes()).decode()
+            found.append(
+                {"arm": run.arm, "seed": str(run.seed), "uri": f"data:image/png;base64,{picture}"}
+            )
+    return found
+
+
+def _values(records: dict[int, Record], name: str) -> list[float]:
+    ends = [end_value(record, name) for record in records.values()]
+    return [value for value in ends if value is not None]
+
+
+def _metrics(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
+    rows = [
+        [
+            arm,
+            str(len(by_arm[arm])),
+            *(mean_and_std(_values(by_arm[arm], name)) for name in METRICS),
+        ]
+        for arm in arms
+    ]
+    floors = {
+        name: {
+            f"{record.metrics[name]['protocol']['floor']:.4g}"
+            for one in by_arm.values()
+            for record in one.values()
+            if isinstance(record.metrics.get(name, {}).get("protocol", {}).get("floor"), float)
+        }
+        for name in METRICS
+    }
+    if any(floors.values()):
+        cells = [", ".join(sorted(floors[name])) or "-" for name in METRICS]
+        rows.append(["floor: real images in place of samples", "", *cells])
+    note = "mean ± standard deviation over seeds"
+    return Table("Metrics at the end", note, ["arm", "seeds", *METRICS.values()], rows)
+
+
+def _alignment(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
+    names = [
+        (f"{metric}/{place}/{teacher}", f"{metric}, {title}, teacher {teacher}")
+        for metric in ("cknna", "cka", "probe")
+        for place, title in ALIGNMENT.items()
+        for teacher in (1, 2)
+    ]
+    rows = [
+        [title, *(mean_and_std(_values(by_arm[arm], name)) for arm in arms)]
+        for name, title in names
+        if any(_values(by_arm[arm], name) for arm in arms)
+    ]
+    teachers = list(
+        dict.fromkeys(
+            record.metrics[f"cknna/tap/{number}"]["protocol"]["teacher"]
+            for number in (1, 2)
+            for one in by_arm.values()
+            for record in one.values()
+            if f"cknna/tap/{number}" in record.metrics
+        )
+    )
+    note = f"validation patches; teachers: {', '.join(teachers)}"
+    return Table("Likeness to teachers", note, ["measure", *arms], rows)
+
+
+def _speeds(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
+    """Return how much sooner each arm reaches the end of the arms that `sooner` compares with."""
+    others = {
+        best_arm([arm for arm in prediction.than if arm in by_arm], by_arm, "fd", highest=False)
+        for hypothesis in study.config.hypotheses.values()
+        for prediction in hypothesis.predictions
+        if prediction.kind == "sooner" and any(arm in by_arm for arm in prediction.than)
+    }
+    rows = []
+    for other in sorted(others):
+        for arm in arms:
+            if arm == other:
+                continue
+            speed = measure_speed(by_arm[arm], by_arm[other], "fd")
+            units = ("steps", "seconds", "flops", "seconds + warm-up", "flops + warm-up")
+            cells = [_ratio(list(speed.ratios.get(unit, {}).values())) for unit in units]
+            missed = ", ".join(map(str, speed.missed)) or "none"
+            rows.append([arm, other, *cells, missed])
+    head = ["arm", "reaches the last FD of", "steps", "seconds", "FLOPs"]
+    head += ["seconds with warm-up", "FLOPs with warm-up", "seeds that do not reach it"]
+    note = "the other's cost over the arm's, by seed; more than 1 is sooner"
+    return Table("How much sooner", note, head, rows)
+
+
+def _ratio(ratios: list[float]) -> str:
+    """Return the mean of ratios and each of them."""
+    if not ratios:
+        return "-"
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    return f"{mean(ratios):.2f} ({each})" if len(ratios) > 1 else each
+
+
+def _costs(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
+    stages = ("tokenizer", "joint", "sample", "evaluate")
+    rows = []
+    for arm in arms:
+        records = list(by_arm[arm].values())
+        seconds = [
+            [record.seconds[stage] for record in records if stage in record.seconds]
+            for stage in stages
+        ]
+        flops = [
+            [record.flops[stage] for record in records if stage in record.flops]
+            for stage in ("tokenizer", "joint")
+        ]
+        rows.append(
+            [
+                arm,
+                *(f"{mean(values):.0f}" if values else "-" for values in seconds),
+                *(f"{mean(values) / 1e12:.1f}" if values else "-" for values in flops),
+            ]
+        )
+    head = ["arm", *(f"{stage}, s" for stage in stages)]
+    head += ["warm-up, TFLOP", "joint, TFLOP"]
+    note = "mean a run; seconds of the process that made the output, FLOPs estimated from shapes"
+    return Table("Cost", note, head, rows)
+
+
+def _settings(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
+    first = {arm: next(iter(by_arm[arm].values())).settings for arm in arms}
+    keys = differing(list(first.values()))
+    rows = [[key, *(str(first[arm].get(key, "-")) for arm in arms)] for key in keys]
+    note = f"all else is preset {study.config.preset} with the shared settings of {study.file}"
+    return Table("What differs between arms", note, ["setting", *arms], rows)
+
+
+def _runs(study: Study, records: dict[str, Record], failed: dict[str, str]) -> Table:
+    rows = []
+    for run in study.runs:
+        record = records.get(run.name)
+        if record is None:
+            rows.append([run.name, failed.get(run.name, "not run"), "", "", ""])
+            continue
+        hardware = str(record.provenance.get("hardware", "-"))
+        threads = str(record.provenance.get("threads", "-"))
+        rows.append([run.name, record.commit[:12], record.code, hardware, threads])
+    head = ["run", "experiment's commit", "code", "hardware", "threads"]
+    return Table("Runs", "", head, rows)
+
+
+def describe(study: Study, records: dict[str, Record]) -> str:
+    """Return the verdicts as text, a line each."""
+    lines = []
+    for name, hypothesis in study.config.hypotheses.items():
+        verdict, findings = judge(hypothesis, list(records.values()))
+        lines.append(f"{name} {verdict}: {hypothesis.claim}")
+        lines += [f"   {finding.verdict}: {finding.evidence}" for finding in findings]
+    return "\n".join(lines)

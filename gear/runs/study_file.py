@@ -1,0 +1,199 @@
+"""A study file: arms of settings, seeds, and the hypotheses that they test."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gear import paths
+from gear.core.errors import InputError
+from gear.core.settings import Section, parse_section
+from gear.core.yaml_text import read_yaml
+from gear.params import Config, flatten, from_values, load_preset
+
+SEED = "run.seed"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*")
+WARM_UP = "tokenizer"  # the stage that runs of one seed share, where their settings allow it
+UNHASHED = ("host.", "health.")  # settings that change no result
+
+Seed = Annotated[int, Field(ge=0, le=10**9)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class PredictionConfig(Section):
+    """One comparison that a hypothesis predicts.
+
+    `sooner`: `arm` reaches the last value of the best arm of `than` in fewer steps.
+    `lower`, `higher`: its value at the end is lower or higher than that of the best of `than`.
+    `falls`: the last logged value is less than `to` times the first.
+    """
+
+    kind: Literal["sooner", "lower", "higher", "falls"] = Field(description="What is predicted.")
+    arm: str = Field(description="The arm that the prediction is about.")
+    than: tuple[str, ...] = Field((), description="Arms; the best of them is compared with.")
+    value: str = Field("fd", description="Metric, or quantity of the joint stage's curve.")
+    to: Annotated[float, Field(gt=0)] = Field(1.0, description="Share of the first value.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "falls") == bool(self.than):
+            raise ValueError(
+                f"kind {self.kind} of arm {self.arm!r}: "
+                + ("takes no `than`" if self.than else "name the arms to compare with in `than`")
+            )
+        return self
+
+
+class HypothesisConfig(Section):
+    """A claim and what it predicts."""
+
+    claim: str = Field(description="One sentence.")
+    predictions: Annotated[tuple[PredictionConfig, ...], Field(min_length=1)] = Field(
+        description="Comparisons, all of which have to come out for the claim to hold."
+    )
+
+
+class StudyConfig(Section):
+    """The content of a study file."""
+
+    title: str = Field(description="Heading of the page.")
+    question: str = Field(description="What the study is to find out.")
+    stopping: str = Field(description="When it ends: decided before the first run.")
+    limits: tuple[str, ...] = Field((), description="What the study cannot show, a sentence each.")
+    preset: str = Field("quickstart", description="Preset that all settings are laid over.")
+    settings: dict[str, Any] = Field({}, description="Dotted settings that all arms share.")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        description="Values of run.seed."
+    )
+    arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+        description="Dotted settings of each arm."
+    )
+    hypotheses: dict[str, HypothesisConfig] = Field({}, description="By their names: H1, H2, ...")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study: an arm and a seed.
+
+    config: All settings.
+    shared: Equal for runs whose warm-up is the same, so that one of them makes it.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    config: Config
+    shared: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def experiment(self) -> str:
+        """Name of the DVC experiment."""
+        return f"study-{self.study}-{self.name}".replace("_", "-")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that can change a result, by their dotted names."""
+        return result_settings(self.config)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that was checked. `name` is the file's name without its ending."""
+
+    name: str
+    file: Path
+    config: StudyConfig
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where records and page lie."""
+        return paths.STUDIES / self.name
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """Return all settings that can change a result, by their dotted names."""
+    return {
+        key: value
+        for key, value in flatten(config.model_dump(mode="json")).items()
+        if not key.startswith(UNHASHED)
+    }
+
+
+def load_study(file: Path) -> Study:
+    """Read a study file and check every setting of every arm.
+
+    Raises:
+        InputError: if something is wrong with it; one line names the key or the arm.
+    """
+    config = parse_section(
+        StudyConfig, read_yaml(file, "name a file like studies/toy.yaml"), f"{file}: "
+    )
+    if not NAME.fullmatch(file.stem):
+        raise InputError(f"{file}: the name of a study has letters, digits, '.', '_' and '-'")
+    _check_names(file, config)
+    declared = _declared(WARM_UP)
+    runs = [
+        _plan(file, config, arm, seed, declared) for seed in config.seeds for arm in config.arms
+    ]
+    owners: dict[str, str] = {}
+    for run in runs:
+        key = json.dumps(run.settings, sort_keys=True)
+        if key in owners:
+            raise InputError(f"{file}: {owners[key]} and {run.name} have the same settings")
+        owners[key] = run.name
+    return Study(file.stem, file, config, tuple(runs))
+
+
+def _check_names(file: Path, config: StudyConfig) -> None:
+    if len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"{file}: seeds: one is given twice")
+    spelled = [arm.replace("_", "-") for arm in config.arms]
+    for arm in config.arms:
+        if not NAME.fullmatch(arm) or spelled.count(arm.replace("_", "-")) > 1:
+            raise InputError(
+                f"{file}: arm {arm[:60]!r}: a name of its own, of letters, digits, '.', '_', '-'"
+            )
+    for name, hypothesis in config.hypotheses.items():
+        for prediction in hypothesis.predictions:
+            for arm in (prediction.arm, *prediction.than):
+                if arm not in config.arms:
+                    raise InputError(
+                        f"{file}: hypotheses.{name}: no arm {arm[:60]!r}: there are "
+                        f"{', '.join(config.arms)}"
+                    )
+
+
+def _plan(
+    file: Path, config: StudyConfig, arm: str, seed: int, declared: frozenset[str]
+) -> PlannedRun:
+    values = load_preset(config.preset).model_dump(mode="json")
+    for key, value in (config.settings | config.arms[arm] | {SEED: seed}).items():
+        section, _, name = key.partition(".")
+        if not name or "." in name or not isinstance(values.get(section), dict):
+            raise InputError(f"{file}: arm {arm}: {key[:60]!r}: write section.key")
+        values[section][name] = value
+    checked = from_values(values, f"{file}: arm {arm}")
+    flat = flatten(checked.model_dump(mode="json"))
+    shared = {
+        key: value
+        for key, value in flat.items()
+        if key.split(".")[0] in declared or ".".join(key.split(".")[:2]) in declared
+    }
+    return PlannedRun(file.stem, arm, seed, checked, json.dumps(shared, sort_keys=True))
+
+
+def _declared(stage: str) -> frozenset[str]:
+    """Return the settings that dvc.yaml declares for a stage."""
+    stages = read_yaml(paths.PIPELINE, "run in a checkout").get("stages") or {}
+    entries = (stages.get(stage) or {}).get("params") or []
+    return frozenset(entry for entry in entries if isinstance(entry, str))

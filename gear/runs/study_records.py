@@ -1,0 +1,184 @@
+"""What a study keeps of each run: a small JSON file in git, from which its page is made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gear import paths
+from gear.core.errors import InputError
+from gear.core.files import parse_json, read_json, replace_file, write_json
+from gear.data.shards import decode
+from gear.evaluation.metric_protocol import Metric, require_records
+from gear.params import from_values
+from gear.runs import costs
+from gear.runs.revision import Revision
+from gear.runs.study_file import PlannedRun, Study, result_settings
+
+SHOWN = 24  # samples of a run on the page
+FEATURES = {  # of the alignment analysis, by their names in a study file
+    "warm tokenizer's latents": "warm",
+    "joint tokenizer's latents": "latents",
+    "generator's tap": "tap",
+}
+Rows = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one run.
+
+    settings: All that can change a result, by dotted names.
+    commit: Of the DVC experiment. code: Hash of the code that ran.
+    metrics: `{"value": ..., "protocol": ...}` by name.
+    curve: Rows that the joint stage logged. warm_up: Rows of the tokenizer stage.
+    seconds: By stage, where it ran on this machine.
+    flops: Of all training steps of a stage, estimated from shapes.
+    provenance: Hardware, threads and package versions.
+    """
+
+    arm: str
+    seed: int
+    settings: dict[str, Any]
+    commit: str
+    code: str
+    metrics: dict[str, dict[str, Any]]
+    curve: Rows
+    warm_up: Rows
+    seconds: dict[str, float]
+    flops: dict[str, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric; None if it was not measured."""
+        found = self.metrics.get(name)
+        return None if found is None else Metric(found["value"], found["protocol"])
+
+    def points(self, quantity: str) -> list[tuple[float, float]]:
+        """Return (step, value) of a quantity of the joint stage's curve."""
+        return [(row["step"], row[quantity]) for row in self.curve if quantity in row]
+
+
+def record_file(study: Study, run: PlannedRun) -> Path:
+    """Return the file that holds a run's record."""
+    return study.folder / "runs" / f"{run.name}.json"
+
+
+def samples_file(study: Study, run: PlannedRun) -> Path:
+    """Return the picture of a run's samples."""
+    return study.folder / "runs" / f"{run.name}.png"
+
+
+def load_record(study: Study, run: PlannedRun) -> Record | None:
+    """Return the record of a run; None if there is none, or it is of other settings.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file = record_file(study, run)
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    try:
+        record = Record(**values)
+        require_records(record.metrics, str(file))
+    except TypeError:
+        raise InputError(f"{file}: damaged: restore it from git, or delete it and run") from None
+    return record if record.settings == run.settings else None
+
+
+def keep_record(
+    study: Study, run: PlannedRun, revision: Revision, flops: dict[str, float]
+) -> Record:
+    """Read what an experiment measured and write its record and the picture of its samples.
+
+    Raises:
+        InputError: if the experiment lacks a result, or has other settings.
+    """
+    ran = from_values(revision.read_yaml(str(paths.PARAMS)), f"{paths.PARAMS} of {revision.name}")
+    if result_settings(ran) != run.settings:
+        raise InputError(
+            f"experiment {revision.name} has other settings than {run.name}: "
+            f"`dvc exp remove {revision.name}`, and run the study again"
+        )
+    lock = revision.lock()
+    made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
+    code = {
+        path: md5
+        for stage in lock.values()
+        for path, md5 in stage.deps.items()
+        if path not in made and path.startswith("gear/")
+    }
+    provenance = revision.read_json(str(paths.PROVENANCE)) or {}
+    known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
+    record = Record(
+        arm=run.arm,
+        seed=run.seed,
+        settings=run.settings,
+        commit=revision.commit,
+        code=hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16],
+        metrics=_metrics(revision),
+        curve=_rows(revision, paths.JOINT),
+        warm_up=_rows(revision, paths.TOKENIZER),
+        seconds={name: cost["seconds"] for name, cost in known.items() if cost},
+        flops=flops,
+        provenance={
+            key: provenance[key]
+            for key in ("hardware", "threads", "torch_cpu_capability", "packages")
+            if key in provenance
+        },
+    )
+    replace_file(samples_file(study, run), _strip(revision))
+    write_json(record_file(study, run), asdict(record))  # last: a record says that all is there
+    return record
+
+
+def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
+    """Return the records of evaluate and codebook, those of the alignment by short names."""
+    source = str(paths.REPORTS / "protocols.json")
+    records = require_records(revision.read_json(source), f"{source} of {revision.name}")
+    details = revision.read_json(str(paths.REPORTS / "codebook-details.json")) or {}
+    found = dict(records)
+    for name in ("usage", "perplexity"):
+        if name in details.get("joint", {}):
+            found[name] = Metric(details["joint"][name], {"split": "train"}).record()
+    if "churn" in details:
+        found["churn"] = Metric(details["churn"], {"split": "train"}).record()
+    for when, measured in details.get("support", {}).items():
+        found[f"support/{when}"] = Metric(measured["effective_support"], {}).record()
+    teachers = list(dict.fromkeys(row["teacher"] for row in details.get("representation", ())))
+    for row in details.get("representation", ()):
+        place = f"{FEATURES[row['features']]}/{teachers.index(row['teacher']) + 1}"
+        found |= {f"{name}/{place}": row[name] for name in ("cknna", "cka", "probe")}
+    return found
+
+
+def _rows(revision: Revision, folder: Path) -> Rows:
+    file = str(folder / "curves.jsonl")
+    content = revision.read(file)
+    if content is None:
+        raise InputError(f"{file} of {revision.name} is not in DVC's cache: run the study again")
+    return [parse_json(line, f"{file} of {revision.name}") for line in content.splitlines()]
+
+
+def _strip(revision: Revision) -> bytes:
+    """Return the first samples of a run side by side, as PNG."""
+    folder = str(paths.SAMPLES)
+    shards = sorted(path for path in revision.files.find(folder) if str(path).endswith(".parquet"))
+    shards = [path for path in shards if "/prompts/" not in str(path)]
+    if not shards:
+        raise InputError(f"{folder} of {revision.name} is not in DVC's cache: run the study again")
+    table = pq.read_table(io.BytesIO(revision.files.read_bytes(shards[0])), columns=["image"])
+    images = [decode(image) for image in table["image"].to_pylist()[:SHOWN]]
+    picture = Image.fromarray(np.concatenate(images, axis=1))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -212,11 +212,13 @@ def _ordered(prediction: PredictionConfig, by_arm: dict[str, dict[int, Record]])
     other = best_arm(prediction.than, by_arm, name, highest=highest)
     ours, theirs = by_arm[prediction.arm], by_arm[other]
     differences: dict[int, float] = {}
+    pairs: list[tuple[float, float]] = []
     for seed in sorted(ours.keys() & theirs.keys()):
         pair = [record.metric(name) for record in (theirs[seed], ours[seed])]
         ends = [end_value(record, name) for record in (theirs[seed], ours[seed])]
         if ends[0] is None or ends[1] is None:
             continue
+        pairs.append((ends[1], ends[0]))
         if pair[0] is not None and pair[1] is not None:
             try:
                 differences[seed] = difference(pair[0], pair[1])
@@ -227,10 +229,7 @@ def _ordered(prediction: PredictionConfig, by_arm: dict[str, dict[int, Record]])
     if not differences:
         return Finding(prediction, OPEN, f"{name}: not measured in both arms", {})
     found = interval(list(differences.values()))
-    means = [
-        mean(v for v in (end_value(record, name) for record in arm.values()) if v is not None)
-        for arm in (ours, theirs)
-    ]
+    means = [mean(values) for values in zip(*pairs, strict=True)]
     verdict = (
         _verdict(found.low, found.high, 0.0)
         if highest

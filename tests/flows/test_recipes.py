@@ -8,9 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from tests.support.prefect_server import post
+from tests.support.prefect_server import latest
 from tests.support.toys import toy
 
 PIXEL = base64.b64decode(
@@ -51,17 +50,6 @@ def commit(folder: Path) -> None:
     name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["git", "add", "."], ["git", *name, "commit", "-qm", "toy"]):
         subprocess.run(command, cwd=folder, check=True, env=quiet)
-
-
-def latest(server: dict[str, str], flow: str, count: int) -> list[dict[str, Any]]:
-    """Artifacts by key of the last runs of a flow, the newest first."""
-    wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": count}
-    runs = post(server, "flow_runs/filter", wanted)
-    found = [
-        post(server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [r["id"]]}}})
-        for r in runs
-    ]
-    return [{a["key"]: a["data"] for a in one} for one in found]
 
 
 def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not_done_again(

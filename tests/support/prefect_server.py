@@ -81,3 +81,14 @@ def answer(request: urllib.request.Request) -> Any:
             if error.code != 503 or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def latest(server: dict[str, str], flow: str, count: int) -> list[dict[str, Any]]:
+    """Artifacts by key of the last runs of a flow, the newest first."""
+    wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": count}
+    runs = post(server, "flow_runs/filter", wanted)
+    found = [
+        post(server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [r["id"]]}}})
+        for r in runs
+    ]
+    return [{a["key"]: a["data"] for a in one} for one in found]

@@ -1,0 +1,151 @@
+"""`gear study`: what runs, what is skipped, what a kill and a failure leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.prefect_server import latest
+from tests.support.runs import commit, dvc, environment, gear
+from tests.support.studies import STUDY, ran, study_checkout
+from tests.support.wait import wait_until
+
+PAGE = "docs/studies/toy/index.html"
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A checkout in which a study ran, and what it printed."""
+    folder = study_checkout(tmp_path_factory.mktemp("study") / "checkout")
+    done = gear(folder, "study", "studies/toy.yaml", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_arms_of_a_seed_share_the_warm_up_and_threads_are_divided(
+    studied: tuple[Path, str],
+) -> None:
+    lines = [line.split() for line in ran(studied[0])]
+    assert sorted(line[:3:2] for line in lines if line[0] == "tokenizer") == [
+        ["tokenizer", "0"],
+        ["tokenizer", "1"],
+    ]
+    assert len([line for line in lines if line[0] == "joint"]) == 4
+    assert {line[3] for line in lines} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+
+
+def test_the_verdict_counts_what_was_measured(studied: tuple[Path, str]) -> None:
+    """fast falls by 4 + 0.1 seed a step, slow by 2 + 0.1 seed: ratios 4.0 / 2.0 and 4.1 / 2.1."""
+    mean = (4.0 / 2.0 * 4.1 / 2.1) ** 0.5
+    assert f"{mean:.2f}x fewer steps" in studied[1]
+    page = (studied[0] / PAGE).read_text()
+    assert "4 of 4 runs have finished" in page
+    assert "<b>Toy</b>" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_is_done_is_not_done_again_in_a_new_clone_either(
+    studied: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, printed = studied
+    before = (folder / PAGE).read_bytes()
+    commit(folder, "study")
+    subprocess.run(["git", "clone", "-q", str(folder), str(tmp_path / "clone")], check=True)
+    again = gear(tmp_path / "clone", "study", "studies/toy.yaml")
+    assert again.returncode == 0, again.stderr
+    assert not ran(tmp_path / "clone")
+    assert (tmp_path / "clone" / PAGE).read_bytes() == before
+    assert again.stdout in printed
+
+
+def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str]) -> None:
+    folder, _ = studied
+    file = folder / "docs/studies/toy/runs/fast-1.json"
+    before = json.loads(file.read_text())
+    file.unlink()
+    dvc(folder, "exp", "remove", "study-toy-fast-1")
+    assert gear(folder, "study", "studies/toy.yaml", "--only", "fast-1").returncode == 0
+    after = json.loads(file.read_text())
+    for values in (before, after):
+        values.pop("commit")
+        values.pop("seconds")
+    assert after == before
+
+
+def test_a_killed_study_goes_on_to_the_same_page(studied: tuple[Path, str], tmp_path: Path) -> None:
+    folder = study_checkout(tmp_path / "checkout")
+    (folder / "slow").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gear", "study", "studies/toy.yaml", "--jobs", "1"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    assert wait_until(lambda: any(line.startswith("joint") for line in ran(folder)), 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder / "slow").unlink()
+    assert wait_until(lambda: not _processes_in(folder), 30), "nothing is left behind"
+    assert gear(folder, "study", "studies/toy.yaml").returncode == 0
+    runs = folder / "docs/studies/toy/runs"
+    values = [
+        {
+            file.stem: json.loads(file.read_text())["curve"]
+            for file in sorted((where / "docs/studies/toy/runs").glob("*.json"))
+        }
+        for where in (folder, studied[0])
+    ]
+    assert values[0] == values[1]
+    assert len(list(runs.glob("*.png"))) == 4
+    assert sum(line.startswith("tokenizer") for line in ran(folder)) <= 3, "one a seed, one killed"
+
+
+def test_a_failed_run_keeps_no_other_from_running(tmp_path: Path) -> None:
+    folder = study_checkout(
+        tmp_path / "checkout", STUDY.replace("  slow:", "  lost: {joint.recipe: ste}\n  slow:")
+    )
+    (folder / "broken").touch()
+    done = gear(folder, "study", "studies/toy.yaml", "--only", "lost-0", "slow-0")
+    assert done.returncode == 1
+    assert "1 of 2 runs failed; lost-0: gear joint: the codebook collapsed" in done.stderr
+    assert "slow-0: finished" in done.stdout
+    assert "the codebook collapsed" in (folder / PAGE).read_text()
+    (folder / "broken").unlink()
+    assert gear(folder, "study", "studies/toy.yaml", "--only", "lost-0").returncode == 0
+
+
+def test_a_dry_run_runs_nothing_and_says_what_would(tmp_path: Path) -> None:
+    folder = study_checkout(tmp_path / "checkout")
+    done = gear(folder, "study", "studies/toy.yaml", "--dry-run")
+    assert "4 runs, 0 finished, 4 to run" in done.stdout
+    assert not ran(folder)
+    assert not (folder / "docs").exists()
+
+
+def test_a_flow_runs_it_and_publishes_the_verdicts(
+    server: dict[str, str], studied: tuple[Path, str]
+) -> None:
+    code = "from flows.study import study; study('studies/toy.yaml', jobs=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=studied[0], env=server, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "H1 supported" in latest(server, "study", 1)[0]["study"]
+
+
+def _processes_in(folder: Path) -> list[Path]:
+    """Processes whose command names the folder's stages: DVC's temporary copies lie in it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder) in os.readlink(entry / "cwd"):
+                found.append(entry)
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,73 @@
+"""Study files: what is refused, and what a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gear.core.errors import InputError
+from gear.runs.study_file import load_study
+from tests.support.repo import REPO
+from tests.support.studies import STUDY
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "studies").glob("*.yaml")), ids=lambda f: f.stem)
+def test_studies_of_the_repository_are_sound(file: Path) -> None:
+    study = load_study(file)
+    assert len(study.runs) == len(study.config.arms) * len(study.config.seeds)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: one is given twice"),
+        ("seeds: [0, 1]", "seeds: []", "seeds: "),
+        ("seeds: [0, 1]", "seeds: [-1]", "greater than or equal to 0"),
+        ("joint.recipe: gear", "joint.recipe: geer", "arm fast: joint.recipe"),
+        ("joint.recipe: gear", "recipe: gear", "arm fast: 'recipe': write section.key"),
+        ("joint.recipe: gear", "joint.speed: 2", "arm fast: unknown key 'joint.speed'"),
+        ("joint.recipe: gear", "joint.recipe: llamagen_repa", "slow-0 and fast-0 have the same"),
+        ("than: [slow]", "than: [slaw]", "hypotheses.H1: no arm 'slaw': there are slow, fast"),
+        ("than: [slow]", "than: []", "name the arms to compare with in `than`"),
+        ("kind: sooner", "kind: falls", "takes no `than`"),
+        ("kind: sooner", "kind: faster", "'sooner', 'lower', 'higher' or 'falls'"),
+        ("  fast:", "  ../fast:", "arm '../fast'"),
+        ("preset: tiny", "preset: ../tiny", "no preset '../tiny'"),
+        ("preset: tiny", "presets: tiny", "presets: Extra inputs are not permitted"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    file = tmp_path / "toy.yaml"
+    assert old in STUDY
+    file.write_text(STUDY.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        load_study(file)
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value) or "preset" in message
+    assert "\n" not in str(caught.value)
+
+
+def test_runs_share_a_warm_up_if_no_setting_of_it_differs(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    longer = "  longer: {joint.recipe: gear, tokenizer.steps: 13}\nhypotheses:"
+    file.write_text(STUDY.replace("hypotheses:", longer))
+    runs = {run.name: run for run in load_study(file).runs}
+    assert runs["slow-0"].shared == runs["fast-0"].shared
+    assert runs["slow-0"].shared != runs["slow-1"].shared
+    assert runs["slow-0"].shared != runs["longer-0"].shared
+
+
+def test_host_and_health_do_not_name_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(STUDY)
+    before = load_study(file).runs[0].settings
+    file.write_text(STUDY.replace("joint.fd_every: 2", "joint.fd_every: 2, host.threads: 2"))
+    assert load_study(file).runs[0].settings == before

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from pathlib import Path
+
 import pytest
 
 from gear import params
+from tests.support.commands import gear
+from tests.support.settings import tiny_settings, write_params
 
 
 @pytest.fixture(scope="session")
 def tiny() -> params.Config:
     """The settings of the tiny preset."""
     return params.load_preset("tiny")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run.
+
+    Tests copy it. Test processes share it: the first one makes it, under a lock.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    cwd, done = shared / "prepared", shared / "prepared.done"
+    with (shared / "prepared.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            config = tiny_settings(
+                host={"log_every": 2, "checkpoint_every": 2},
+                train={"bf16": False},
+                joint={"steps": 8, "batch": 8},
+                generator={"dropout": 0.0, "class_dropout": 0.0},
+            )
+            write_params(cwd, config)
+            for stage in ("ingest", "features", "reference", "tokenizer", "joint"):
+                gear(cwd, stage)
+            done.touch()
+    return cwd

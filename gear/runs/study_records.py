@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import parse_json, read_json, replace_file, write_json
+from gear.core.settings import Section, parse_section
 from gear.data.shards import decode
 from gear.evaluation.metric_protocol import Metric, require_records
 from gear.params import from_values
@@ -32,8 +32,7 @@ FEATURES = {  # of the alignment analysis, by their names in a study file
 Rows = list[dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Section):
     """What was measured of one run.
 
     settings: All that can change a result, by dotted names.
@@ -55,7 +54,7 @@ class Record:
     warm_up: Rows
     seconds: dict[str, float]
     flops: dict[str, float]
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any]
 
     def metric(self, name: str) -> Metric | None:
         """Return a metric; None if it was not measured."""
@@ -87,11 +86,10 @@ def load_record(study: Study, run: PlannedRun) -> Record | None:
     if not file.is_file():
         return None
     values = read_json(file)
-    try:
-        record = Record(**values)
-        require_records(record.metrics, str(file))
-    except TypeError:
-        raise InputError(f"{file}: damaged: restore it from git, or delete it and run") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: no record of a run: restore it from git, or delete it and run")
+    record = parse_section(Record, values, f"{file}: damaged, restore it from git or delete it: ")
+    require_records(record.metrics, str(file))
     return record if record.settings == run.settings else None
 
 
@@ -137,7 +135,9 @@ def keep_record(
         },
     )
     replace_file(samples_file(study, run), _strip(revision))
-    write_json(record_file(study, run), asdict(record))  # last: a record says that all is there
+    write_json(
+        record_file(study, run), record.model_dump()
+    )  # last: a record says that all is there
     return record
 
 

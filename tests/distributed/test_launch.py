@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from gear.core.errors import InputError
 from gear.launch import free_gpus
@@ -19,6 +17,7 @@ from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.processes import is_alive, runs_in
 from tests.support.settings import edit_params
 from tests.support.wait import wait_until
+from tests.support.weights import assert_close
 
 
 @pytest.fixture
@@ -30,14 +29,6 @@ def two(prepared: Path, tmp_path: Path) -> Path:
     shutil.rmtree(cwd / ".gear/joint")
     edit_params(cwd, host={"ranks": 2})
     return cwd
-
-
-def assert_close(cwd: Path, prepared: Path) -> None:
-    for model in ("tokenizer", "generator"):
-        name = f"data/models/joint/{model}/model.safetensors"
-        one, other = load_file(prepared / name), load_file(cwd / name)
-        for key, value in one.items():
-            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-5)
 
 
 def start(cwd: Path) -> subprocess.Popen[str]:

@@ -52,7 +52,9 @@ def curve(cwd: Path) -> str:
     return (cwd / "data/models/joint/curves.jsonl").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, number: int) -> None:
     cwd = twin(prepared, tmp_path)
     assert kill_at_step_4(cwd, number) == (143 if number == signal.SIGTERM else -9)
@@ -113,6 +115,7 @@ def test_a_state_of_another_zero_stage_is_refused_in_one_line(
     assert "was saved with host.zero_stage = 1, and this run has 2" in line
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
     cwd = twin(prepared, tmp_path)
     command = [
@@ -136,7 +139,7 @@ def test_two_ranks_equal_one(prepared: Path, tmp_path: Path) -> None:
         assert all(torch.isfinite(value).all() for value in two.values())
 
 
-@pytest.mark.parametrize("settings", ["the same", "others"])
+@pytest.mark.parametrize("settings", [pytest.param("the same", marks=pytest.mark.slow), "others"])
 def test_a_second_trainer_of_a_stage_is_refused(
     prepared: Path, tmp_path: Path, settings: str
 ) -> None:

@@ -185,7 +185,7 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert code == 0, output
     assert "0 2 * * * UTC on" in output, output
     assert output.count(" on") == 1, output
-    assert stack.ask("deployments/count", {}) == 5
+    assert stack.ask("deployments/count", {}) == 6
     planned = {
         "flow_runs": {
             "state": {"type": {"any_": ["SCHEDULED"]}},

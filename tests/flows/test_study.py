@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,15 @@ PAGE = "docs/studies/toy/index.html"
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which nothing ran, to copy."""
+    return study_checkout(tmp_path_factory.mktemp("fresh") / "checkout")
+
+
+@pytest.fixture(scope="module")
+def studied(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A checkout in which a study ran, and what it printed."""
-    folder = study_checkout(tmp_path_factory.mktemp("study") / "checkout")
+    folder = shutil.copytree(fresh, tmp_path_factory.mktemp("study") / "checkout", symlinks=True)
     done = gear(folder, "study", "studies/toy.yaml", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -78,11 +85,27 @@ def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str
     assert after == before
 
 
-def test_a_killed_study_goes_on_to_the_same_page(studied: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b"\xff", b'{"arm": 1}', b'{"curve": [{"step": "x"}]}'], ids=repr
+)
+def test_a_damaged_record_is_one_line(fresh: Path, content: bytes) -> None:
+    file = fresh / "docs/studies/toy/runs/slow-0.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    done = gear(fresh, "study", "studies/toy.yaml", "--page")
+    shutil.rmtree(fresh / "docs")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "docs/studies/toy/runs/slow-0.json" in done.stderr
+
+
+def test_a_killed_study_goes_on_to_the_same_record(
+    studied: tuple[Path, str], tmp_path: Path
+) -> None:
     folder = study_checkout(tmp_path / "checkout")
     (folder / "slow").touch()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gear", "study", "studies/toy.yaml", "--jobs", "1"],
+        [sys.executable, "-m", "gear", "study", "studies/toy.yaml", "--only", "slow-0", "--jobs=1"],
         cwd=folder,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -92,18 +115,16 @@ def test_a_killed_study_goes_on_to_the_same_page(studied: tuple[Path, str], tmp_
     process.wait()
     (folder / "slow").unlink()
     assert wait_until(lambda: not _processes_in(folder), 30), "nothing is left behind"
-    assert gear(folder, "study", "studies/toy.yaml").returncode == 0
-    runs = folder / "docs/studies/toy/runs"
-    values = [
-        {
-            file.stem: json.loads(file.read_text())["curve"]
-            for file in sorted((where / "docs/studies/toy/runs").glob("*.json"))
-        }
-        for where in (folder, studied[0])
-    ]
-    assert values[0] == values[1]
-    assert len(list(runs.glob("*.png"))) == 4
-    assert sum(line.startswith("tokenizer") for line in ran(folder)) <= 3, "one a seed, one killed"
+    assert gear(folder, "study", "studies/toy.yaml", "--only", "slow-0").returncode == 0
+    (record, picture) = sorted((folder / "docs/studies/toy/runs").iterdir())
+    other = studied[0] / "docs/studies/toy/runs"
+    assert picture.read_bytes() == (other / picture.name).read_bytes()
+    for name in ("curve", "warm_up", "metrics", "settings", "flops"):
+        values = [
+            json.loads((where / record.name).read_text())[name] for where in (record.parent, other)
+        ]
+        assert values[0] == values[1], name
+    assert sum(line.startswith("tokenizer") for line in ran(folder)) == 1, "taken from the cache"
 
 
 def test_a_failed_run_keeps_no_other_from_running(tmp_path: Path) -> None:
@@ -116,12 +137,10 @@ def test_a_failed_run_keeps_no_other_from_running(tmp_path: Path) -> None:
     assert "1 of 2 runs failed; lost-0: gear joint: the codebook collapsed" in done.stderr
     assert "slow-0: finished" in done.stdout
     assert "the codebook collapsed" in (folder / PAGE).read_text()
-    (folder / "broken").unlink()
-    assert gear(folder, "study", "studies/toy.yaml", "--only", "lost-0").returncode == 0
 
 
-def test_a_dry_run_runs_nothing_and_says_what_would(tmp_path: Path) -> None:
-    folder = study_checkout(tmp_path / "checkout")
+def test_a_dry_run_runs_nothing_and_says_what_would(fresh: Path) -> None:
+    folder = fresh
     done = gear(folder, "study", "studies/toy.yaml", "--dry-run")
     assert "4 runs, 0 finished, 4 to run" in done.stdout
     assert not ran(folder)

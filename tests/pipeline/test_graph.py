@@ -1,4 +1,4 @@
-"""The whole graph by `dvc repro` on the tiny preset: twice from clean, the same dvc.lock; again, nothing to do."""
+"""The whole graph by `dvc repro` on the tiny preset."""
 
 from __future__ import annotations
 
@@ -11,17 +11,30 @@ import pytest
 from tests.support.checkout import checkout, run
 
 
-@pytest.mark.timeout(1500)
-def test_two_clean_runs_give_the_same_lock_and_a_third_does_nothing(tmp_path: Path) -> None:
-    first, second = checkout(tmp_path / "first"), checkout(tmp_path / "second")
-    for folder in (first, second):
-        run(folder, sys.executable, "-m", "dvc", "repro")
-    assert (first / "dvc.lock").read_text() == (second / "dvc.lock").read_text()
-    again = run(first, sys.executable, "-m", "dvc", "repro")
-    assert "Running stage" not in again
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean checkout in which every stage ran."""
+    folder = checkout(tmp_path_factory.mktemp("graph") / "first")
+    run(folder, sys.executable, "-m", "dvc", "repro")
+    return folder
+
+
+def test_a_second_run_does_nothing(first: Path) -> None:
+    assert "Running stage" not in run(first, sys.executable, "-m", "dvc", "repro")
+
+
+def test_the_results_are_there(first: Path) -> None:
     metrics = json.loads((first / "reports/metrics.json").read_text())
     assert metrics["fd"] > 0
     assert 0 <= metrics["coverage"] <= 1
     page = (first / "reports/index.html").read_text()
     assert "<img" in page
     assert "data:image/png;base64" in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_another_clean_run_gives_the_same_lock(first: Path, tmp_path: Path) -> None:
+    second = checkout(tmp_path / "second")
+    run(second, sys.executable, "-m", "dvc", "repro")
+    assert (first / "dvc.lock").read_text() == (second / "dvc.lock").read_text()

@@ -34,8 +34,9 @@ def record(arm: str, seed: int, fd: list[float], **fields: Any) -> Record:
         "warm_up": [],
         "seconds": {"tokenizer": 50.0, "joint": 100.0},
         "flops": {"tokenizer": 1e12, "joint": 4e12},
+        "provenance": {},
     }
-    return Record(arm, seed, **{**values, **fields})
+    return Record(arm=arm, seed=seed, **{**values, **fields})
 
 
 BASE = [record("base", i, [400, 300, 220, 170, 140 + i]) for i in range(3)]

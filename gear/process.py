@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 GRACE = 12.0  # seconds for a training to save and exit before it is killed
@@ -61,13 +63,36 @@ def run_child(
     tail: list[str] = []
     try:
         assert child.stdout is not None
-        for line in child.stdout:
+        for line in _lines(child.stdout):
             show(line.rstrip())
             tail = [*tail[1 - TAIL :], line]
         child.wait()
     finally:
         end_group(child)
     return Ended(child.returncode, "".join(tail))
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Yield the lines of a pipe, and let signals be handled while there are none.
+
+    A signal that arrives just before a blocking read would be seen only after the next line.
+    """
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            waiting.put(line)
+        waiting.put("")
+
+    threading.Thread(target=read, name="lines-of-child", daemon=True).start()
+    while True:
+        try:
+            line = waiting.get(timeout=1.0)
+        except queue.Empty:
+            continue
+        if not line:
+            return
+        yield line
 
 
 def end_group(child: subprocess.Popen[str]) -> None:

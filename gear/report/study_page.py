@@ -178,10 +178,10 @@ def _metrics(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table
     ]
     floors = {
         name: {
-            f"{record.metrics[name]['protocol']['floor']:.4g}"
+            f"{floor.value:.4g}"
             for one in by_arm.values()
             for record in one.values()
-            if isinstance(record.metrics.get(name, {}).get("protocol", {}).get("floor"), float)
+            if (floor := record.metric(f"{name}_floor"))
         }
         for name in METRICS
     }

@@ -14,10 +14,10 @@ PACKAGED = "gear/ingest/openmoji.md"  # the `root` of the packaged images, and w
 class DataConfig(Section):
     """Where images come from and how they become shards."""
 
-    source: Literal["openmoji", "folder", "webdataset", "huggingface"] = Field(
+    source: Literal["openmoji", "folder", "webdataset", "huggingface", "idx"] = Field(
         "openmoji",
         description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), "
-        "`webdataset` (tar shards) or `huggingface` (a dataset on disk).",
+        "`webdataset` (tar shards), `huggingface` (a dataset on disk) or `idx` (MNIST's format).",
     )
     root: str = Field(
         PACKAGED,

@@ -9,6 +9,7 @@ from gear.ingest.config import DataConfig
 from gear.ingest.decode import decode_samples
 from gear.ingest.folder import image_folder
 from gear.ingest.huggingface import huggingface
+from gear.ingest.idx import idx
 from gear.ingest.openmoji import openmoji
 from gear.ingest.records import Picture, Reject
 from gear.ingest.webdataset import webdataset
@@ -27,6 +28,8 @@ def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
         samples = image_folder(root, follow_links=data.follow_links)
     elif data.source == "webdataset":
         samples = webdataset(root, data.caption_key, data.max_reject_share)
+    elif data.source == "idx":
+        samples = idx(root, data.size)
     else:
         samples = huggingface(root, data.caption_key)
     return decode_samples(samples, data.size, workers, data.encoding)

@@ -39,6 +39,7 @@ from gear.training.ema import EMA
 from gear.training.engine import build_engine
 
 HISTORY = Path(__file__).parent / "history.jsonl"
+MARGIN = 0.75  # of a recorded ratio: below it a slowdown is named
 CLASSES, TEACHER, BATCH = 8, 112, 64
 SMALL = {"layers": 12, "heads": 6, "width": 384, "tap": 4}  # about LlamaGen-S
 Side = Callable[[], object]
@@ -151,6 +152,14 @@ def measure(case: Case, rounds: int) -> tuple[list[float], list[float]]:
     return times
 
 
+def recorded() -> dict[str, float]:
+    """Return the last ratios in history.jsonl of this kind of processor and number of threads."""
+    rows = [json.loads(line) for line in HISTORY.read_text().splitlines()]
+    here = {"hardware": hardware_class(), "threads": torch.get_num_threads()}
+    same = [row for row in rows if here.items() <= row.items()]
+    return {key: value for key, value in same[-1].items() if key not in here} if same else {}
+
+
 def spin() -> None:
     x = torch.randn(256, 256)
     torch.set_num_threads(1)
@@ -182,6 +191,13 @@ def main() -> None:
             f"{name:52s}{case[2] / plain:9.1f} im/s{case[2] / ours:11.1f} im/s{plain / ours:7.2f}",
             flush=True,
         )
+    before = recorded()
+    if not options.busy:
+        for name, ratio in ratios.items():
+            if ratio < MARGIN * before.get(name, 0):
+                print(f"slower than before: {name}: {ratio:.2f}, recorded {before[name]:.2f}")
+        if not before:
+            print("no ratios of this kind of processor are recorded: nothing to compare with")
     if options.record:
         row = {"hardware": hardware_class(), "threads": torch.get_num_threads(), **ratios}
         with HISTORY.open("a") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -16,7 +17,7 @@ from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision
 from gear.runs.study_file import PlannedRun, Study, load_study
 from gear.runs.study_records import Record, keep_record, load_record
-from gear.runs.study_runner import finished, run_experiments
+from gear.runs.study_runner import finished, overrides, run_experiments, states_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace) -> str:
     root = checkout_root()
     study = load_study(arguments.file)
     chosen = _chosen(study, arguments.only)
+    for run in study.runs:
+        overrides(run)  # refuses what no experiment can be given
     records = _load(study, study.runs)
     missing = [run for run in chosen if run.name not in records]
     if arguments.dry_run:
@@ -82,7 +85,7 @@ def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jo
         sum(record.seconds.get(stage, 0.0) for stage in ("joint", "generator"))
         / record.flops["joint"]
         for record in records.values()
-        if "joint" in record.seconds
+        if "joint" in record.seconds and record.flops.get("joint")
     ]
     others = [
         sum(
@@ -109,14 +112,15 @@ def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jo
 
 
 def training_flops(config: Config) -> dict[str, float]:
-    """Return the FLOPs of all steps of the tokenizer and the joint stage."""
+    """Return the FLOPs of all steps of the trainings."""
     from gear.commands import estimate
 
-    warm, _ = estimate.alone(config)
+    warm, last = estimate.alone(config)
     step = sum(part.flops for part in estimate.measure(config))
     return {
         "tokenizer": warm * config.tokenizer.batch * config.tokenizer.steps,
         "joint": step * config.joint.batch * config.joint.steps,
+        "generator": last * config.joint.batch * config.generator.steps,
     }
 
 
@@ -145,14 +149,21 @@ def _run_missing(
 ) -> dict[str, str]:
     """Run experiments, keep a record of each, and return the reasons of those that failed."""
 
+    failed: dict[str, str] = {}
+
     def keep(run: PlannedRun) -> None:
-        revision = find_revision(run.experiment, root)
-        records[run.name] = keep_record(study, run, revision, training_flops(run.config))
+        """Write the record of a run that ended; its states are not needed any more."""
+        try:
+            revision = find_revision(run.experiment, root)
+            records[run.name] = keep_record(study, run, revision, training_flops(run.config))
+        except (InputError, OSError) as error:
+            failed[run.name] = str(error)
+        else:
+            shutil.rmtree(states_folder(study, run, root), ignore_errors=True)
 
     for run in [run for run in missing if finished(run, root)]:
         keep(run)  # a study that was killed between the run's end and its record
-    left = [run for run in missing if run.name not in records]
-    failed: dict[str, str] = {}
+    left = [run for run in missing if run.name not in records | failed]
     outcomes = run_experiments(
         study,
         left,
@@ -166,6 +177,6 @@ def _run_missing(
             failed[run.name] = outcome.reason
         else:
             keep(run)
-        what = f"failed: {outcome.reason}" if outcome.reason else "finished"
+        what = f"failed: {failed[run.name]}" if run.name in failed else "finished"
         print(f"{run.name}: {what}, {minutes:.1f} min ({ended} of {len(left)})", flush=True)
     return failed

@@ -125,7 +125,7 @@ def _class_names(root: Path, count: int) -> list[str]:
     file = root / CLASSES
     if file.is_file():
         try:
-            names = file.read_text("utf-8").split("\n")
+            names = file.read_text("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{file}: not UTF-8 (byte {error.start})") from None
         names = [name.strip() for name in names if name.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import geometric_mean, mean
 from typing import Any
 
 from markupsafe import Markup
@@ -16,7 +16,6 @@ from gear.report.page import render_template
 from gear.runs.comparison import differing, mean_and_std
 from gear.runs.hypotheses import (
     Finding,
-    best_arm,
     by_arm_and_seed,
     end_value,
     judge,
@@ -78,9 +77,10 @@ def write_page(study: Study, records: dict[str, Record], failed: dict[str, str])
         "planned": len(study.runs),
         "finished": len(found),
         "judged": [
-            Judged(name, hypothesis.claim, *judge(hypothesis, found))
+            Judged(name, hypothesis.claim, *judge(hypothesis, found, study.config.seeds))
             for name, hypothesis in study.config.hypotheses.items()
         ],
+        "earlier_plans": sum(record.plan != study.plan for record in found),
         "charts": charts(arms, by_arm),
         "warm_up": warm_up(found),
         "samples": sample_strips(study, records),
@@ -120,33 +120,41 @@ def charts(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> list[Ma
 
 
 def warm_up(records: Sequence[Record]) -> dict[str, Any]:
-    """Return the chart of the warm-ups' losses, and by how much they fell in their last quarter.
+    """Return the chart of the warm-ups' losses, and by how much they changed in the last quarter.
 
-    Runs of one seed share a warm-up, which counts once.
+    Runs that share a warm-up count once.
     """
-    by_course = {str(record.warm_up): record for record in records if record.warm_up}
-    series = {}
-    changes = []
-    for record in by_course.values():
+    shared = {str(record.warm_up): record for record in records if record.warm_up}
+    keys = [
+        key
+        for key in differing([record.settings for record in shared.values()])
+        if key.startswith(("tokenizer.", "data.", "loss.", "train.", "gan."))
+    ]
+    series, changes = {}, {}
+    for record in shared.values():
         rows = [row for row in record.warm_up if "loss/l1" in row and "loss/perceptual" in row]
         points = [(row["step"], row["loss/l1"] + row["loss/perceptual"]) for row in rows]
-        steps = record.settings["tokenizer.steps"]
-        series[f"seed {record.seed}, {steps} steps"] = points
-        if (change := _last_change(points, steps)) is not None:
-            changes.append(change)
+        values = [f"{key.split('.')[1]} {record.settings.get(key, '-')}" for key in keys]
+        label = ", ".join([*values, f"seed {record.seed}"])
+        series[label] = points
+        changes[label] = _last_change(points, record.settings["tokenizer.steps"])
+    known = [change for change in changes.values() if change is not None]
     return {
         "chart": Markup(line_chart("warm-up: L1 + perceptual loss", series, from_zero=True)),
-        "changes": [f"{change:.1%}" for change in changes],
-        "converged": bool(changes) and max(changes) < CONVERGED,
+        "changes": [
+            f"{label}: {'unknown' if change is None else f'{change:+.1%}'}"
+            for label, change in changes.items()
+        ],
+        "converged": bool(known) and max(map(abs, known)) < CONVERGED,
         "limit": f"{CONVERGED:.0%}",
     }
 
 
 def _last_change(points: list[tuple[float, float]], steps: int) -> float | None:
-    """Return by which share the mean of the last eighth is below that of the eighth before 3/4."""
+    """Return by which share the mean of the last eighth differs from the eighth before 3/4."""
     before = [y for x, y in points if 0.625 * steps < x <= 0.75 * steps]
     last = [y for x, y in points if x > 0.875 * steps]
-    return (mean(before) - mean(last)) / mean(before) if before and last else None
+    return mean(last) / mean(before) - 1 if before and last else None
 
 
 def sample_strips(study: Study, records: dict[str, Record]) -> list[dict[str, str]]:
@@ -218,39 +226,42 @@ def _alignment(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Tab
 
 
 def _speeds(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
-    """Return how much sooner each arm reaches the end of the arms that `sooner` compares with."""
+    """Return how much sooner each arm reaches the end of those that `sooner` compares with."""
     others = {
-        best_arm([arm for arm in prediction.than if arm in by_arm], by_arm, "fd", highest=False)
+        arm: None
         for hypothesis in study.config.hypotheses.values()
         for prediction in hypothesis.predictions
-        if prediction.kind == "sooner" and any(arm in by_arm for arm in prediction.than)
+        for arm in prediction.than
+        if prediction.kind == "sooner" and arm in by_arm
     }
+    units = ("steps", "seconds", "flops", "seconds + warm-up", "flops + warm-up")
     rows = []
-    for other in sorted(others):
-        for arm in arms:
-            if arm == other:
-                continue
+    for other in others:
+        for arm in [arm for arm in arms if arm not in others]:
             speed = measure_speed(by_arm[arm], by_arm[other], "fd")
-            units = ("steps", "seconds", "flops", "seconds + warm-up", "flops + warm-up")
-            cells = [_ratio(list(speed.ratios.get(unit, {}).values())) for unit in units]
-            missed = ", ".join(map(str, speed.missed)) or "none"
-            rows.append([arm, other, *cells, missed])
+            cells = [
+                _ratio(speed.ratios.get(unit, {}), missed=bool(speed.missed)) for unit in units
+            ]
+            rows.append([arm, other, *cells, ", ".join(map(str, speed.missed)) or "none"])
     head = ["arm", "reaches the last FD of", "steps", "seconds", "FLOPs"]
     head += ["seconds with warm-up", "FLOPs with warm-up", "seeds that do not reach it"]
-    note = "the other's cost over the arm's, by seed; more than 1 is sooner"
+    note = (
+        "the other's cost over the arm's, more than 1 is sooner: geometric mean, and each seed; no "
+        "mean where a seed does not reach it"
+    )
     return Table("How much sooner", note, head, rows)
 
 
-def _ratio(ratios: list[float]) -> str:
-    """Return the mean of ratios and each of them."""
+def _ratio(ratios: dict[int, float], *, missed: bool) -> str:
+    """Return the geometric mean of ratios and each of them."""
     if not ratios:
         return "-"
-    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return f"{mean(ratios):.2f} ({each})" if len(ratios) > 1 else each
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios.values())
+    return f"{'-' if missed else f'{geometric_mean(ratios.values()):.2f}'} ({each})"
 
 
 def _costs(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
-    stages = ("tokenizer", "joint", "sample", "evaluate")
+    stages = ("tokenizer", "joint", "generator", "sample", "evaluate")
     rows = []
     for arm in arms:
         records = list(by_arm[arm].values())
@@ -260,7 +271,7 @@ def _costs(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
         ]
         flops = [
             [record.flops[stage] for record in records if stage in record.flops]
-            for stage in ("tokenizer", "joint")
+            for stage in ("tokenizer", "joint", "generator")
         ]
         rows.append(
             [
@@ -270,7 +281,7 @@ def _costs(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
             ]
         )
     head = ["arm", *(f"{stage}, s" for stage in stages)]
-    head += ["warm-up, TFLOP", "joint, TFLOP"]
+    head += ["warm-up, TFLOP", "joint, TFLOP", "stage 2, TFLOP"]
     note = "mean a run; seconds of the process that made the output, FLOPs estimated from shapes"
     return Table("Cost", note, head, rows)
 
@@ -301,7 +312,7 @@ def describe(study: Study, records: dict[str, Record]) -> str:
     """Return the verdicts as text, a line each."""
     lines = []
     for name, hypothesis in study.config.hypotheses.items():
-        verdict, findings = judge(hypothesis, list(records.values()))
+        verdict, findings = judge(hypothesis, list(records.values()), study.config.seeds)
         lines.append(f"{name} {verdict}: {hypothesis.claim}")
         lines += [f"   {finding.verdict}: {finding.evidence}" for finding in findings]
     return "\n".join(lines)

@@ -9,9 +9,9 @@ logarithm where ratios are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
 from scipy import stats
@@ -21,8 +21,9 @@ from gear.runs.comparison import steps_to
 from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
 
-LEVEL = 0.95  # of every interval
+LEVEL = 0.95
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "open"
+Runs = dict[int, Record]  # of one arm, by seed
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,29 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An arm against one other, seed by seed.
+
+    advantages: By seed, positive if as predicted: a difference, or the logarithm of a ratio.
+    shown: What a reader sees of them: the difference, or the ratio.
+    evidence: A sentence with the numbers.
+    contradicted: Whether the opposite is shown, at a level corrected for several other arms.
+    """
+
+    advantages: dict[int, float]
+    shown: dict[int, float]
+    evidence: str
+    supported: bool
+    contradicted: bool
+
+
+@dataclass(frozen=True)
 class Finding:
     """How one prediction came out.
 
     verdict: `supported`, `contradicted` or `open`.
-    evidence: A sentence with the numbers.
-    per_seed: What was compared, by seed: a difference, or a ratio.
+    evidence: Sentences with the numbers, one for each arm that is compared with.
+    per_seed: What was compared with the arm that came nearest, by seed: a difference, or a ratio.
     """
 
     prediction: PredictionConfig
@@ -49,8 +67,8 @@ class Finding:
     per_seed: dict[int, float]
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of independent values and Student's t interval at `LEVEL`.
+def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Return the mean of independent values and Student's t interval.
 
     >>> found = interval([1.0, 2.0, 3.0])
     >>> round(found.low, 3), found.mean, round(found.high, 3)
@@ -58,50 +76,86 @@ def interval(values: Sequence[float]) -> Interval:
     """
     if len(values) < 2:
         return Interval(values[0] if values else math.nan, None, None)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return Interval(mean(values), mean(values) - half, mean(values) + half)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return Interval(fmean(values), fmean(values) - half, fmean(values) + half)
 
 
-def judge(hypothesis: HypothesisConfig, records: Sequence[Record]) -> tuple[str, list[Finding]]:
+def judge(
+    hypothesis: HypothesisConfig, records: Sequence[Record], seeds: Collection[int]
+) -> tuple[str, list[Finding]]:
     """Return the verdict on a hypothesis and how each prediction came out.
 
     It is supported if all predictions are, and contradicted if one of them is.
+
+    Args:
+        hypothesis: The claim and its predictions.
+        records: Of all runs that finished.
+        seeds: Those of the study; a prediction is open until all have run.
     """
-    findings = [examine(prediction, records) for prediction in hypothesis.predictions]
+    findings = [examine(prediction, records, seeds) for prediction in hypothesis.predictions]
     verdicts = {finding.verdict for finding in findings}
     if CONTRADICTED in verdicts:
         return CONTRADICTED, findings
     return (SUPPORTED if verdicts == {SUPPORTED} else OPEN), findings
 
 
-def examine(prediction: PredictionConfig, records: Sequence[Record]) -> Finding:
-    """Return how a prediction came out on the records at hand."""
+def examine(
+    prediction: PredictionConfig, records: Sequence[Record], seeds: Collection[int]
+) -> Finding:
+    """Return how a prediction came out on the records at hand.
+
+    It is supported if it holds against every arm of `than`, so that choosing the best of them after
+    the fact favours nobody, and contradicted if the opposite is shown against one.
+    """
     by_arm = by_arm_and_seed(records)
     absent = [arm for arm in (prediction.arm, *prediction.than) if arm not in by_arm]
     if absent:
         return Finding(prediction, OPEN, f"not run: {', '.join(absent)}", {})
+    arm = by_arm[prediction.arm]
     if prediction.kind == "falls":
-        return _falls(prediction, by_arm[prediction.arm])
-    if prediction.kind == "sooner":
-        return _sooner(prediction, by_arm)
-    return _ordered(prediction, by_arm)
+        found = [_fall(prediction, arm)]
+    else:
+        compare = _sooner if prediction.kind == "sooner" else _ordered
+        level = 1 - (1 - LEVEL) / len(prediction.than)
+        found = [compare(prediction, arm, by_arm[other], other, level) for other in prediction.than]
+    weakest = min(found, key=lambda one: fmean(one.advantages.values() or [math.inf]))
+    verdict = OPEN
+    if any(one.contradicted for one in found):
+        verdict = CONTRADICTED
+    elif all(one.supported for one in found):
+        verdict = SUPPORTED
+    evidence = "; ".join(one.evidence for one in found)
+    pairs = min(len(one.advantages) for one in found)
+    if pairs < len(seeds):
+        verdict, evidence = OPEN, f"{evidence}; {pairs} of {len(seeds)} seeds, so open"
+    return Finding(prediction, verdict, evidence, weakest.shown)
 
 
-def by_arm_and_seed(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
+def by_arm_and_seed(records: Sequence[Record]) -> dict[str, Runs]:
     """Return records by arm, then by seed."""
-    found: dict[str, dict[int, Record]] = {}
+    found: dict[str, Runs] = {}
     for record in records:
         found.setdefault(record.arm, {})[record.seed] = record
     return found
 
 
 def end_value(record: Record, name: str) -> float | None:
-    """Return a metric, else the last value of a quantity of the curve; None if there is neither."""
+    """Return a metric, else the last value of a quantity of the curve.
+
+    None if there is neither, or it is not finite.
+    """
     metric = record.metric(name)
-    if metric is not None:
-        return metric.value
     points = record.points(name)
-    return points[-1][1] if points else None
+    value = metric.value if metric is not None else points[-1][1] if points else math.nan
+    return value if math.isfinite(value) else None
+
+
+def unlike(one: Record, other: Record) -> str:
+    """Return in what two runs of a seed differ that no arm sets; "" if they can be compared."""
+    for name in ("hardware", "threads", "packages"):
+        if one.provenance.get(name) != other.provenance.get(name):
+            return f"made with other {name}"
+    return "made by other code" if one.code != other.code else ""
 
 
 @dataclass(frozen=True)
@@ -110,34 +164,43 @@ class Speed:
 
     ratios: The other's cost over that of the arm, by unit, then seed; a seed whose arm never
         reaches the value is absent. `steps + warm-up` and the like count the warm-up for both.
-    missed: Seeds whose arm does not reach the value.
+    missed: By how much the best value of an arm that never reaches it is above, by seed.
+    left_out: Seeds that cannot be compared, with the reason.
     """
 
     ratios: dict[str, dict[int, float]]
-    missed: tuple[int, ...]
+    missed: dict[int, float]
+    left_out: dict[int, str]
 
 
-def measure_speed(arm: dict[int, Record], other: dict[int, Record], quantity: str) -> Speed:
+def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
     """Return how much sooner an arm's curve falls to the last value of another's, seed by seed.
 
     Between two points a curve is a straight line. The other's own cost is that of its first step at
     which it is as good as at its end.
     """
-    ratios: dict[str, dict[int, float]] = {}
-    missed = []
+    found = Speed({}, {}, {})
     for seed in sorted(arm.keys() & other.keys()):
         slow, fast = (np.array(one[seed].points(quantity)) for one in (other, arm))
+        reason = unlike(arm[seed], other[seed])
         if not len(slow) or not len(fast):
+            reason = "no curve"
+        elif arm[seed].curve_protocol.get(quantity) != other[seed].curve_protocol.get(quantity):
+            reason = "curves of different protocols"
+        elif slow[-1, 1] >= fast[0, 1] or slow[-1, 1] >= slow[0, 1]:
+            reason = "the other ends no better than the start"
+        if reason:
+            found.left_out[seed] = reason
             continue
         target = float(slow[-1, 1])
         needed = steps_to(fast[:, 0], fast[:, 1], target)
-        if not needed:
-            missed.append(seed)
+        if needed is None:
+            found.missed[seed] = float(fast[:, 1].min()) - target
             continue
         base = steps_to(slow[:, 0], slow[:, 1], target) or float(slow[-1, 0])
         for unit, ratio in _cost_ratios(arm[seed], other[seed], needed, base).items():
-            ratios.setdefault(unit, {})[seed] = ratio
-    return Speed(ratios, tuple(missed))
+            found.ratios.setdefault(unit, {})[seed] = ratio
+    return found
 
 
 def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict[str, float]:
@@ -145,7 +208,7 @@ def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict
     found = {"steps": base / needed}
     for unit in ("seconds", "flops"):
         fast, slow = getattr(arm, unit), getattr(other, unit)
-        if "joint" in fast and "joint" in slow:
+        if fast.get("joint") and slow.get("joint"):
             costs = [
                 steps * one["joint"] / record.settings["joint.steps"]
                 for steps, one, record in ((base, slow, other), (needed, fast, arm))
@@ -157,113 +220,102 @@ def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict
     return found
 
 
-def best_arm(
-    names: Sequence[str], by_arm: dict[str, dict[int, Record]], value: str, *, highest: bool
-) -> str:
-    """Return the arm whose mean value at the end is the best."""
-
-    def at_end(name: str) -> float:
-        values = [end_value(record, value) for record in by_arm[name].values()]
-        known = [one for one in values if one is not None]
-        if not known:
-            return math.inf
-        return -mean(known) if highest else mean(known)
-
-    return min(names, key=at_end)
+def _compared(
+    advantages: dict[int, float], shown: dict[int, float], evidence: str, level: float
+) -> Comparison:
+    values = list(advantages.values())
+    usual, strict = interval(values), interval(values, level)
+    supported = usual.low is not None and usual.low > 0
+    contradicted = strict.high is not None and strict.high < 0
+    return Comparison(advantages, shown, evidence, supported, contradicted)
 
 
-def _verdict(low: float | None, high: float | None, neutral: float) -> str:
-    """Return whether an interval lies wholly above `neutral`, wholly below, or holds it."""
+def _bounds(low: float | None, high: float | None, form: str) -> str:
     if low is None or high is None:
-        return OPEN
-    return SUPPORTED if low > neutral else CONTRADICTED if high < neutral else OPEN
-
-
-def _bounds(found: Interval, form: str) -> str:
-    if found.low is None or found.high is None:
         return "no interval: one seed"
-    return f"{LEVEL:.0%} interval {found.low:{form}} to {found.high:{form}}"
+    return f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
 
 
-def _sooner(prediction: PredictionConfig, by_arm: dict[str, dict[int, Record]]) -> Finding:
-    other = best_arm(prediction.than, by_arm, prediction.value, highest=False)
-    speed = measure_speed(by_arm[prediction.arm], by_arm[other], prediction.value)
-    ratios = speed.ratios.get("steps", {})
-    count = len(ratios) + len(speed.missed)
+def _left_out(reasons: dict[int, str]) -> str:
+    return "".join(f"; seed {seed} left out: {reason}" for seed, reason in reasons.items())
+
+
+def _sooner(
+    prediction: PredictionConfig, arm: Runs, others: Runs, other: str, level: float
+) -> Comparison:
+    speed = measure_speed(arm, others, prediction.value)
     about = f"{prediction.arm} to the last {prediction.value} of {other}"
-    if not count:
-        return Finding(prediction, OPEN, f"{about}: no curve", {})
-    if speed.missed:
-        reached = f"{about}: reached by {len(ratios)} of {count} seeds"
-        verdict = OPEN if ratios or count < 2 else CONTRADICTED
-        return Finding(prediction, verdict, reached, ratios)
-    logs = interval([math.log(ratio) for ratio in ratios.values()])
-    found = Interval(
-        math.exp(logs.mean),
-        None if logs.low is None else math.exp(logs.low),
-        None if logs.high is None else math.exp(logs.high),
-    )
-    evidence = f"{about}: {found.mean:.2f}x fewer steps ({_bounds(found, '.2f')})"
-    return Finding(prediction, _verdict(found.low, found.high, 1.0), evidence, ratios)
+    reasons = _left_out(speed.left_out)
+    ratios = speed.ratios.get("steps", {})
+    if speed.missed:  # judged by how far away it stays, since a step that is never reached is none
+        gaps = {**dict.fromkeys(ratios, 0.0), **{s: -gap for s, gap in speed.missed.items()}}
+        far = ", ".join(f"{gap:.3g} above in seed {seed}" for seed, gap in speed.missed.items())
+        evidence = f"{about}: reached by {len(ratios)} of {len(gaps)} seeds ({far}){reasons}"
+        return _compared(gaps, {}, evidence, level)
+    if not ratios:
+        return _compared({}, {}, f"{about}: nothing to compare{reasons}", level)
+    logs = {seed: math.log(ratio) for seed, ratio in ratios.items()}
+    found = interval(list(logs.values()))
+    low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
+    evidence = f"{about}: {math.exp(found.mean):.2f}x fewer steps ({_bounds(low, high, '.2f')})"
+    return _compared(logs, ratios, f"{evidence}{reasons}", level)
 
 
-def _ordered(prediction: PredictionConfig, by_arm: dict[str, dict[int, Record]]) -> Finding:
-    name, highest = prediction.value, prediction.kind == "higher"
-    other = best_arm(prediction.than, by_arm, name, highest=highest)
-    ours, theirs = by_arm[prediction.arm], by_arm[other]
+def _ordered(
+    prediction: PredictionConfig, arm: Runs, others: Runs, other: str, level: float
+) -> Comparison:
+    name = prediction.value
     differences: dict[int, float] = {}
-    pairs: list[tuple[float, float]] = []
-    for seed in sorted(ours.keys() & theirs.keys()):
-        pair = [record.metric(name) for record in (theirs[seed], ours[seed])]
-        ends = [end_value(record, name) for record in (theirs[seed], ours[seed])]
-        if ends[0] is None or ends[1] is None:
-            continue
-        pairs.append((ends[1], ends[0]))
-        if pair[0] is not None and pair[1] is not None:
+    ends: list[tuple[float, float]] = []
+    left_out: dict[int, str] = {}
+    for seed in sorted(arm.keys() & others.keys()):
+        ours, theirs = end_value(arm[seed], name), end_value(others[seed], name)
+        metrics = [run[seed].metric(name) for run in (others, arm)]
+        if reason := unlike(arm[seed], others[seed]):
+            left_out[seed] = reason
+        elif ours is None or theirs is None:
+            left_out[seed] = f"{name} was not measured, or is not finite"
+        elif metrics[0] is not None and metrics[1] is not None:
             try:
-                differences[seed] = difference(pair[0], pair[1])
+                differences[seed] = difference(metrics[0], metrics[1])
+                ends.append((ours, theirs))
             except ValueError as error:
-                return Finding(prediction, OPEN, f"{name}: {error}", {})
+                left_out[seed] = str(error)
+        elif arm[seed].curve_protocol != others[seed].curve_protocol:
+            left_out[seed] = "curves of different protocols"
         else:
-            differences[seed] = ends[1] - ends[0]
+            differences[seed] = ours - theirs
+            ends.append((ours, theirs))
     if not differences:
-        return Finding(prediction, OPEN, f"{name}: not measured in both arms", {})
+        evidence = f"{name} of {prediction.arm} and {other}: nothing to compare"
+        return _compared({}, {}, f"{evidence}{_left_out(left_out)}", level)
     found = interval(list(differences.values()))
-    means = [mean(values) for values in zip(*pairs, strict=True)]
-    verdict = (
-        _verdict(found.low, found.high, 0.0)
-        if highest
-        else _verdict(_minus(found.high), _minus(found.low), 0.0)
-    )
+    means = [fmean(values) for values in zip(*ends, strict=True)]
     evidence = (
         f"{name}: {prediction.arm} {means[0]:.4g}, {other} {means[1]:.4g}, difference "
-        f"{found.mean:+.3g} ({_bounds(found, '+.3g')})"
+        f"{found.mean:+.3g} ({_bounds(found.low, found.high, '+.3g')}){_left_out(left_out)}"
     )
-    return Finding(prediction, verdict, evidence, differences)
+    sign = 1.0 if prediction.kind == "higher" else -1.0
+    advantages = {seed: sign * value for seed, value in differences.items()}
+    return _compared(advantages, differences, evidence, level)
 
 
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
-def _falls(prediction: PredictionConfig, arm: dict[int, Record]) -> Finding:
-    """Return whether the last value of a positive quantity is below a share of the first."""
+def _fall(prediction: PredictionConfig, arm: Runs) -> Comparison:
+    """Compare the last value of a positive quantity with a share of the first."""
     shares = {}
-    for seed, record in arm.items():
+    for seed, record in sorted(arm.items()):
         values = [value for _, value in record.points(prediction.value)]
         if values and values[0] > 0 and values[-1] > 0:
-            shares[seed] = values[-1] / values[0]
+            shares[seed] = math.log(values[-1] / values[0])
+    about = f"{prediction.value} of {prediction.arm}"
     if not shares:
-        return Finding(prediction, OPEN, f"{prediction.value}: not logged", {})
-    logs = interval([math.log(share) for share in shares.values()])
-    verdict = _verdict(_minus(logs.high), _minus(logs.low), -math.log(prediction.to))
-    found = Interval(
-        math.exp(logs.mean),
-        None if logs.low is None else math.exp(logs.low),
-        None if logs.high is None else math.exp(logs.high),
-    )
+        return _compared({}, {}, f"{about}: not logged, or not positive", LEVEL)
+    found = interval(list(shares.values()))
+    low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
     evidence = (
-        f"{prediction.value} of {prediction.arm}: {found.mean:.3g} times its first value "
-        f"({_bounds(found, '.3g')}); predicted below {prediction.to:g}"
+        f"{about}: {math.exp(found.mean):.3g} times its first value ({_bounds(low, high, '.3g')}); "
+        f"predicted below {prediction.to:g}"
     )
-    return Finding(prediction, verdict, evidence, shares)
+    advantages = {seed: math.log(prediction.to) - value for seed, value in shares.items()}
+    shown = {seed: math.exp(value) for seed, value in shares.items()}
+    return _compared(advantages, shown, evidence, LEVEL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.settings import Section, parse_section
 from gear.core.yaml_text import read_yaml
-from gear.params import Config, flatten, from_values, load_preset
+from gear.params import Config, flatten, from_values, load, load_preset
 
 SEED = "run.seed"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*")
+NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
+PRESENT = "params.yaml"  # in place of a preset: the settings of the checkout
 WARM_UP = "tokenizer"  # the stage that runs of one seed share, where their settings allow it
 UNHASHED = ("host.", "health.")  # settings that change no result
 
@@ -41,6 +43,10 @@ class PredictionConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.arm in self.than or len(set(self.than)) < len(self.than):
+            raise ValueError(f"kind {self.kind} of arm {self.arm!r}: `than` names other arms, once")
+        if self.kind != "falls" and "to" in self.model_fields_set:
+            raise ValueError(f"kind {self.kind} of arm {self.arm!r}: takes no `to`")
         if (self.kind == "falls") == bool(self.than):
             raise ValueError(
                 f"kind {self.kind} of arm {self.arm!r}: "
@@ -65,7 +71,9 @@ class StudyConfig(Section):
     question: str = Field(description="What the study is to find out.")
     stopping: str = Field(description="When it ends: decided before the first run.")
     limits: tuple[str, ...] = Field((), description="What the study cannot show, a sentence each.")
-    preset: str = Field("quickstart", description="Preset that all settings are laid over.")
+    preset: str = Field(
+        "quickstart", description="Preset that all settings are laid over, or `params.yaml`."
+    )
     settings: dict[str, Any] = Field({}, description="Dotted settings that all arms share.")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
         description="Values of run.seed."
@@ -96,8 +104,9 @@ class PlannedRun:
 
     @property
     def experiment(self) -> str:
-        """Name of the DVC experiment."""
-        return f"study-{self.study}-{self.name}".replace("_", "-")
+        """Name of the DVC experiment; other settings have another one."""
+        name = f"study-{self.study}-{self.name}".replace("_", "-")
+        return f"{name}-{short_hash(self.settings)[:6]}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,6 +124,12 @@ class Study:
     runs: tuple[PlannedRun, ...]
 
     @property
+    def plan(self) -> str:
+        """Hash of all that should be decided before the first run."""
+        parts = ("preset", "settings", "seeds", "arms", "hypotheses")
+        return short_hash({name: self.config.model_dump(mode="json")[name] for name in parts})
+
+    @property
     def folder(self) -> Path:
         """Where records and page lie."""
         return paths.STUDIES / self.name
@@ -127,6 +142,15 @@ def result_settings(config: Config) -> dict[str, Any]:
         for key, value in flatten(config.model_dump(mode="json")).items()
         if not key.startswith(UNHASHED)
     }
+
+
+def short_hash(value: Any) -> str:
+    """Return 16 hexadecimal digits that tell values apart.
+
+    >>> short_hash({"a": 1, "b": 2}) == short_hash({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_study(file: Path) -> Study:
@@ -176,9 +200,15 @@ def _check_names(file: Path, config: StudyConfig) -> None:
 def _plan(
     file: Path, config: StudyConfig, arm: str, seed: int, declared: frozenset[str]
 ) -> PlannedRun:
-    values = load_preset(config.preset).model_dump(mode="json")
+    base = load() if config.preset == PRESENT else load_preset(config.preset)
+    values = base.model_dump(mode="json")
     for key, value in (config.settings | config.arms[arm] | {SEED: seed}).items():
         section, _, name = key.partition(".")
+        if section == "host" or (key == SEED and SEED in config.settings | config.arms[arm]):
+            raise InputError(
+                f"{file}: arm {arm}: {key} is not of an arm: host.* is set in params.yaml, and "
+                "seeds in `seeds`"
+            )
         if not name or "." in name or not isinstance(values.get(section), dict):
             raise InputError(f"{file}: arm {arm}: {key[:60]!r}: write section.key")
         values[section][name] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,14 +13,14 @@ from PIL import Image
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.files import parse_json, read_json, replace_file, write_json
+from gear.core.files import parse_json, read_json, replace_file
 from gear.core.settings import Section, parse_section
 from gear.data.shards import decode
 from gear.evaluation.metric_protocol import Metric, require_records
-from gear.params import from_values
+from gear.params import Config, from_values
 from gear.runs import costs
 from gear.runs.revision import Revision
-from gear.runs.study_file import PlannedRun, Study, result_settings
+from gear.runs.study_file import PlannedRun, Study, result_settings, short_hash
 
 SHOWN = 24  # samples of a run on the page
 FEATURES = {  # of the alignment analysis, by their names in a study file
@@ -37,8 +36,10 @@ class Record(Section):
 
     settings: All that can change a result, by dotted names.
     commit: Of the DVC experiment. code: Hash of the code that ran.
+    plan: Hash of the study's arms, seeds, settings and predictions when the run ended.
     metrics: `{"value": ..., "protocol": ...}` by name.
-    curve: Rows that the joint stage logged. warm_up: Rows of the tokenizer stage.
+    curve: Rows that the joint stage logged; `curve_protocol` says how its measurements were made.
+    warm_up: Rows that the tokenizer stage logged.
     seconds: By stage, where it ran on this machine.
     flops: Of all training steps of a stage, estimated from shapes.
     provenance: Hardware, threads and package versions.
@@ -49,8 +50,10 @@ class Record(Section):
     settings: dict[str, Any]
     commit: str
     code: str
+    plan: str
     metrics: dict[str, dict[str, Any]]
     curve: Rows
+    curve_protocol: dict[str, Any]
     warm_up: Rows
     seconds: dict[str, float]
     flops: dict[str, float]
@@ -77,10 +80,12 @@ def samples_file(study: Study, run: PlannedRun) -> Path:
 
 
 def load_record(study: Study, run: PlannedRun) -> Record | None:
-    """Return the record of a run; None if there is none, or it is of other settings.
+    """Return the record of a run; None if there is none.
+
+    Settings that came into being after it count as their defaults.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the file is damaged, or of other settings.
     """
     file = record_file(study, run)
     if not file.is_file():
@@ -90,7 +95,25 @@ def load_record(study: Study, run: PlannedRun) -> Record | None:
         raise InputError(f"{file}: no record of a run: restore it from git, or delete it and run")
     record = parse_section(Record, values, f"{file}: damaged, restore it from git or delete it: ")
     require_records(record.metrics, str(file))
-    return record if record.settings == run.settings else None
+    damaged = f"{file}: damaged, restore it from git or delete it: "
+    if (record.arm, record.seed) != (run.arm, run.seed):
+        raise InputError(f"{damaged}it is of {record.arm}-{record.seed}")
+    if any("step" not in row for row in (*record.curve, *record.warm_up)):
+        raise InputError(f"{damaged}a row of a curve has no step")
+    given = {".".join(key.split(".")[:2]) for key in record.settings}
+    settings = record.settings | {
+        key: value
+        for key, value in result_settings(Config()).items()
+        if ".".join(key.split(".")[:2]) not in given
+    }
+    for key in sorted(settings.keys() | run.settings.keys()):
+        if settings.get(key) != run.settings.get(key):
+            raise InputError(
+                f"{file}: is of {key} {settings.get(key, '-')}, and {study.file} now has "
+                f"{run.settings.get(key, '-')}: delete the record to have it made again, or copy "
+                "the study under another name"
+            )
+    return record
 
 
 def keep_record(
@@ -117,27 +140,29 @@ def keep_record(
     }
     provenance = revision.read_json(str(paths.PROVENANCE)) or {}
     known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
-    record = Record(
-        arm=run.arm,
-        seed=run.seed,
-        settings=run.settings,
-        commit=revision.commit,
-        code=hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:16],
-        metrics=_metrics(revision),
-        curve=_rows(revision, paths.JOINT),
-        warm_up=_rows(revision, paths.TOKENIZER),
-        seconds={name: cost["seconds"] for name, cost in known.items() if cost},
-        flops=flops,
-        provenance={
+    values = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "settings": run.settings,
+        "commit": revision.commit,
+        "code": short_hash(code),
+        "plan": study.plan,
+        "metrics": _metrics(revision),
+        "curve": _rows(revision, paths.JOINT),
+        "curve_protocol": revision.read_json(str(paths.JOINT / "curves-protocol.json")) or {},
+        "warm_up": _rows(revision, paths.TOKENIZER),
+        "seconds": {name: cost["seconds"] for name, cost in known.items() if cost},
+        "flops": flops,
+        "provenance": {
             key: provenance[key]
             for key in ("hardware", "threads", "torch_cpu_capability", "packages")
             if key in provenance
         },
-    )
+    }
+    record = parse_section(Record, values, f"{revision.name}: ")
     replace_file(samples_file(study, run), _strip(revision))
-    write_json(
-        record_file(study, run), record.model_dump()
-    )  # last: a record says that all is there
+    text = json.dumps(record.model_dump(), indent=1, sort_keys=True) + "\n"
+    replace_file(record_file(study, run), text.encode())  # last: a record says that all is there
     return record
 
 
@@ -147,9 +172,10 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     records = require_records(revision.read_json(source), f"{source} of {revision.name}")
     details = revision.read_json(str(paths.REPORTS / "codebook-details.json")) or {}
     found = dict(records)
-    for name in ("usage", "perplexity"):
-        if name in details.get("joint", {}):
-            found[name] = Metric(details["joint"][name], {"split": "train"}).record()
+    for when, prefix in (("joint", ""), ("warm", "warm_")):
+        for name in ("usage", "perplexity"):
+            if name in details.get(when, {}):
+                found[prefix + name] = Metric(details[when][name], {"split": "train"}).record()
     if "churn" in details:
         found["churn"] = Metric(details["churn"], {"split": "train"}).record()
     for when, measured in details.get("support", {}).items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dvc.repo import Repo
 
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.core.yaml_text import read_yaml
-from gear.process import end_group, terminate_with_parent
-from gear.runs.revision import find_revision
+from gear.process import GRACE, end_group, terminate_with_parent
 from gear.runs.study_file import PlannedRun, Study
 
 POLL = 0.5  # seconds
@@ -79,35 +79,56 @@ def run_experiments(
                 yield Outcome(one.run, time.monotonic() - one.started, _reason(one))
     finally:
         for one in running:
-            end_group(one.child)
+            _stop(one.child)
 
 
-def overrides(run: PlannedRun, root: Path) -> list[str]:
-    """Return `section.key=value` of each setting in which a run differs from params.yaml."""
-    current = read_yaml(root / paths.PARAMS, "write it with `gear preset quickstart`")
+def overrides(run: PlannedRun) -> list[str]:
+    """Return `section.key=value` of every setting but those of the machine, for `dvc exp run -S`.
+
+    All are given, not those that differ from params.yaml: another experiment that is being
+    prepared at this moment may have changed that file.
+    """
     wanted: dict[str, Any] = run.config.model_dump(mode="json")
     return [
-        f"{section}.{key}={_flow(value)}"
+        f"{section}.{key}={hydra_text(value)}"
         for section, values in wanted.items()
         for key, value in values.items()
-        if section != "host" and (current.get(section) or {}).get(key) != value
+        if section != "host"
     ]
 
 
-def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+def hydra_text(value: Any) -> str:
+    """Return a value as Hydra's grammar of overrides, which `dvc exp run -S` has, reads it back.
+
+    Raises:
+        InputError: if a text cannot be written in it.
+
+    >>> hydra_text({"path": "it's", "sizes": [1, 2.5], "on": True})
+    "{path: 'it\\\\'s', sizes: [1, 2.5], on: true}"
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {hydra_text(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(hydra_text, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if "\\" in value or "${" in value or not value.isprintable():
+        raise InputError(
+            f"{one_line(repr(value), 80)}: a study's settings have no backslash, no ${{ and no "
+            "control character"
+        )
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
     log = root / paths.LOGS / f"study-{study.name}" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    settings = [word for override in overrides(run, root) for word in ("-S", override)]
+    settings = [word for override in overrides(run) for word in ("-S", override)]
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
-        "GEAR_STATES": str(root / paths.WORK),
+        "GEAR_STATES": str(states_folder(study, run, root)),
     }
     with log.open("w") as output:
         child = subprocess.Popen(
@@ -118,9 +139,31 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=terminate_with_parent,
+            preexec_fn=_prepare_child,
         )
     return _Running(run, child, log, time.monotonic())
+
+
+def states_folder(study: Study, run: PlannedRun, root: Path) -> Path:
+    """Return where a run keeps its resumable states, apart from those of other runs."""
+    return root / paths.WORK / f"study-{study.name}" / run.name
+
+
+def _prepare_child() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where a shell started us with `&`
+    terminate_with_parent()
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    """End an experiment as Ctrl-C does, so that DVC puts its temporary things back; then by force.
+
+    DVC has no handler of SIGTERM.
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE)
+    end_group(child)
 
 
 def _has_warm_up(one: _Running) -> bool:
@@ -142,9 +185,16 @@ def _reason(one: _Running) -> str:
 
 
 def finished(run: PlannedRun, root: Path) -> bool:
-    """Return whether DVC has an experiment of a run, as after a kill before its record."""
-    try:
-        find_revision(run.experiment, root)
-    except InputError:
-        return False
-    return True
+    """Return whether DVC has an experiment of a run, as after a kill before its record.
+
+    Raises:
+        InputError: if it has several, on different commits.
+    """
+    with Repo(str(root)) as repo:
+        named = repo.experiments.ls(all_commits=True).values()
+        found = {commit for names in named for name, commit in names if name == run.experiment}
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} experiments are called {run.experiment}: `dvc exp remove` it"
+        )
+    return bool(found)

@@ -76,7 +76,8 @@ def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str
     file = folder / "docs/studies/toy/runs/fast-1.json"
     before = json.loads(file.read_text())
     file.unlink()
-    dvc(folder, "exp", "remove", "study-toy-fast-1")
+    (name,) = (n for n in dvc(folder, "exp", "list", "-A", "--name-only").split() if "fast-1" in n)
+    dvc(folder, "exp", "remove", name)
     assert gear(folder, "study", "studies/toy.yaml", "--only", "fast-1").returncode == 0
     after = json.loads(file.read_text())
     for values in (before, after):
@@ -145,6 +146,29 @@ def test_a_dry_run_runs_nothing_and_says_what_would(fresh: Path) -> None:
     assert "4 runs, 0 finished, 4 to run" in done.stdout
     assert not ran(folder)
     assert not (folder / "docs").exists()
+
+
+def test_a_record_of_other_settings_is_neither_used_nor_replaced(
+    studied: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(studied[0], tmp_path / "checkout", symlinks=True)
+    file = folder / "studies/toy.yaml"
+    file.write_text(file.read_text().replace("joint.fd_every: 2", "joint.fd_every: 3"))
+    before = (folder / PAGE).read_bytes()
+    for words in ([], ["--page"], ["--dry-run"]):
+        done = gear(folder, "study", "studies/toy.yaml", *words)
+        assert done.returncode == 2
+        assert "slow-0.json: is of joint.fd_every 2, and studies/toy.yaml now has 3" in done.stderr
+    assert (folder / PAGE).read_bytes() == before
+
+
+def test_a_changed_prediction_is_said(studied: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(studied[0], tmp_path / "checkout", symlinks=True)
+    assert "were last changed" not in (folder / PAGE).read_text()
+    file = folder / "studies/toy.yaml"
+    file.write_text(file.read_text().replace("arm: fast, than: [slow]", "arm: slow, than: [fast]"))
+    assert gear(folder, "study", "studies/toy.yaml", "--page").returncode == 0
+    assert "4 of the runs ended before" in (folder / PAGE).read_text()
 
 
 def test_a_flow_runs_it_and_publishes_the_verdicts(

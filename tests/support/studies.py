@@ -40,7 +40,8 @@ from gear.process import exit_with_dvc
 
 params = yaml.safe_load(open("params.yaml"))
 stage, seed, recipe = sys.argv[1], params["run"]["seed"], params["joint"]["recipe"]
-ran = pathlib.Path(os.environ["GEAR_STATES"]).parent / "ran"
+root = pathlib.Path(os.environ["GEAR_STATES"]).parents[2]
+ran = root / "ran"
 with ran.open("a") as log:
     log.write(f"{stage} {recipe} {seed} {os.environ['OMP_NUM_THREADS']}\\n")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gear.core.errors import InputError
 from gear.runs.study_file import load_study
+from gear.runs.study_runner import hydra_text
 from tests.support.repo import REPO
 from tests.support.studies import STUDY
 
@@ -36,6 +38,10 @@ def test_studies_of_the_repository_are_sound(file: Path) -> None:
         ("than: [slow]", "than: [slaw]", "hypotheses.H1: no arm 'slaw': there are slow, fast"),
         ("than: [slow]", "than: []", "name the arms to compare with in `than`"),
         ("kind: sooner", "kind: falls", "takes no `than`"),
+        ("kind: sooner", "kind: lower, to: 2", "takes no `to`"),
+        ("than: [slow]", "than: [fast]", "`than` names other arms, once"),
+        ("joint.recipe: gear", "host.threads: 1", "host.threads is not of an arm"),
+        ("joint.recipe: gear", "run.seed: 1", "run.seed is not of an arm"),
         ("kind: sooner", "kind: faster", "'sooner', 'lower', 'higher' or 'falls'"),
         ("  fast:", "  ../fast:", "arm '../fast'"),
         ("preset: tiny", "preset: ../tiny", "no preset '../tiny'"),
@@ -65,9 +71,27 @@ def test_runs_share_a_warm_up_if_no_setting_of_it_differs(tmp_path: Path) -> Non
     assert runs["slow-0"].shared != runs["longer-0"].shared
 
 
-def test_host_and_health_do_not_name_a_run(tmp_path: Path) -> None:
+def test_health_does_not_name_a_run_and_other_settings_do(tmp_path: Path) -> None:
     file = tmp_path / "toy.yaml"
-    file.write_text(STUDY)
-    before = load_study(file).runs[0].settings
-    file.write_text(STUDY.replace("joint.fd_every: 2", "joint.fd_every: 2, host.threads: 2"))
-    assert load_study(file).runs[0].settings == before
+    names = []
+    for settings in ("", ", health.window: 2", ", joint.fd_n: 20"):
+        file.write_text(STUDY.replace("joint.fd_every: 2", f"joint.fd_every: 2{settings}"))
+        names.append(load_study(file).runs[0].experiment)
+    assert names[0] == names[1] != names[2]
+
+
+TEXTS = ["it's", "a,b", "choice(a,b)", "/w/d (1).pth", "a=b", "~/x", "café", "1e5", "[a: {b}]", ""]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_settings_reach_an_experiment_as_they_are(text: str) -> None:
+    """Read back by the parser that `dvc exp run -S` uses."""
+    value = {"path": text, "sizes": [1, 2.5, text], "on": True, "none": None}
+    parsed = OverridesParser.create().parse_override(f"a.b={hydra_text(value)}")
+    assert parsed.value() == value
+
+
+@pytest.mark.parametrize("text", ["a\\b", "${run.seed}", "a\nb"])
+def test_a_text_that_cannot_be_given_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="no backslash"):
+        hydra_text([text])

@@ -96,8 +96,11 @@ def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jo
         for record in records.values()
     ]
     total = 0.0
+    by_arm: dict[str, float] = {}  # seeds cost the same
     for run in missing:
-        flops = training_flops(run.config)["joint"]
+        if run.arm not in by_arm:
+            by_arm[run.arm] = training_flops(run.config)["joint"]
+        flops = by_arm[run.arm]
         line = f"  {run.name}: {run.config.joint.steps} joint steps, {flops / 1e12:.1f} TFLOP"
         if paces:
             seconds = mean(paces) * flops + mean(others)

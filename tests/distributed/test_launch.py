@@ -63,6 +63,7 @@ def test_a_signal_saves_and_leaves_no_rank(two: Path, number: int) -> None:
     assert [*two.glob(".gear/joint/*/latest")]
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_takes_its_ranks_along_and_the_next_run_resumes(two: Path) -> None:
     child = start(two)
     child.kill()

@@ -77,6 +77,7 @@ def test_accumulated_gradients_train_the_same_weights(prepared: Path, tmp_path: 
     assert_close(prepared, parts)
 
 
+@pytest.mark.slow
 def test_teacher_features_computed_in_the_step_train_the_same_weights(
     prepared: Path, tmp_path: Path
 ) -> None:

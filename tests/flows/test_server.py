@@ -232,7 +232,7 @@ def test_stop_ends_everything_and_a_lost_server_is_no_obstacle(stack: Stack) -> 
     assert wait_until(lambda: not is_alive(numbers["server"]), 10)
     code, output = stack.services("server")
     assert code == 0, output
-    assert stack.ask("deployments/count", {}) == 5, output
+    assert stack.ask("deployments/count", {}) == 6, output
     code, output = stack.services("stop")
     assert code == 0
     assert output.count("stopped") == 4

@@ -71,6 +71,7 @@ def test_what_is_done_is_not_done_again_in_a_new_clone_either(
     assert again.stdout in printed
 
 
+@pytest.mark.slow
 def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str]) -> None:
     folder, _ = studied
     file = folder / "docs/studies/toy/runs/fast-1.json"

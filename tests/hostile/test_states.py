@@ -74,9 +74,9 @@ def junk(file: Path) -> None:
         pytest.param("tokenizer/mp_rank*", code, marks=pytest.mark.slow),
         ("tokenizer/mp_rank*", Path.unlink),
         pytest.param("tokenizer/zero*", code, marks=pytest.mark.slow),
-        ("tokenizer/zero*", empty),
+        pytest.param("tokenizer/zero*", empty, marks=pytest.mark.slow),
         pytest.param("latest", empty, marks=pytest.mark.slow),
-        ("latest", junk),
+        pytest.param("latest", junk, marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_state_is_one_line(

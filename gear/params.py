@@ -313,6 +313,15 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
+def result_settings(config: Config) -> dict[str, Any]:
+    """Return all settings that can change a result, by their dotted names."""
+    return {
+        key: value
+        for key, value in flatten(config.model_dump(mode="json")).items()
+        if key.split(".")[0] not in NEUTRAL
+    }
+
+
 def _overlay(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the values of a preset over those of the preset that it extends."""
     file = paths.PRESETS / f"{name}.yaml"

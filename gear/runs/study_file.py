@@ -15,13 +15,12 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.settings import Section, parse_section
 from gear.core.yaml_text import read_yaml
-from gear.params import Config, flatten, from_values, load, load_preset
+from gear.params import Config, flatten, from_values, load, load_preset, result_settings
 
 SEED = "run.seed"
 NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 PRESENT = "params.yaml"  # in place of a preset: the settings of the checkout
 WARM_UP = "tokenizer"  # the stage that runs of one seed share, where their settings allow it
-UNHASHED = ("host.", "health.")  # settings that change no result
 
 Seed = Annotated[int, Field(ge=0, le=10**9)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -133,15 +132,6 @@ class Study:
     def folder(self) -> Path:
         """Where records and page lie."""
         return paths.STUDIES / self.name
-
-
-def result_settings(config: Config) -> dict[str, Any]:
-    """Return all settings that can change a result, by their dotted names."""
-    return {
-        key: value
-        for key, value in flatten(config.model_dump(mode="json")).items()
-        if not key.startswith(UNHASHED)
-    }
 
 
 def short_hash(value: Any) -> str:

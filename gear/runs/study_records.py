@@ -17,10 +17,10 @@ from gear.core.files import parse_json, read_json, replace_file
 from gear.core.settings import Section, parse_section
 from gear.data.shards import decode
 from gear.evaluation.metric_protocol import Metric, require_records
-from gear.params import Config, from_values
+from gear.params import Config, from_values, result_settings
 from gear.runs import costs
 from gear.runs.revision import Revision
-from gear.runs.study_file import PlannedRun, Study, result_settings, short_hash
+from gear.runs.study_file import PlannedRun, Study, short_hash
 
 SHOWN = 24  # samples of a run on the page
 FEATURES = {  # of the alignment analysis, by their names in a study file

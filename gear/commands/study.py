@@ -151,7 +151,6 @@ def _run_missing(
     jobs: int,
 ) -> dict[str, str]:
     """Run experiments, keep a record of each, and return the reasons of those that failed."""
-
     failed: dict[str, str] = {}
 
     def keep(run: PlannedRun) -> None:
@@ -164,8 +163,12 @@ def _run_missing(
         else:
             shutil.rmtree(states_folder(study, run, root), ignore_errors=True)
 
-    for run in [run for run in missing if finished(run, root)]:
-        keep(run)  # a study that was killed between the run's end and its record
+    for run in missing:
+        try:
+            if finished(run, root):  # the study was killed between the run's end and its record
+                keep(run)
+        except InputError as error:
+            failed[run.name] = str(error)
     left = [run for run in missing if run.name not in records | failed]
     outcomes = run_experiments(
         study,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, mean
@@ -158,16 +157,15 @@ def _last_change(points: list[tuple[float, float]], steps: int) -> float | None:
 
 
 def sample_strips(study: Study, records: dict[str, Record]) -> list[dict[str, str]]:
-    """Return a picture of each run's first samples, arms of one seed below each other."""
-    found = []
-    for run in study.runs:
-        file = samples_file(study, run)
-        if run.name in records and file.is_file():
-            picture = base64.b64encode(file.read_bytes()).decode()
-            found.append(
-                {"arm": run.arm, "seed": str(run.seed), "uri": f"data:image/png;base64,{picture}"}
-            )
-    return found
+    """Return the picture of each run's first samples, as a path relative to the page.
+
+    Pictures are not put into the page: git would keep them again with each new page.
+    """
+    return [
+        {"arm": run.arm, "seed": str(run.seed), "picture": str(file.relative_to(study.folder))}
+        for run in study.runs
+        if run.name in records and (file := samples_file(study, run)).is_file()
+    ]
 
 
 def _values(records: dict[int, Record], name: str) -> list[float]:

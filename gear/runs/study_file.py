@@ -29,14 +29,14 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 class PredictionConfig(Section):
     """One comparison that a hypothesis predicts.
 
-    `sooner`: `arm` reaches the last value of the best arm of `than` in fewer steps.
-    `lower`, `higher`: its value at the end is lower or higher than that of the best of `than`.
+    `sooner`: `arm` reaches the last value of each arm of `than` in fewer steps.
+    `lower`, `higher`: its value at the end is lower or higher than that of each arm of `than`.
     `falls`: the last logged value is less than `to` times the first.
     """
 
     kind: Literal["sooner", "lower", "higher", "falls"] = Field(description="What is predicted.")
     arm: str = Field(description="The arm that the prediction is about.")
-    than: tuple[str, ...] = Field((), description="Arms; the best of them is compared with.")
+    than: tuple[str, ...] = Field((), description="Arms, each of which is compared with.")
     value: str = Field("fd", description="Metric, or quantity of the joint stage's curve.")
     to: Annotated[float, Field(gt=0)] = Field(1.0, description="Share of the first value.")
 

@@ -19,11 +19,11 @@ from dvc.repo import Repo
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.process import GRACE, end_group, terminate_with_parent
+from gear.process import GRACE, Ended, end_group, terminate_with_parent
 from gear.runs.study_file import PlannedRun, Study
 
 POLL = 0.5  # seconds
-TAIL = 4000  # bytes of a log that may hold the reason of a failure
+TAIL = 4000  # characters of a log that may hold the reason of a failure
 
 
 @dataclass
@@ -32,6 +32,7 @@ class _Running:
     child: subprocess.Popen[str]
     log: Path
     started: float
+    has_warm_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def run_experiments(
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     try:
         while waiting or running:
-            being_made = {one.run.shared for one in running} - {
-                one.run.shared for one in running if _has_warm_up(one)
-            }
+            for one in running:
+                one.has_warm_up = one.has_warm_up or _is_past_warm_up(one.log)
+            being_made = {one.run.shared for one in running if not one.has_warm_up}
             ready = [run for run in waiting if run.shared not in being_made]
             if ready and len(running) < jobs:
                 run = ready[0]
@@ -166,22 +167,19 @@ def _stop(child: subprocess.Popen[str]) -> None:
     end_group(child)
 
 
-def _has_warm_up(one: _Running) -> bool:
+def _is_past_warm_up(log: Path) -> bool:
     """Return whether a run has come past its warm-up, by DVC's line for the stage after it."""
     with suppress(OSError):
-        return "Running stage 'joint'" in one.log.read_text(errors="replace")
+        return "Running stage 'joint'" in log.read_text(errors="replace")
     return False
 
 
 def _reason(one: _Running) -> str:
-    """Return why a run failed: the last line of a gear command, else the last line."""
+    """Return why a run failed, with its log; "" if it finished."""
     if one.child.returncode == 0:
         return ""
-    text = one.log.read_text(errors="replace")[-TAIL:]
-    lines = [line.strip() for line in reversed(text.splitlines()) if line.strip()]
-    by_gear = [line for line in lines if line.startswith("gear ")]
-    reason = next(iter(by_gear or lines), f"exit code {one.child.returncode}")
-    return f"{one_line(reason, 300)} ({one.log.relative_to(one.log.parents[3])})"
+    ended = Ended(one.child.returncode, one.log.read_text(errors="replace")[-TAIL:])
+    return f"{one_line(ended.reason, 300)} ({one.log.relative_to(one.log.parents[3])})"
 
 
 def finished(run: PlannedRun, root: Path) -> bool:

@@ -17,7 +17,7 @@ from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.processes import is_alive, runs_in
 from tests.support.settings import edit_params
 from tests.support.wait import wait_until
-from tests.support.weights import assert_close
+from tests.support.weights import assert_close, share_apart
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_two_ranks_of_its_own_equal_one(two: Path, prepared: Path) -> None:
     assert "joint: 2 ranks" in done.stdout
     assert done.stdout.count("joint 8/8") == 1, "rank zero alone reports"
     assert_close(two, prepared)
+    assert share_apart(two, prepared, 1e-5) < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from gear.joint.recipes import RECIPES
 from tests.support.commands import gear
 from tests.support.settings import edit_params
-from tests.support.weights import assert_close
+from tests.support.weights import assert_close, share_apart
 
 
 def fresh(prepared: Path, cwd: Path) -> Path:
@@ -75,6 +75,7 @@ def test_accumulated_gradients_train_the_same_weights(prepared: Path, tmp_path: 
     edit_params(parts, host={"micro_batch": 3})  # eight images: parts of two
     gear(parts, "joint")
     assert_close(prepared, parts)
+    assert share_apart(prepared, parts, 1e-5) < 1e-3
 
 
 @pytest.mark.slow

@@ -215,3 +215,14 @@ def test_a_claim_holds_if_all_it_predicts_comes_out() -> None:
     ):
         claim = HypothesisConfig(claim="", predictions=predictions)
         assert judge(claim, records, SEEDS)[0] == verdict
+
+
+def test_an_arm_that_gets_there_in_every_seed_is_sooner() -> None:
+    """At 140 after 175 steps, where the others need 400; seeds differ by their curves."""
+    base = [record("base", i, [400, 300, 220, 170, 140]) for i in range(3)]
+    arm = [record("arm", i, [400, 200, 120 - i, 100, 90]) for i in range(3)]
+    prediction = PredictionConfig(kind="sooner", arm="arm", than=("base",))
+    finding = examine(prediction, [*base, *arm], SEEDS)
+    assert finding.verdict == SUPPORTED
+    expected = {i: 400 / (100 + 100 * 60 / (80 + i)) for i in range(3)}
+    assert finding.per_seed == pytest.approx(expected)

@@ -217,7 +217,7 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert (stack.folder / "one.txt").exists()
     if stack.database:
         assert postgres.count(stack.database, "flow_run") >= 2
-        assert postgres.count(stack.database, "deployment") == 5
+        assert postgres.count(stack.database, "deployment") == 6
 
 
 def _only_schedule(stack: Stack) -> str:

@@ -29,7 +29,8 @@ STAGES = {
     "joint": "train tokenizer and generator together",
     "generator": "train the generator on, tokenizer frozen",
     "sample": "draw images",
-    "evaluate": "measure samples and reconstructions",
+    "reconstruction": "measure reconstructions and the likelihood of real images",
+    "evaluate": "measure samples",
     "codebook": "codebook health and drift",
     "report": "one HTML page",
 }

@@ -33,6 +33,7 @@ VERSIONS = Path("data/versions")  # a small table of the last accepted version
 
 REPORTS = Path("reports")
 VALIDATION_METRICS = REPORTS / "validation.json"
+RECONSTRUCTION = REPORTS / "reconstruction.json"  # measured without sampling; evaluate adds it
 METRICS = REPORTS / "metrics.json"
 NEAREST_TRAINING = REPORTS / "nearest-training.json"  # the samples nearest to a training image
 CODEBOOK_METRICS = REPORTS / "codebook.json"

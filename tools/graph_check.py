@@ -24,7 +24,15 @@ import yaml
 REPO = Path(__file__).parents[1]
 COPIED = ("gear", "presets", "dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore")
 TRAININGS = {"tokenizer", "joint", "generator"}
-MODELS = {"features", "reference", *TRAININGS, "sample", "evaluate", "codebook"}  # load torch
+MODELS = {
+    "features",
+    "reference",
+    *TRAININGS,
+    "sample",
+    "reconstruction",
+    "evaluate",
+    "codebook",
+}  # load torch
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,18 @@ CASES = (
     Case("health.min_usage", set(), setting("health", "min_usage", "0.01")),
     Case(
         "Inception's weights named",
-        {"reference", "evaluate", "report"},
+        {"reference", "reconstruction", "evaluate", "report"},
         setting("evaluate", "inception", "{path: weights/inception.pth, sha256: ab}"),
     ),
-    Case("a metric's code", {"evaluate", "codebook"}, append("gear/evaluation/memorisation.py")),
+    Case(
+        "a metric's code",
+        {"reconstruction", "evaluate", "codebook"},
+        append("gear/evaluation/memorisation.py"),
+    ),
     Case("the report's template", {"report"}, append("gear/report/page.py")),
     Case(
         "gear/generator/sampling.py",
-        {"joint", "generator", "sample", "evaluate", "codebook"},
+        {"joint", "generator", "sample", "reconstruction", "evaluate", "codebook"},
         append("gear/generator/sampling.py"),
     ),
     Case("gear/training/loop.py", TRAININGS, append("gear/training/loop.py")),

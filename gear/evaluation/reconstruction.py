@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
-from gear.data.row_selection import batches
+from gear.data.row_selection import batches, evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation.efficientnet_reference import FeatureReference
@@ -66,7 +62,10 @@ def reconstruction_fd(
         return pooled_features(encoder, rebuilt[part], reference.input_size)
 
     features = np.concatenate(list(ranks.map(extract, batches(len(rebuilt)))))
-    originals = pooled_features(encoder, rebuilt.originals, reference.input_size, ranks)
+    if name == "train":
+        originals = reference.features[evenly_spaced(len(reference.features), IMAGES)]
+    else:
+        originals = pooled_features(encoder, rebuilt.originals, reference.input_size, ranks)
     images = {"n": len(features), "split": name}
     measured = {**images, "weights": "EMA", "rounding": "nearest uint8"}
     return {
@@ -109,7 +108,10 @@ def reconstruction_fidelity(
     }
 
 
+# torchmetrics takes seconds to import, and who measures samples only does not need it
 def _psnr(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     each = (1, 2, 3)
     value = peak_signal_noise_ratio(
         made_N3HW, given_N3HW, data_range=1.0, reduction="none", dim=each
@@ -118,6 +120,8 @@ def _psnr(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
 
 
 def _ssim(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     value = structural_similarity_index_measure(
         made_N3HW, given_N3HW, data_range=1.0, reduction="none"
     )

@@ -162,11 +162,19 @@ def untrained_fd(sampler: Sampler, count: int, protocol: dict[str, Any]) -> dict
     """Return `fd_untrained`: FD of `count` images of uniformly drawn codes.
 
     An untrained generator draws exactly these, since its output head starts at zero.
+
+    protocol: how features are computed.
     """
     codes = sampler.tokenizer.config.codes
     random = np.random.default_rng(sampler.seed)
     tokens = random.integers(0, codes, (count, sampler.generator.tokens))
-    uniform = {**protocol, "seeds": sampler.seed, "weights": "uniform codes"}
+    uniform = {
+        **protocol,
+        "n": count,
+        "seeds": sampler.seed,
+        "weights": "uniform codes",
+        "rounding": "nearest uint8",
+    }
     return {"fd_untrained": Metric(sampler.reference.fd(sampler.decoded(tokens)), uniform)}
 
 

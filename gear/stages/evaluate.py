@@ -1,4 +1,4 @@
-"""Stage evaluate: measure samples and reconstructions, each value with its protocol."""
+"""Stage evaluate: measure samples, each value with its protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from gear import paths
 from gear.core.device import pick_device
-from gear.core.files import read_object, write_json
+from gear.core.files import read_json, read_object, write_json
 from gear.core.ranks import Ranks, join_ranks
 from gear.data.shards import Split, Subset, load_manifest, read_split
 from gear.encoders.efficientnet import build_encoder, pooled_features
@@ -17,12 +17,10 @@ from gear.encoders.inception import build_inception
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.clip_score import clip_score
 from gear.evaluation.efficientnet_reference import load_feature_reference
-from gear.evaluation.inception_metrics import reconstruction_metrics, sample_metrics
+from gear.evaluation.inception_metrics import sample_metrics
 from gear.evaluation.inception_statistics import choose_reference, load_training_statistics
-from gear.evaluation.likelihood import likelihood
 from gear.evaluation.memorisation import nearest_table, share_of_copies
-from gear.evaluation.metric_protocol import Metric
-from gear.evaluation.reconstruction import IMAGES, reconstruction_fd, reconstruction_fidelity
+from gear.evaluation.metric_protocol import Metric, require_records
 from gear.evaluation.sample_quality import (
     Sampler,
     caption_floors,
@@ -30,13 +28,11 @@ from gear.evaluation.sample_quality import (
     guidance_sweep,
     sample_quality,
     sample_recall,
-    untrained_fd,
 )
-from gear.generator.conditions import conditions_for, sampling_set
+from gear.generator.conditions import sampling_set
 from gear.generator.inference import load_generator
 from gear.params import Config
 from gear.tokenizer.inference import load_tokenizer
-from gear.tokenizer.model import Tokenizer
 
 SHOWN = 24  # samples beside their nearest training images
 # With usage and perplexity, the eight columns of `dvc exp show`; the last two need Inception.
@@ -55,8 +51,10 @@ HEADLINE = (
 def run(config: Config) -> None:
     """Write `reports/metrics.json` (headline) and `reports/protocols.json` (all records).
 
-    `reports/nearest-training.json` names the samples that are nearest to a training image.
+    Both include what the stage reconstruction measured. `reports/nearest-training.json` names the
+    samples that are nearest to a training image.
     """
+    rebuilt = require_records(read_json(paths.RECONSTRUCTION), str(paths.RECONSTRUCTION))
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")
@@ -85,17 +83,11 @@ def run(config: Config) -> None:
         metrics |= caption_floors(
             reference, pooled_features(encoder, own, reference.input_size, ranks), k, extracted
         )
-    metrics |= untrained_fd(sampler, config.sample.n, protocol)
     tokens = np.load(paths.SAMPLES / "tokens.npy")
     copies, nearest = share_of_copies(
         tokenizer, train, val, samples, tokens, flip=config.data.flip, protocol=drawn, ranks=ranks
     )
     metrics |= copies
-    splits = {"train": train, "val": val}
-    metrics |= reconstruction_fd(tokenizer, encoder, reference, splits, extracted, ranks)
-    metrics |= reconstruction_fidelity(tokenizer, val, ranks)
-    conditions = conditions_for(val, condition, paths.FEATURES)
-    metrics |= likelihood(tokenizer, generator, val, conditions, condition, ranks)
     gallery = None
     if condition == "caption":
         classes = len(load_manifest(paths.SHARDS)["classes"])
@@ -106,16 +98,18 @@ def run(config: Config) -> None:
     wanted = sampling_set(config.evaluate.guidance_n, condition, paths.SHARDS, paths.FEATURES)
     metrics |= guidance_sweep(sampler, wanted, config.sample, config.evaluate, protocol, gallery)
     if config.evaluate.inception.path:
-        metrics |= _inception_metrics(config, tokenizer, val, samples, drawn, device, ranks)
+        metrics |= _inception_metrics(config, samples, drawn, device, ranks)
     if not ranks.is_rank_zero:
         return
 
     write_json(paths.NEAREST_TRAINING, nearest_table(nearest, SHOWN))
-    write_json(paths.METRICS, {name: metrics[name].value for name in HEADLINE if name in metrics})
-    records = {name: metric.record() for name, metric in metrics.items()}
+    records = rebuilt | {name: metric.record() for name, metric in metrics.items()}
+    write_json(
+        paths.METRICS, {name: records[name]["value"] for name in HEADLINE if name in records}
+    )
     write_json(paths.REPORTS / "protocols.json", records)
-    for name, metric in metrics.items():
-        print(f"{name:18s} {metric.value:.5g}")
+    for name, record in records.items():
+        print(f"{name:18s} {record['value']:.5g}")
 
 
 def _own_images(count: int) -> Subset:
@@ -127,29 +121,16 @@ def _own_images(count: int) -> Subset:
 
 def _inception_metrics(
     config: Config,
-    tokenizer: Tokenizer,
-    val: Split,
     samples: Split,
     drawn: dict[str, Any],
     device: torch.device,
     ranks: Ranks,
 ) -> dict[str, Metric]:
-    """Return the metrics over Inception-v3 of samples and of validation reconstructions."""
+    """Return the metrics over Inception-v3."""
     inception = build_inception(config.evaluate.inception).to(device)
     training = load_training_statistics(paths.REFERENCE)
     reference = choose_reference(config.evaluate.reference, training)
-    seed = config.run.seed
-    rebuilt = {"split": "val", "crop": "centre", "weights": "EMA"}
-    return {
-        **sample_metrics(
-            inception,
-            samples,
-            reference,
-            training,
-            drawn,
-            seed,
-            _own_images(len(samples)) if config.data.condition == "caption" else None,
-            ranks,
-        ),
-        **reconstruction_metrics(inception, tokenizer, val.subset(IMAGES), rebuilt, ranks),
-    }
+    own = _own_images(len(samples)) if config.data.condition == "caption" else None
+    return sample_metrics(
+        inception, samples, reference, training, drawn, config.run.seed, own, ranks
+    )

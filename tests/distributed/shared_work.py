@@ -7,7 +7,7 @@ import importlib
 from gear import params
 from gear.core.ranks import leave_ranks
 
-STAGES = ("features", "reference", "sample", "evaluate", "codebook")
+STAGES = ("features", "reference", "sample", "reconstruction", "evaluate", "codebook")
 
 if __name__ == "__main__":
     for stage in STAGES:

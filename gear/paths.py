@@ -41,7 +41,7 @@ DATASET_VERDICT = REPORTS / "dataset.json"  # of the last check of a data versio
 SAMPLE_GRID = REPORTS / "samples.png"
 PAGE = REPORTS / "index.html"
 PROVENANCE = REPORTS / "provenance.json"  # commit, hardware, versions: in git, not hashed
-PLOTS = REPORTS / "curves.json"  # the joint stage's curve where FD was measured, for `dvc plots`
+PLOTS = REPORTS / "curves.json"  # the generator's curve where FD was measured, for `dvc plots`
 DATA_DOCS = REPORTS / "data-docs"  # volatile: Great Expectations pages, not hashed
 DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 

@@ -69,6 +69,11 @@ class SampleConfig(Section):
     guidance: Annotated[float, Field(ge=1, le=1000)] = Field(
         1.0, description="Classifier-free guidance scale; 1 is none."
     )
+    grid_guidance: Annotated[float, Field(ge=0, le=1000)] = Field(
+        0,
+        description="Guidance scale of the grid of samples in the report, which no metric is of; "
+        "0 to show the samples that are measured.",
+    )
     interval: tuple[Share, Share] = Field(
         (0.0, 1.0), description="Shares of the sequence between which guidance holds."
     )
@@ -85,6 +90,12 @@ class SampleConfig(Section):
         description="Captions drawn for the report beside the validation captions "
         "(condition caption).",
     )
+
+    @model_validator(mode="after")
+    def _grid(self) -> SampleConfig:
+        if 0 < self.grid_guidance < 1:
+            raise ValueError(f"grid_guidance {self.grid_guidance:g}: must be 0, or 1 or more")
+        return self
 
     @model_validator(mode="after")
     def _rising(self) -> SampleConfig:

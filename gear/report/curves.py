@@ -66,6 +66,18 @@ def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
     return charts
 
 
+def generator_curve(
+    joint: list[dict[str, float]], generator: list[dict[str, float]]
+) -> list[dict[str, float]]:
+    """Return the rows of both trainings of the generator, steps counted on from one to the other.
+
+    >>> generator_curve([{"step": 0}, {"step": 50}], [{"step": 20, "fd": 9.0}])
+    [{'step': 0}, {'step': 50}, {'step': 70, 'fd': 9.0}]
+    """
+    before = joint[-1]["step"] if joint else 0
+    return joint + [{**row, "step": row["step"] + before} for row in generator]
+
+
 def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Return rows of a logged curve for `dvc plots`, which needs the same names in all of them.
 

@@ -14,7 +14,7 @@ from gear.data.shards import load_manifest, read_split
 from gear.evaluation.metric_protocol import require_records
 from gear.params import Config
 from gear.report import page
-from gear.report.curves import curve_charts, plot_rows
+from gear.report.curves import curve_charts, generator_curve, plot_rows
 from gear.report.figures import class_grid, grid_rows, pair_grid
 from gear.report.provenance import machine_provenance, run_provenance
 from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
@@ -48,6 +48,8 @@ def run(config: Config) -> None:
         guidance=page.guidance_charts(records),
         condition=config.data.condition,
         samples=page.data_uri(_sample_grid(config.data.condition, manifest["classes"])),
+        shown_guidance=config.sample.grid_guidance or config.sample.guidance,
+        measured_guidance=config.sample.guidance,
         copies=page.copies_section(records, nearest, _nearest_grid(nearest)),
         pairs=page.data_uri(pair_grid(originals, rebuilt, columns=PAIR_COLUMNS)),
         charts=[
@@ -65,7 +67,7 @@ def run(config: Config) -> None:
     )
     replace_file(paths.PAGE, text.encode())
     write_json(paths.PROVENANCE, machine_provenance())
-    write_json(paths.PLOTS, plot_rows(curves["joint"]))
+    write_json(paths.PLOTS, plot_rows(generator_curve(curves["joint"], curves["generator"])))
     print(f"report: {paths.PAGE}")
 
 
@@ -83,7 +85,8 @@ def _nearest_grid(nearest: list[dict[str, Any]]) -> Image.Image:
 def _sample_grid(condition: str, classes: list[str]) -> Image.Image:
     """Return a grid of samples with one row per class, or per prompt."""
     if condition == "class":
-        samples = read_split(paths.SAMPLES)
+        grid = paths.SAMPLES / "grid"
+        samples = read_split(grid if grid.exists() else paths.SAMPLES)
         shown, rows, names = grid_rows(samples.labels, classes, columns=SAMPLE_COLUMNS)
         return class_grid(samples.images(shown), rows, names, columns=SAMPLE_COLUMNS)
     prompts = read_json(paths.SAMPLES / "prompts.json")

@@ -22,17 +22,22 @@ from gear.report.figures import class_grid, grid_rows, png_bytes
 from gear.tokenizer.inference import decode_tokens, decoded_images, load_tokenizer
 
 GRID_COLUMNS = 12
+DRAWN_COLUMNS = 14  # of the grid; the page shows them all
 
 
 def run(config: Config) -> None:
     """Write `data/samples` and `reports/samples.png` from `data/models/generator`.
 
     If captions are the condition, samples are of the validation captions in turn; samples of
-    `sample.prompts` and of some validation captions are in `prompts/`.
+    `sample.prompts` and of some validation captions are in `prompts/`. With
+    `sample.grid_guidance`, samples of that guidance, which the page shows, are in `grid/`.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     condition = config.data.condition
     settings = config.sample
+    shown_settings = settings.model_copy(
+        update={"guidance": settings.grid_guidance or settings.guidance}
+    )
     seed = config.run.seed
     batch = config.host.sample_batch
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer").to(device)
@@ -41,6 +46,19 @@ def run(config: Config) -> None:
     seeds = sample_seeds(seed, settings.n)
     tokens = draw(generator, wanted.conditions, seeds, settings, batch, ranks)
     images = decoded_images(tokenizer, tokens, ranks)
+    classes = load_manifest(paths.SHARDS)["classes"]
+    shown, grid_labels, names = grid_rows(wanted.labels, classes, columns=DRAWN_COLUMNS)
+    grid_tokens = tokens[shown]
+    own_grid = condition == "class" and shown_settings.guidance != settings.guidance
+    if own_grid:
+        grid_tokens = draw(
+            generator,
+            lambda rows: wanted.conditions(shown[rows]),
+            seeds[shown],
+            shown_settings,
+            batch,
+            ranks,
+        )
     if not ranks.is_rank_zero:
         for _ in images:  # the share of this rank
             pass
@@ -54,7 +72,7 @@ def run(config: Config) -> None:
         )
         encode = TextEncoder(config.text, torch.device("cpu"))
         states = encode([prompt.caption for prompt in prompts])
-        prompt_tokens = draw_prompts(generator, states, seed, settings, batch)
+        prompt_tokens = draw_prompts(generator, states, seed, shown_settings, batch)
         prompt_images = decode_tokens(tokenizer, prompt_tokens)
         rows = prompt_rows(len(prompts))
 
@@ -70,14 +88,16 @@ def run(config: Config) -> None:
             facts = [{"caption": prompt.caption, "kind": prompt.kind} for prompt in prompts]
             write_json(draft / "prompts.json", facts)
 
+        if own_grid:
+            labels = wanted.labels[shown]
+            pixels = decoded_images(tokenizer, grid_tokens)
+            write_samples(pixels, labels, [classes[i] for i in labels], draft / "grid")
+
     replace_folder(paths.SAMPLES, fill)
     if prompts:
         titles = [prompt.title for prompt in prompts]
         grid = class_grid(prompt_images, rows, titles, columns=IMAGES)
     else:
-        classes = load_manifest(paths.SHARDS)["classes"]
-        shown, rows, names = grid_rows(wanted.labels, classes, columns=GRID_COLUMNS)
-        grid = class_grid(
-            decode_tokens(tokenizer, tokens[shown]), rows, names, columns=GRID_COLUMNS
-        )
+        pixels = decode_tokens(tokenizer, grid_tokens)
+        grid = class_grid(pixels, grid_labels, names, columns=GRID_COLUMNS)
     replace_file(paths.SAMPLE_GRID, png_bytes(grid))

@@ -124,9 +124,18 @@ class Study:
 
     @property
     def plan(self) -> str:
-        """Hash of all that should be decided before the first run."""
-        parts = ("preset", "settings", "seeds", "arms", "hypotheses")
-        return short_hash({name: self.config.model_dump(mode="json")[name] for name in parts})
+        """Hash of what should be decided before the first run: settings of all runs, and claims.
+
+        A setting that is added later, or moved from the preset to the file, does not change it.
+        """
+        usual = result_settings(Config())
+        runs = {
+            run.name: {key: value for key, value in run.settings.items() if value != usual.get(key)}
+            for run in self.runs
+        }
+        return short_hash(
+            {"runs": runs, "hypotheses": self.config.model_dump(mode="json")["hypotheses"]}
+        )
 
     @property
     def folder(self) -> Path:

@@ -95,3 +95,15 @@ def test_settings_reach_an_experiment_as_they_are(text: str) -> None:
 def test_a_text_that_cannot_be_given_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no backslash"):
         hydra_text([text])
+
+
+def test_a_plan_is_of_settings_and_claims_and_not_of_where_they_are_written(tmp_path: Path) -> None:
+    def plan(old: str = "", new: str = "") -> str:
+        assert old in STUDY
+        (tmp_path / "toy.yaml").write_text(STUDY.replace(old, new, 1))
+        return load_study(tmp_path / "toy.yaml").plan
+
+    written = plan()
+    assert plan("settings: {", "settings: {joint.batch: 16, ") == written, "as the preset has it"
+    assert plan("settings: {", "settings: {joint.batch: 8, ") != written
+    assert plan("kind: sooner", "kind: lower, value: fd") != written

@@ -17,6 +17,7 @@ from gear.core.files import exclusive_lock, replace_file
 from gear.core.text import one_line
 from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import Identity
+from gear.training.resharding import load_whole_state, read_whole_state
 from gear.training.state_files import find_whole, flush, retire, write_manifest
 from gear.training.states import DESCRIPTION, LOCK, OLDER, delete_finished, read_tag, step_of
 
@@ -121,13 +122,13 @@ class CheckpointManager:
         """Restore the engines from the latest state and return that state; None if there is none.
 
         If files of it are absent or other than its manifest says, the state before is taken, with a
-        warning.
+        warning. A state of other ranks or another ZeRO stage goes on too, equal but for rounding.
 
         source: folder of another training whose latest state is loaded instead.
 
         Raises:
             InputError: if the state is damaged, holds anything but tensors and plain values, or
-                does not fit the models, the ranks or the ZeRO stage.
+                does not fit the models.
         """
         saved = self._whole_state(source or self.folder)
         if saved is None:
@@ -139,12 +140,23 @@ class CheckpointManager:
             int(state["step"])
         except Exception as error:  # of damaged files: errors of many kinds
             raise _damaged(saved / "state.pt", error) from None
-        self._check_layout(saved, state.get("layout", {}), engines)
+        current = self._layout(engines)
+        layout = current | state.get("layout", {})
+        self._note_changes(layout, current)
+        ranks, zero_stage = layout["ranks"], layout["zero_stage"]
+        as_saved = (ranks, zero_stage) == (current["ranks"], current["zero_stage"])
         for name, engine in engines.items():
             if name == "discriminator" and not (saved / name).exists():
                 continue  # with fewer steps it never joined; it is as it would be, untrained
             try:
-                engine.load_checkpoint(str(saved), tag=name, load_lr_scheduler_states=False)
+                if as_saved:
+                    engine.load_checkpoint(str(saved), tag=name, load_lr_scheduler_states=False)
+                else:
+                    module = engine.module
+                    load_whole_state(
+                        engine,
+                        read_whole_state(saved / name, module, ranks=ranks, zero_stage=zero_stage),
+                    )
             except Exception as error:
                 raise _damaged(saved / name, error) from None
         return state
@@ -203,20 +215,13 @@ class CheckpointManager:
         found: Path | None = choice[0]
         return found
 
-    def _check_layout(self, saved: Path, layout: dict[str, Any], engines: dict[str, Any]) -> None:
-        """Refuse a state of other ranks or another ZeRO stage; print a note on other threads."""
-        current = self._layout(engines)
-        for name, text in (("ranks", "ranks"), ("zero_stage", "host.zero_stage")):
-            if layout.get(name, current[name]) != current[name]:
-                raise InputError(
-                    f"{saved}: was saved with {text} = {layout[name]}, and this run has "
-                    f"{current[name]}: use the same, or delete {saved.parent} to start anew"
-                )
-        for name in ("threads", "device"):
-            if self.context.is_rank_zero and layout.get(name, current[name]) != current[name]:
+    def _note_changes(self, saved: dict[str, Any], current: dict[str, Any]) -> None:
+        """Print on what other ranks, threads or device a training goes on."""
+        for name, value in current.items():
+            if self.context.is_rank_zero and saved[name] != value:
                 print(
-                    f"note: the state was trained with {name} = {layout[name]}, it goes on with "
-                    f"{current[name]}: equal but for rounding"
+                    f"note: the state was trained with {name} = {saved[name]}, it goes on with "
+                    f"{value}: equal but for rounding"
                 )
 
     def _layout(self, engines: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,17 @@ class CodebookHealth:
             0, flat, torch.ones_like(flat)
         )  # bincount would ask a GPU for its largest index
 
+    def window_counts(self) -> torch.Tensor:
+        """Return the counts of the open window over all ranks, (K,) int64; all of them call it."""
+        counts = self.counts.clone()
+        if dist.is_initialized():
+            dist.all_reduce(counts)
+        return counts
+
+    def restore(self, counts_K: torch.Tensor, *, mine: bool) -> None:
+        """Go on with the counts of a window; the rank that they are given to holds them."""
+        self.counts.copy_(counts_K if mine else torch.zeros_like(counts_K))
+
     def close_window(self) -> dict[str, float]:
         """Return usage in [0, 1] and perplexity in [1, K] of the window, over all ranks.
 

@@ -13,6 +13,7 @@ from torch import nn
 from gear.core.errors import InputError, StageFailed
 from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
+from gear.training.resharding import read_tensors
 
 BUCKET_UNIT = 1 << 20  # DeepSpeed wants bucket sizes in whole multiples of it
 LARGEST_BUCKET = 1 << 27
@@ -114,13 +115,9 @@ def build_engine(
 
 def tensors_only(checkpoints: Any) -> Any:
     """Let DeepSpeed's reader of state files read tensors and plain values, and run no code."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
 
     def load(path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return read_tensors(path, map_location)
 
     checkpoints.load = load
     return checkpoints

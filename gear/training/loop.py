@@ -255,7 +255,7 @@ class Training:
             "step": done,
             "averages": {name: average.weights for name, average in self.averages.items()},
             "of_step": self.step.state(),
-            "counts": self.health.counts,
+            "counts": self.health.window_counts(),
             "latest": self.health.latest,
             "rows": self.rows,
             "last_row": self.last_row,
@@ -299,7 +299,7 @@ class Training:
             for key, value in state["averages"][name].items():
                 average.weights[key].copy_(value)
         self.step.restore(state["of_step"])
-        self.health.counts.copy_(state["counts"])
+        self.health.restore(state["counts"], mine=self.run.context.is_rank_zero)
         self.health.latest = state["latest"]
         self.rows.extend(state["rows"])
         self.last_row = state["last_row"]

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch import nn
 
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
+from gear.training.ema import EMA
 from gear.training.engine import build_engine
 from tests.support.joint import batch, models, small
 from tests.support.plain_loop import EPS
@@ -28,9 +30,7 @@ def share(whole: Batch, world: DistributedContext) -> Batch:
     return Batch(whole.images()[mine], whole.given()[mine], whole.teacher()[mine], whole.keys[mine])
 
 
-def train(
-    quantizer: str, stage: int, parts: int, world: DistributedContext
-) -> dict[str, torch.Tensor]:
+def joint_step(quantizer: str, stage: int, parts: int, world: DistributedContext) -> JointStep:
     config = small(quantizer)
     tokenizer, guided = models(config)
     first, second = (
@@ -56,23 +56,46 @@ def train(
     )
     for engine in step.engines.values():
         engine.optimizer.param_groups[0]["eps"] = EPS
-    for number in range(STEPS):
-        pieces = share(batch(config, number, IMAGES), world).parts(parts)
+    return step
+
+
+def train(
+    step: JointStep, quantizer: str, numbers: range, parts: int, world: DistributedContext
+) -> None:
+    for number in numbers:
+        pieces = share(batch(small(quantizer), number, IMAGES), world).parts(parts)
         if parts > 1:
             step.survey(pieces, number)
         for piece in pieces:
             step(piece, number)
-    return {
-        f"{name}.{key}": value.detach().clone()
-        for name, module in (("tokenizer", tokenizer), ("guided", guided))
-        for key, value in module.named_parameters()
+
+
+def weights(step: JointStep) -> dict[str, torch.Tensor]:
+    """Parameters of both models by name, whole on every rank."""
+    modules: dict[str, nn.Module] = {
+        name: step.engines[engine].module
+        for name, engine in (("tokenizer", "tokenizer"), ("guided", "generator"))
     }
+    whole = {name: EMA(module, 0.0).weights for name, module in modules.items()}
+    return {
+        f"{name}.{key}": whole[name][key].clone()
+        for name, module in modules.items()
+        for key, _ in module.named_parameters()
+    }
+
+
+def trained(
+    quantizer: str, stage: int, parts: int, world: DistributedContext
+) -> dict[str, torch.Tensor]:
+    step = joint_step(quantizer, stage, parts, world)
+    train(step, quantizer, range(STEPS), parts, world)
+    return weights(step)
 
 
 if __name__ == "__main__":
     world = join_process_group(small().host, seed=0)
     results = {
-        f"{quantizer}-{stage}-{parts}": train(quantizer, stage, parts, world)
+        f"{quantizer}-{stage}-{parts}": trained(quantizer, stage, parts, world)
         for quantizer in QUANTIZERS
         for stage in STAGES
         for parts in PARTS

@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint bench graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-postgres lint bench zero-table kill-matrix graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -60,6 +60,12 @@ lint: setup  ## Check style, format, types, import contracts, spelling and the D
 
 bench: setup  ## Time a step and sampling beside the plainest code for them (ten minutes on a quiet machine)
 	@python -m benchmarks.run --record && python -m benchmarks.run --busy --only step && python benchmarks/loader.py
+
+zero-table: setup  ## Every ZeRO stage, rank count and accumulation against a plain loop (a few minutes)
+	@python -m tests.distributed.zero_table
+
+kill-matrix: setup  ## Kill trainings at random moments and run them again (an hour or two)
+	@python -m tests.distributed.kill_matrix
 
 graph-check: setup  ## Edit one thing at a time and show which stages would run again
 	@python tools/graph_check.py

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -71,6 +73,8 @@ class StopRequested(StageFailed):
     """Training ended because a file `stop` in its folder asked for it; its state was saved."""
 
 
+INTERRUPTED = b"saving after this step; Ctrl-C again ends at once, without saving\n"
+REPEAT = 1.0  # seconds from which another Ctrl-C is one; a launcher sends the first one again
 REQUESTED = 1  # besides the numbers of SIGINT and SIGTERM, which are larger
 
 
@@ -312,9 +316,23 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _catch_signals() -> dict[str, int]:
+    """Note signals, for the loop to save and stop after the step; return where they are noted.
+
+    A second Ctrl-C ends the process at once.
+    """
     caught = {"signal": 0}
+    first = time.monotonic()
 
     def remember(signal_number: int, _frame: Any) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if signal_number == caught["signal"] == signal.SIGINT and now - first > REPEAT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        if not caught["signal"]:
+            first = now
+            if signal_number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+                os.write(2, INTERRUPTED)  # print could be in the middle of a line
         caught["signal"] = signal_number
 
     signal.signal(signal.SIGTERM, remember)

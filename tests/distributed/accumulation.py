@@ -1,6 +1,8 @@
 """Run under torchrun: joint steps on shares of a batch, in parts; the models' weights to a file.
 
-python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/accumulation.py OUT
+torchrun --standalone --nproc_per_node=N tests/distributed/accumulation.py OUT STAGE...
+
+STAGE: of ZeRO, 0 to 3.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tests.support.plain_loop import EPS
 
 IMAGES, STEPS = 12, 5
 LR = 2e-4  # at ten times that, LFQ turns rounding into another index within five steps
-QUANTIZERS, STAGES, PARTS = ("vq", "lfq", "ibq"), (0, 1), (1, 2)
+QUANTIZERS, PARTS = ("vq", "lfq", "ibq"), (1, 2)
 
 
 def share(whole: Batch, world: DistributedContext) -> Batch:
@@ -97,7 +99,7 @@ if __name__ == "__main__":
     results = {
         f"{quantizer}-{stage}-{parts}": trained(quantizer, stage, parts, world)
         for quantizer in QUANTIZERS
-        for stage in STAGES
+        for stage in map(int, sys.argv[2:])
         for parts in PARTS
     }
     if world.is_rank_zero:

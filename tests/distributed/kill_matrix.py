@@ -1,0 +1,156 @@
+"""Kill trainings at random moments and run them again: `python -m tests.distributed.kill_matrix`.
+
+Every training of the tiny preset in fp32 is killed with SIGKILL, half of the times while a state is
+being written, and then run again, with the same number of ranks or with another. The table says how
+the models differ from those of a run that nothing interrupted: not at all with as many ranks, by
+rounding with others. Exit code 1 if one did not end, or differs by more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from safetensors.torch import load_file
+
+from tests.support.commands import ENV, gear, run_gear
+from tests.support.settings import edit_params, tiny_settings, write_params
+
+STAGES = ("tokenizer", "joint", "generator")
+RANKS = ((1, 1), (2, 2), (1, 2), (2, 1))  # before and after the kill
+LIMIT = 1e-3  # of a weight, after a change of ranks: AdamW turns rounding into steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kill: where, when and how it ended."""
+
+    saving: bool
+    resumed: bool
+    difference: float
+
+
+def prepare(folder: Path) -> None:
+    """Run the pipeline up to the generator, uninterrupted."""
+    config = tiny_settings(
+        host={"log_every": 2, "checkpoint_every": 1},
+        train={"bf16": False},
+        joint={"batch": 8, "fd_every": 0},
+        generator={"steps": 12},
+        gan={"start_step": 1_000_000},
+    )
+    write_params(folder, config)
+    for stage in ("ingest", "features", "reference", *STAGES):
+        gear(folder, stage)
+
+
+def uninterrupted(prepared: Path, folder: Path, stage: str, ranks: int) -> Path:
+    """Return a folder in which a stage ran with some ranks."""
+    cwd = twin(prepared, folder / f"{stage}-{ranks}", stage, ranks)
+    gear(cwd, stage)
+    return cwd
+
+
+def twin(prepared: Path, cwd: Path, stage: str, ranks: int) -> Path:
+    shutil.copytree(prepared, cwd)
+    shutil.rmtree(cwd / "data/models" / stage)
+    shutil.rmtree(cwd / ".gear" / stage)
+    edit_params(cwd, host={"ranks": ranks})
+    return cwd
+
+
+def kill(cwd: Path, stage: str, saving: bool, moments: random.Random) -> bool:
+    """Start a training and kill it and its ranks. Returns whether a state was being written."""
+    command = [sys.executable, "-m", "gear", stage]
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, cwd=cwd, env=ENV, stdout=quiet, stderr=quiet)
+    states = cwd / ".gear" / stage
+    skip = moments.randrange(6)  # saves, or tenths of a second
+    seen = 0
+    was_saving = False
+    while child.poll() is None:
+        drafts = [*states.glob("*/step-*.partial")]
+        if saving and drafts and not was_saving:
+            seen += 1
+            if seen > skip:
+                time.sleep(moments.random() * 0.02)
+                break
+        elif not saving and [*states.glob("*/step-*")]:
+            time.sleep(moments.random() * 0.5)
+            break
+        was_saving = bool(drafts)
+        time.sleep(0.0005)
+    parent = psutil.Process(child.pid)  # not reaped yet, so that it can be asked for its ranks
+    family = [parent, *parent.children(recursive=True)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=30)
+    child.wait()
+    return bool([*states.glob("*/step-*.partial")])
+
+
+def difference(cwd: Path, other: Path, stage: str) -> float:
+    """Return the largest difference of a weight of what a stage wrote."""
+    worst = 0.0
+    for file in sorted((cwd / "data/models" / stage).rglob("model.safetensors")):
+        ours = load_file(file)
+        theirs = load_file(other / file.relative_to(cwd))
+        assert ours.keys() == theirs.keys()
+        worst = max(worst, *((ours[k] - theirs[k]).abs().max().item() for k in ours))
+    return worst
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="of each row (default 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    arguments = parser.parse_args()
+    moments = random.Random(arguments.seed)
+    failed = 0
+    print("| training | ranks | kills | while saving | resumed | equal to the bit | difference |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        prepared = folder / "prepared"
+        prepare(prepared)
+        for stage in arguments.stages:
+            whole = {ranks: uninterrupted(prepared, folder, stage, ranks) for ranks in (1, 2)}
+            for before, after in RANKS:
+                cases = []
+                for number in range(arguments.kills):
+                    cwd = twin(prepared, folder / "killed", stage, before)
+                    saving = kill(cwd, stage, number % 2 == 0, moments)
+                    edit_params(cwd, host={"ranks": after})
+                    done = run_gear(cwd, stage)
+                    if done.returncode:
+                        failed += 1
+                        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+                    else:
+                        gap = difference(cwd, whole[before], stage)
+                        cases.append(Case(saving, "resuming after step" in done.stderr, gap))
+                    shutil.rmtree(cwd)
+                worst = max((case.difference for case in cases), default=0.0)
+                failed += worst > (0.0 if before == after else LIMIT)
+                ranks = str(before) if before == after else f"{before}, then {after}"
+                print(
+                    f"| {stage} | {ranks} | {len(cases)} | {sum(c.saving for c in cases)} | "
+                    f"{sum(c.resumed for c in cases)} | "
+                    f"{sum(c.difference == 0 for c in cases)} | {worst:.1e} |",
+                    flush=True,
+                )
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

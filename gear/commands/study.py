@@ -83,7 +83,7 @@ def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jo
     lines = [f"{len(study.runs)} runs, {len(records)} finished, {len(missing)} to run:"]
     paces = [
         sum(record.seconds.get(stage, 0.0) for stage in ("joint", "generator"))
-        / record.flops["joint"]
+        / (record.flops["joint"] + record.flops.get("generator", 0.0))
         for record in records.values()
         if "joint" in record.seconds and record.flops.get("joint")
     ]
@@ -99,9 +99,13 @@ def plan(study: Study, missing: list[PlannedRun], records: dict[str, Record], jo
     by_arm: dict[str, float] = {}  # seeds cost the same
     for run in missing:
         if run.arm not in by_arm:
-            by_arm[run.arm] = training_flops(run.config)["joint"]
+            cost = training_flops(run.config)
+            by_arm[run.arm] = cost["joint"] + cost["generator"]
         flops = by_arm[run.arm]
-        line = f"  {run.name}: {run.config.joint.steps} joint steps, {flops / 1e12:.1f} TFLOP"
+        line = f"  {run.name}: {run.config.joint.steps} joint steps, "
+        if run.config.generator.steps:
+            line += f"{run.config.generator.steps} of the generator alone, "
+        line += f"{flops / 1e12:.1f} TFLOP"
         if paces:
             seconds = mean(paces) * flops + mean(others)
             total += seconds

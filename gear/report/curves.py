@@ -71,11 +71,13 @@ def generator_curve(
 ) -> list[dict[str, float]]:
     """Return the rows of both trainings of the generator, steps counted on from one to the other.
 
-    >>> generator_curve([{"step": 0}, {"step": 50}], [{"step": 20, "fd": 9.0}])
-    [{'step': 0}, {'step': 50}, {'step': 70, 'fd': 9.0}]
+    The start of the second is the end of the first, and left out.
+
+    >>> generator_curve([{"step": 50, "fd": 12}], [{"step": 0, "fd": 12}, {"step": 20, "fd": 9}])
+    [{'step': 50, 'fd': 12}, {'step': 70, 'fd': 9}]
     """
     before = joint[-1]["step"] if joint else 0
-    return joint + [{**row, "step": row["step"] + before} for row in generator]
+    return joint + [{**row, "step": row["step"] + before} for row in generator if row["step"]]
 
 
 def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -208,16 +208,27 @@ def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict
     found = {"steps": base / needed}
     for unit in ("seconds", "flops"):
         fast, slow = getattr(arm, unit), getattr(other, unit)
-        if fast.get("joint") and slow.get("joint"):
-            costs = [
-                steps * one["joint"] / record.settings["joint.steps"]
-                for steps, one, record in ((base, slow, other), (needed, fast, arm))
-            ]
-            found[unit] = costs[0] / costs[1]
+        spent, saved = _cost(arm, unit, needed), _cost(other, unit, base)
+        if spent and saved:
+            found[unit] = saved / spent
             if "tokenizer" in fast and "tokenizer" in slow:
-                whole = [costs[0] + slow["tokenizer"], costs[1] + fast["tokenizer"]]
+                whole = (saved + slow["tokenizer"], spent + fast["tokenizer"])
                 found[f"{unit} + warm-up"] = whole[0] / whole[1]
     return found
+
+
+def _cost(record: Record, unit: str, steps: float) -> float:
+    """Return the cost of the generator's first steps, joint and then alone; 0 if it is unknown."""
+    known, total = getattr(record, unit), 0.0
+    for stage in ("joint", "generator"):
+        length = record.settings.get(f"{stage}.steps", 0)
+        taken = min(steps, length)
+        if taken > 0:
+            if not known.get(stage):
+                return 0.0
+            total += known[stage] * taken / length
+            steps -= taken
+    return total
 
 
 def _compared(

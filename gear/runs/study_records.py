@@ -18,6 +18,7 @@ from gear.core.settings import Section, parse_section
 from gear.data.shards import decode
 from gear.evaluation.metric_protocol import Metric, require_records
 from gear.params import Config, from_values, result_settings
+from gear.report.curves import generator_curve
 from gear.runs import costs
 from gear.runs.revision import Revision
 from gear.runs.study_file import PlannedRun, Study, short_hash
@@ -65,7 +66,7 @@ class Record(Section):
         return None if found is None else Metric(found["value"], found["protocol"])
 
     def points(self, quantity: str) -> list[tuple[float, float]]:
-        """Return (step, value) of a quantity of the joint stage's curve."""
+        """Return (step, value) of a quantity of the curve."""
         return [(row["step"], row[quantity]) for row in self.curve if quantity in row]
 
 
@@ -148,7 +149,10 @@ def keep_record(
         "code": short_hash(code),
         "plan": study.plan,
         "metrics": _metrics(revision),
-        "curve": _rows(revision, paths.JOINT),
+        "curve": generator_curve(
+            _rows(revision, paths.JOINT),
+            _rows(revision, paths.GENERATOR) if ran.generator.steps else [],
+        ),
         "curve_protocol": revision.read_json(str(paths.JOINT / "curves-protocol.json")) or {},
         "warm_up": _rows(revision, paths.TOKENIZER),
         "seconds": {name: cost["seconds"] for name, cost in known.items() if cost},
@@ -199,7 +203,7 @@ def _strip(revision: Revision) -> bytes:
     """Return the first samples of a run side by side, as PNG."""
     folder = str(paths.SAMPLES)
     shards = sorted(path for path in revision.files.find(folder) if str(path).endswith(".parquet"))
-    shards = [path for path in shards if "/prompts/" not in str(path)]
+    shards = [path for path in shards if Path(path).parent.name not in ("prompts", "grid")]
     if not shards:
         raise InputError(f"{folder} of {revision.name} is not in DVC's cache: run the study again")
     table = pq.read_table(io.BytesIO(revision.files.read_bytes(shards[0])), columns=["image"])

@@ -188,6 +188,18 @@ def test_sooner_counts_steps_seconds_and_flops_to_the_other_arms_end() -> None:
     assert ratios["flops + warm-up"][0] == pytest.approx(5 / (1 + 4 * 175 / 400))
 
 
+def test_steps_of_the_generator_alone_have_their_own_cost() -> None:
+    """It is there after 175 steps: 150 joint ones of 2 s and 25 of half a second."""
+    base = {0: record("base", 0, [400, 300, 220, 170, 140])}
+    stages = {"settings": {"joint.steps": 150, "generator.steps": 250}}
+    costs = {"seconds": {"tokenizer": 50.0, "joint": 300.0, "generator": 125.0}, "flops": {}}
+    arm = {0: record("arm", 0, [400, 200, 120, 100, 90], **stages, **costs)}
+    ratios = measure_speed(arm, base, "fd").ratios
+    assert ratios["seconds"][0] == pytest.approx(100 / (300 + 12.5))
+    assert ratios["seconds + warm-up"][0] == pytest.approx(150 / (50 + 300 + 12.5))
+    assert "flops" not in ratios
+
+
 def test_an_arm_that_never_gets_there_is_not_sooner() -> None:
     never = [record("arm", i, [400, 390, 380, 370, 360]) for i in range(3)]
     prediction = PredictionConfig(kind="sooner", arm="arm", than=("base",))

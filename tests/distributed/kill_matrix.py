@@ -2,8 +2,9 @@
 
 Every training of the tiny preset in fp32 is killed with SIGKILL, half of the times while a state is
 being written, and then run again, with the same number of ranks or with another. The table says how
-the models differ from those of a run that nothing interrupted: not at all with as many ranks, by
-rounding with others. Exit code 1 if one did not end, or differs by more.
+the models differ from those of a run that nothing interrupted: not at all with as many ranks, and
+with others about as much as undisturbed runs of one and of two ranks do. Exit code 1 if one did not
+end, or differs by more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.support.settings import edit_params, tiny_settings, write_params
 
 STAGES = ("tokenizer", "joint", "generator")
 RANKS = ((1, 1), (2, 2), (1, 2), (2, 1))  # before and after the kill
-LIMIT = 1e-3  # of a weight, after a change of ranks: AdamW turns rounding into steps
+TIMES = 2.0  # what a change of ranks may differ, in units of an undisturbed run of other ranks
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def main() -> int:
         prepare(prepared)
         for stage in arguments.stages:
             whole = {ranks: uninterrupted(prepared, folder, stage, ranks) for ranks in (1, 2)}
+            apart = difference(whole[1], whole[2], stage)
+            print(f"| {stage} | 2 instead of 1 | none | | | | {apart:.1e} |", flush=True)
             for before, after in RANKS:
                 cases = []
                 for number in range(arguments.kills):
@@ -141,7 +144,7 @@ def main() -> int:
                         cases.append(Case(saving, "resuming after step" in done.stderr, gap))
                     shutil.rmtree(cwd)
                 worst = max((case.difference for case in cases), default=0.0)
-                failed += worst > (0.0 if before == after else LIMIT)
+                failed += worst > (0.0 if before == after else TIMES * apart)
                 ranks = str(before) if before == after else f"{before}, then {after}"
                 print(
                     f"| {stage} | {ranks} | {len(cases)} | {sum(c.saving for c in cases)} | "

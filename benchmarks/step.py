@@ -20,7 +20,7 @@ from gear.generator.rope import rotary_table, rotate
 from gear.nn.attention import attend
 from gear.nn.dropout import Dropout
 
-B, L, H, E = 64, 64, 6, 32  # the quickstart's generator
+B, L, H, E = 64, 64, 6, 32  # the quickstart's generator, batch 64
 
 
 def bf16(*shape: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ export MASTER_ADDR MASTER_PORT="${MASTER_PORT:-29500}"
 
 alone() { env --unset=SLURM_NTASKS "$@"; } # a process that is no rank
 alone dvc repro validate
-for stage in features reference tokenizer joint generator sample evaluate codebook; do
+for stage in features reference tokenizer joint generator sample reconstruction evaluate codebook; do
     if ! alone dvc status --quiet "$stage"; then
         srun python -m gear "$stage"
         alone dvc commit --force "$stage"

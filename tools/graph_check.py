@@ -112,6 +112,7 @@ CASES = (
         setting("joint", "lambda_tok", "0.7"),
     ),
     Case("tokenizer.lr", {"tokenizer", "joint", "report"}, setting("tokenizer", "lr", "0.003")),
+    Case("sample.grid_guidance", {"sample", "report"}, setting("sample", "grid_guidance", "3.0")),
     Case("sample.guidance", {"sample", "evaluate", "report"}, setting("sample", "guidance", "2.0")),
     Case("another torch", MODELS, pin("torch")),
     Case("another deepspeed", TRAININGS, pin("deepspeed")),

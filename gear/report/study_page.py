@@ -38,7 +38,7 @@ ALIGNMENT = {
     "latents": "tokenizer's latents",
     "tap": "generator's tap",
 }
-CURVES = {  # of the joint stage
+CURVES = {
     "fd": "FD of fresh samples",
     "val/ntp_bits": "next-token loss of validation images, bits per image",
     "val/teacher_cosine": "cosine to the teacher, validation images",
@@ -259,7 +259,7 @@ def _ratio(ratios: dict[int, float], *, missed: bool) -> str:
 
 
 def _costs(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
-    stages = ("tokenizer", "joint", "generator", "sample", "evaluate")
+    stages = ("tokenizer", "joint", "generator", "sample", "reconstruction", "evaluate")
     rows = []
     for arm in arms:
         records = list(by_arm[arm].values())

@@ -15,6 +15,7 @@ from gear.evaluation.metric_protocol import Metric, difference
 Rows = list[dict[str, float]]
 SEED = "run.seed"
 RESAMPLES = 4000
+OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # in a protocol: not how it is measured
 COVER = 0.95  # of the bootstrap interval
 
 
@@ -129,7 +130,7 @@ def check_protocols(runs: list[Run]) -> None:
     first = runs[0]
     for other in runs[1:]:
         pairs = {"conditions": (Metric(0, first.conditions), Metric(0, other.conditions))}
-        shared = [name for name in first.records if name in other.records]
+        shared = [n for n in first.records if n in other.records and n != "fd_untrained"]
         for name in shared:
             pairs[name] = (_metric(first, name), _metric(other, name))
         for name, (metric, other_metric) in pairs.items():
@@ -141,7 +142,8 @@ def check_protocols(runs: list[Run]) -> None:
 
 def _metric(run: Run, name: str) -> Metric:
     record = run.records[name]
-    return Metric(record["value"], {k: v for k, v in record["protocol"].items() if k != "seeds"})
+    protocol = {k: v for k, v in record["protocol"].items() if k not in OF_A_RUN}
+    return Metric(record["value"], protocol)
 
 
 def metric_names(arms: list[Arm]) -> list[str]:

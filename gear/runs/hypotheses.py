@@ -220,7 +220,8 @@ def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict
 def _cost(record: Record, unit: str, steps: float) -> float:
     """Return the cost of the generator's first steps, joint and then alone; 0 if it is unknown."""
     known, total = getattr(record, unit), 0.0
-    for stage in ("joint", "generator"):
+    scratch = record.settings.get("generator.start") == "scratch"
+    for stage in ("generator",) if scratch else ("joint", "generator"):
         length = record.settings.get(f"{stage}.steps", 0)
         taken = min(steps, length)
         if taken > 0:

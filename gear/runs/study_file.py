@@ -37,7 +37,7 @@ class PredictionConfig(Section):
     kind: Literal["sooner", "lower", "higher", "falls"] = Field(description="What is predicted.")
     arm: str = Field(description="The arm that the prediction is about.")
     than: tuple[str, ...] = Field((), description="Arms, each of which is compared with.")
-    value: str = Field("fd", description="Metric, or quantity of the joint stage's curve.")
+    value: str = Field("fd", description="Metric, or quantity of the generator's curve.")
     to: Annotated[float, Field(gt=0)] = Field(1.0, description="Share of the first value.")
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Record(Section):
     commit: Of the DVC experiment. code: Hash of the code that ran.
     plan: Hash of the study's arms, seeds, settings and predictions when the run ended.
     metrics: `{"value": ..., "protocol": ...}` by name.
-    curve: Rows that the joint stage logged; `curve_protocol` says how its measurements were made.
+    curve: Rows that the joint stage and stage 2 logged.
+    curve_protocol: How its measurements were made.
     warm_up: Rows that the tokenizer stage logged.
     seconds: By stage, where it ran on this machine.
     flops: Of all training steps of a stage, estimated from shapes.
@@ -149,10 +151,7 @@ def keep_record(
         "code": short_hash(code),
         "plan": study.plan,
         "metrics": _metrics(revision),
-        "curve": generator_curve(
-            _rows(revision, paths.JOINT),
-            _rows(revision, paths.GENERATOR) if ran.generator.steps else [],
-        ),
+        "curve": _curve(revision, ran, lock),
         "curve_protocol": revision.read_json(str(paths.JOINT / "curves-protocol.json")) or {},
         "warm_up": _rows(revision, paths.TOKENIZER),
         "seconds": {name: cost["seconds"] for name, cost in known.items() if cost},
@@ -191,6 +190,15 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _curve(revision: Revision, ran: Config, stages: Collection[str]) -> Rows:
+    """Return the rows of the generator's trainings, those of stage 2 counted on."""
+    joint = _rows(revision, paths.JOINT)
+    if not ran.generator.steps or "generator" not in stages:
+        return joint
+    alone = _rows(revision, paths.GENERATOR)
+    return alone if ran.generator.start == "scratch" else generator_curve(joint, alone)
+
+
 def _rows(revision: Revision, folder: Path) -> Rows:
     file = str(folder / "curves.jsonl")
     content = revision.read(file)
@@ -203,7 +211,7 @@ def _strip(revision: Revision) -> bytes:
     """Return the first samples of a run side by side, as PNG."""
     folder = str(paths.SAMPLES)
     shards = sorted(path for path in revision.files.find(folder) if str(path).endswith(".parquet"))
-    shards = [path for path in shards if Path(path).parent.name not in ("prompts", "grid")]
+    shards = [path for path in shards if "/prompts/" not in str(path)]
     if not shards:
         raise InputError(f"{folder} of {revision.name} is not in DVC's cache: run the study again")
     table = pq.read_table(io.BytesIO(revision.files.read_bytes(shards[0])), columns=["image"])

@@ -54,7 +54,9 @@ def run(config: Config) -> None:
     Both include what the stage reconstruction measured. `reports/nearest-training.json` names the
     samples that are nearest to a training image.
     """
-    rebuilt = require_records(read_json(paths.RECONSTRUCTION), str(paths.RECONSTRUCTION))
+    rebuilt = {}
+    if paths.RECONSTRUCTION.exists():  # always, by dvc.yaml
+        rebuilt = require_records(read_json(paths.RECONSTRUCTION), str(paths.RECONSTRUCTION))
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")

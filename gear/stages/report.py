@@ -15,12 +15,11 @@ from gear.evaluation.metric_protocol import require_records
 from gear.params import Config
 from gear.report import page
 from gear.report.curves import curve_charts, generator_curve, plot_rows
-from gear.report.figures import class_grid, grid_rows, pair_grid
+from gear.report.figures import pair_grid
 from gear.report.provenance import machine_provenance, run_provenance
 from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
 
 PAIRS = 36
-SAMPLE_COLUMNS = 14
 PAIR_COLUMNS = 12
 
 
@@ -47,7 +46,7 @@ def run(config: Config) -> None:
         agreement=page.agreement_rows(records),
         guidance=page.guidance_charts(records),
         condition=config.data.condition,
-        samples=page.data_uri(_sample_grid(config.data.condition, manifest["classes"])),
+        samples=page.data_uri(Image.open(paths.SAMPLE_GRID)),
         shown_guidance=config.sample.grid_guidance or config.sample.guidance,
         measured_guidance=config.sample.guidance,
         copies=page.copies_section(records, nearest, _nearest_grid(nearest)),
@@ -67,7 +66,10 @@ def run(config: Config) -> None:
     )
     replace_file(paths.PAGE, text.encode())
     write_json(paths.PROVENANCE, machine_provenance())
-    write_json(paths.PLOTS, plot_rows(generator_curve(curves["joint"], curves["generator"])))
+    of_generator = generator_curve(curves["joint"], curves["generator"])
+    if config.generator.start == "scratch":
+        of_generator = curves["generator"]
+    write_json(paths.PLOTS, plot_rows(of_generator))
     print(f"report: {paths.PAGE}")
 
 
@@ -80,18 +82,3 @@ def _nearest_grid(nearest: list[dict[str, Any]]) -> Image.Image:
         train.images(np.array([row["training_row"] for row in nearest])),
         columns=PAIR_COLUMNS,
     )
-
-
-def _sample_grid(condition: str, classes: list[str]) -> Image.Image:
-    """Return a grid of samples with one row per class, or per prompt."""
-    if condition == "class":
-        grid = paths.SAMPLES / "grid"
-        samples = read_split(grid if grid.exists() else paths.SAMPLES)
-        shown, rows, names = grid_rows(samples.labels, classes, columns=SAMPLE_COLUMNS)
-        return class_grid(samples.images(shown), rows, names, columns=SAMPLE_COLUMNS)
-    prompts = read_json(paths.SAMPLES / "prompts.json")
-    samples = read_split(paths.SAMPLES / "prompts")
-    columns = len(samples) // len(prompts)
-    names = [f"{prompt['caption']} ({prompt['kind']})" for prompt in prompts]
-    rows = np.repeat(np.arange(len(prompts)), columns)
-    return class_grid(samples[:], rows, names, columns=columns)

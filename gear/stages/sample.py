@@ -22,15 +22,14 @@ from gear.report.figures import class_grid, grid_rows, png_bytes
 from gear.tokenizer.inference import decode_tokens, decoded_images, load_tokenizer
 
 GRID_COLUMNS = 12
-DRAWN_COLUMNS = 14  # of the grid; the page shows them all
 
 
 def run(config: Config) -> None:
     """Write `data/samples` and `reports/samples.png` from `data/models/generator`.
 
     If captions are the condition, samples are of the validation captions in turn; samples of
-    `sample.prompts` and of some validation captions are in `prompts/`. With
-    `sample.grid_guidance`, samples of that guidance, which the page shows, are in `grid/`.
+    `sample.prompts` and of some validation captions are in `prompts/`. The picture is of
+    `sample.grid_guidance`, which changes no other output.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     condition = config.data.condition
@@ -47,10 +46,9 @@ def run(config: Config) -> None:
     tokens = draw(generator, wanted.conditions, seeds, settings, batch, ranks)
     images = decoded_images(tokenizer, tokens, ranks)
     classes = load_manifest(paths.SHARDS)["classes"]
-    shown, grid_labels, names = grid_rows(wanted.labels, classes, columns=DRAWN_COLUMNS)
+    shown, grid_labels, names = grid_rows(wanted.labels, classes, columns=GRID_COLUMNS)
     grid_tokens = tokens[shown]
-    own_grid = condition == "class" and shown_settings.guidance != settings.guidance
-    if own_grid:
+    if condition == "class" and shown_settings.guidance != settings.guidance:
         grid_tokens = draw(
             generator,
             lambda rows: wanted.conditions(shown[rows]),
@@ -87,11 +85,6 @@ def run(config: Config) -> None:
             write_samples(prompt_images, np.zeros_like(rows), captions, draft / "prompts")
             facts = [{"caption": prompt.caption, "kind": prompt.kind} for prompt in prompts]
             write_json(draft / "prompts.json", facts)
-
-        if own_grid:
-            labels = wanted.labels[shown]
-            pixels = decoded_images(tokenizer, grid_tokens)
-            write_samples(pixels, labels, [classes[i] for i in labels], draft / "grid")
 
     replace_folder(paths.SAMPLES, fill)
     if prompts:

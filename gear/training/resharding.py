@@ -37,7 +37,7 @@ class WholeState:
 
     weights: whole parameters and buffers, by name.
     pieces: of each parameter, flattened, by moment and name; together they are the whole.
-    updates: optimiser steps taken.
+    updates: optimiser steps taken; without one, as before the discriminator joins, no moments.
     """
 
     weights: Tensors
@@ -62,6 +62,8 @@ def read_whole_state(folder: Path, module: nn.Module, *, ranks: int, zero_stage:
     saved = read_tensors(folder / MODEL, mmap=True)
     if zero_stage == 0:
         states = saved["optimizer"]["state"]
+        if not states:
+            return WholeState(saved["module"], {}, 0.0)
         names = [name for name, _ in module.named_parameters()]
         whole = {name: states[number] for number, name in enumerate(names)}
         pieces = {
@@ -71,6 +73,8 @@ def read_whole_state(folder: Path, module: nn.Module, *, ranks: int, zero_stage:
     pieces = {key: defaultdict(list) for key in MOMENTS}
     updates = 0.0
     for optimizer in _optimizers(folder, ranks):
+        if not optimizer["base_optimizer_state"]["state"]:
+            return WholeState(saved["module"], {}, 0.0)
         (state,) = optimizer["base_optimizer_state"]["state"].values()
         updates = float(state["step"])
         (places,) = optimizer["param_slice_mappings"]
@@ -91,10 +95,11 @@ def _of_stage_3(folder: Path, ranks: int) -> WholeState:
     updates = 0.0
     for optimizer in _optimizers(folder, ranks):
         states = optimizer["optimizer_state_dict"]["state"]
-        updates = float(states[0]["step"])
         parts["weight"].append(torch.cat(list(optimizer["fp32_flat_groups"])))
-        for key in MOMENTS:
-            parts[key].append(torch.cat([states[number][key] for number in sorted(states)]))
+        if states:
+            updates = float(states[0]["step"])
+            for key in MOMENTS:
+                parts[key].append(torch.cat([states[number][key] for number in sorted(states)]))
     pieces: dict[str, dict[str, list[torch.Tensor]]] = {key: {} for key in MOMENTS}
     start = 0
     for name, shape in shapes.items():
@@ -105,7 +110,7 @@ def _of_stage_3(folder: Path, ranks: int) -> WholeState:
             return torch.cat(rows)[: shape.numel()]
 
         weights[name] = whole("weight").view(shape)
-        for key in MOMENTS:
+        for key in MOMENTS if updates else ():
             pieces[key][name] = [whole(key)]
         start += size
     return WholeState(weights, pieces, updates)
@@ -146,6 +151,8 @@ def load_whole_state(engine: Any, state: WholeState) -> None:
         module.load_state_dict(state.weights)
     if stage > 0:
         engine.optimizer.refresh_fp32_params()
+    if not state.updates:
+        return
     held: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for fragment in _fragments(engine):
         if fragment.held not in held:

@@ -90,7 +90,9 @@ def kill(cwd: Path, stage: str, saving: bool, moments: random.Random) -> bool:
             break
         was_saving = bool(drafts)
         time.sleep(0.0005)
-    parent = psutil.Process(child.pid)  # not reaped yet, so that it can be asked for its ranks
+    if child.poll() is not None:
+        return False  # it ended before its moment
+    parent = psutil.Process(child.pid)
     family = [parent, *parent.children(recursive=True)]
     for process in family:
         with suppress(psutil.NoSuchProcess):

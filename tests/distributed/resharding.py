@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.distributed import DistributedContext, join_process_group
-from tests.distributed.accumulation import STEPS, joint_step, train, weights
+from gear.training.ema import EMA
+from gear.training.engine import build_engine
+from tests.distributed.accumulation import IMAGES, STEPS, joint_step, train, weights
 from tests.support.joint import small
 
 STAGES = (0, 1, 2, 3)
 SAVED = 3
+
+
+def idle(stage: int, world: DistributedContext, seed: int) -> Any:
+    """An engine that never steps, as a discriminator's before it joins."""
+    torch.manual_seed(seed)
+    module = torch.nn.Linear(7, 3)
+    return build_engine(module, small().train, world, lr=1e-3, batch=IMAGES, zero_stage=stage)
 
 
 def save(folder: Path, world: DistributedContext) -> None:
@@ -25,7 +35,8 @@ def save(folder: Path, world: DistributedContext) -> None:
         step = joint_step("vq", stage, 1, world)
         train(step, "vq", range(SAVED), 1, world)
         manager = CheckpointManager(folder / f"{stage}-{world.size}", world)
-        manager.save(step.engines, {"step": SAVED})
+        engines = {**step.engines, "idle": idle(stage, world, seed=5)}
+        manager.save(engines, {"step": SAVED})
         manager.close()
 
 
@@ -35,8 +46,13 @@ def go_on(folder: Path, ranks: int, world: DistributedContext) -> None:
         for stage in STAGES:
             step = joint_step("vq", stage, 1, world)
             manager = CheckpointManager(folder / f"{saved}-{ranks}", world)
-            assert manager.load(step.engines)
+            waiting = idle(stage, world, seed=6)
+            assert manager.load({**step.engines, "idle": waiting})
             manager.close()
+            torch.manual_seed(5)
+            expected = torch.nn.Linear(7, 3).state_dict()
+            found = EMA(waiting.module, 0.0).weights
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
             train(step, "vq", range(SAVED, STEPS), 1, world)
             results[f"{saved}-{ranks} to {stage}-{world.size}"] = weights(step)
     if world.is_rank_zero:

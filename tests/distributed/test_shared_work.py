@@ -18,6 +18,8 @@ OUTPUTS = (
     "data/features",
     "data/reference",
     "data/samples",
+    "reports/samples.png",
+    "reports/reconstruction.json",
     "reports/metrics.json",
     "reports/protocols.json",
     "reports/nearest-training.json",
@@ -41,7 +43,7 @@ def measured(prepared: Path, cwd: Path, ranks: int) -> dict[str, bytes]:
     shutil.rmtree(cwd / "data/reference")
     shutil.copytree(cwd / "data/models/joint", cwd / "data/models/generator")
     # parts of 16 samples: their number divides by no number of ranks here
-    edit_params(cwd, host={"sample_batch": 16}, sample={"n": 100})
+    edit_params(cwd, host={"sample_batch": 16}, sample={"n": 100, "grid_guidance": 3.0})
     edit_params(cwd, evaluate={"guidances": [1.5], "guidance_n": 50})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, f"--nproc_per_node={ranks}", shared_work.__file__]

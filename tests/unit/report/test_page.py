@@ -32,7 +32,7 @@ class Sources(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
-def render() -> str:
+def render(**more: float) -> str:
     pixels = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
     picture = page.data_uri(class_grid(pixels, np.array([0, 1]), [EVIL, "b"], columns=2))
     health = {
@@ -65,6 +65,7 @@ def render() -> str:
             COPIES, NEAREST, class_grid(pixels, np.array([0, 1]), ["a", "b"], 2)
         ),
         condition="caption",
+        **more,
         agreement=page.agreement_rows(
             {
                 f"retrieval_category{part}": {"value": 0.5, "protocol": {"hit": EVIL}}
@@ -112,3 +113,9 @@ def test_text_from_data_is_escaped_and_nothing_is_fetched() -> None:
 
 def test_the_same_run_gives_the_same_page() -> None:
     assert render() == render()
+
+
+def test_the_page_says_if_its_samples_have_another_guidance_than_the_measured_ones() -> None:
+    sentence = "drawn at guidance 2 and no metric is of them"
+    assert sentence in render(shown_guidance=2.0, measured_guidance=1.0)
+    assert sentence not in render(shown_guidance=2.0, measured_guidance=2.0)

@@ -120,6 +120,20 @@ def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
         )
 
 
+def test_what_a_run_measures_of_itself_is_no_protocol() -> None:
+    """The threshold of copies and the deviation of a floor are of each run's own models."""
+
+    def measured(run: Run, **of_run: float) -> Run:
+        record = {"value": 0.0, "protocol": {"rule": "nearest", **of_run}}
+        return replace(run, records={"memorised": record})
+
+    check_protocols(
+        [measured(SLOW[0], threshold=13.7, deviation=0.8), measured(FAST[1], threshold=13.4)]
+    )
+    with pytest.raises(ValueError, match="k: None against 5"):
+        check_protocols([measured(SLOW[0]), measured(FAST[0], k=5)])
+
+
 def test_spread() -> None:
     assert (
         mean_and_std([]),

@@ -63,3 +63,17 @@ def test_health_is_unbroken_before_a_window_closes_and_says_what_is_under() -> N
     health.count(torch.zeros(9, dtype=torch.int64))
     health.close_window()
     assert health.broken() == "usage 0.1250 is under health.min_usage = 0.5"
+
+
+def test_a_window_goes_on_where_it_was_saved() -> None:
+    config = HealthConfig(min_usage=0.0, min_perplexity=0.0, window=2, after_step=0)
+    first, second, other = (CodebookHealth(config, 4, torch.device("cpu")) for _ in range(3))
+    first.count(torch.tensor([[0, 0, 1]]))
+    saved = first.window_counts()
+    assert saved.tolist() == [2, 1, 0, 0]
+    second.restore(saved, mine=True)
+    other.restore(saved, mine=False)
+    assert second.counts.tolist() == [2, 1, 0, 0]
+    assert other.counts.tolist() == [0, 0, 0, 0], "one rank holds what all counted"
+    second.count(torch.tensor([[3]]))
+    assert saved.tolist() == [2, 1, 0, 0]

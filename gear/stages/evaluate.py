@@ -55,8 +55,10 @@ def run(config: Config) -> None:
     samples that are nearest to a training image.
     """
     rebuilt = {}
-    if paths.RECONSTRUCTION.exists():  # always, by dvc.yaml
+    if paths.RECONSTRUCTION.exists():
         rebuilt = require_records(read_json(paths.RECONSTRUCTION), str(paths.RECONSTRUCTION))
+    else:  # DVC never runs this stage without it
+        print(f"{paths.RECONSTRUCTION}: absent, its metrics are left out (`gear reconstruction`)")
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
     val = read_split(paths.SHARDS / "val")

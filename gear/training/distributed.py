@@ -40,12 +40,15 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if not dist.is_initialized() and "RANK" not in os.environ:  # not under torchrun: one rank
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        own = device if cuda else None
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=own)
     if not deepspeed.comm.is_initialized():
         timeout = timedelta(seconds=host.rank_timeout)
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # on a GPU, attention's backward pass has a fixed order of sums only if this is no mere warning
+    torch.use_deterministic_algorithms(True, warn_only=not cuda)
     # filling costs half a step and hides nothing here
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if cuda:

@@ -32,7 +32,9 @@ def share(whole: Batch, world: DistributedContext) -> Batch:
     return Batch(whole.images()[mine], whole.given()[mine], whole.teacher()[mine], whole.keys[mine])
 
 
-def joint_step(quantizer: str, stage: int, parts: int, world: DistributedContext) -> JointStep:
+def joint_step(
+    quantizer: str, stage: int, parts: int, world: DistributedContext, recipe: str = "gear"
+) -> JointStep:
     config = small(quantizer)
     tokenizer, guided = models(config)
     first, second = (
@@ -49,7 +51,7 @@ def joint_step(quantizer: str, stage: int, parts: int, world: DistributedContext
     )
     autoencoder = AutoencoderStep(tokenizer, first, config.loss, config.gan, bf16=False)
     step = JointStep(
-        RECIPES["gear"],
+        RECIPES[recipe],
         config.joint,
         second,
         bf16=False,

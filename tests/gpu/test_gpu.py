@@ -9,16 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gear.core.device import pick_device
+from gear.core.files import sha256_of
+from gear.core.settings import PinnedFile
 from gear.encoders.efficientnet import build_encoder
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import sample
+from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
+from gear.losses.adversarial import PatchDiscriminator
+from gear.losses.config import GanConfig
+from gear.losses.perceptual import LpipsLoss
 from gear.nn.dropout import Dropout, drawn_by_image
+from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
+from gear.training.engine import build_engine
 from tests.distributed.accumulation import IMAGES, QUANTIZERS, STEPS, joint_step, weights
 from tests.distributed.kill_matrix import difference, kill, twin
 from tests.support.commands import gear, run_gear
@@ -73,6 +82,46 @@ def test_joint_steps_repeat_to_the_bit(world: DistributedContext) -> None:
     for _ in range(2):
         step = joint_step("vq", 1, 1, world)
         take_steps(step, "vq", world.device)
+        found.append(weights(step))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
+    """Random weights in torchvision's layout."""
+    file = tmp_path_factory.mktemp("vgg16") / "vgg16.pth"
+    features = torchvision.models.vgg16().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in features.items()}, file)
+    return PinnedFile(path=str(file), sha256=sha256_of(file))
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if RECIPES[name].tokenizer_trains])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_operation_of_a_step_has_a_deterministic_kernel(
+    world: DistributedContext, vgg16: PinnedFile, recipe: str, quantizer: str
+) -> None:
+    """With all losses and in bf16, twice: PyTorch would raise, and the weights be others."""
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    config = small(quantizer)
+    judge = GanConfig(start_step=0, filters=8, lecam=0.1)
+    found = []
+    for _ in range(2):
+        step = joint_step(quantizer, 1, 1, world, recipe=recipe)
+        torch.manual_seed(3)
+        discriminator = PatchDiscriminator(judge.filters, judge.layers)
+        autoencoder = AutoencoderStep(
+            step.autoencoder.tokenizer,
+            step.autoencoder.engine,
+            config.loss,
+            judge,
+            bf16=True,
+            perceptual=LpipsLoss(vgg16).to(world.device),
+            discriminator_engine=build_engine(
+                discriminator, config.train, world, lr=LR, batch=IMAGES
+            ),
+        )
+        step.autoencoder, step.bf16 = autoencoder, True
+        take_steps(step, quantizer, world.device)
         found.append(weights(step))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.support.repo import REPO
 
-ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+PATHS = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+ENV = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 
 
 def run_gear(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

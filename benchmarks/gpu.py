@@ -120,6 +120,7 @@ def main() -> None:
             flush=True,
         )
         torch.cuda.empty_cache()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

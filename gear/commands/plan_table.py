@@ -87,7 +87,7 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
             f"{(states + average + kept) / GIB:8.2f}"
         )
     lines += [
-        "kept: activations in bf16 that autograd holds between a forward and its backward pass; "
+        "kept: activations that autograd holds between a forward and its backward pass; "
         "workspaces come on top",
         "",
     ]

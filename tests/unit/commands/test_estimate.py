@@ -68,6 +68,17 @@ def test_zero_splits_what_it_says() -> None:
     assert plan.model_states(parts, 1, gpus=4)[1] == 4000
 
 
+@pytest.mark.parametrize(("preset", "measured"), [("imagenet256-b", 48.7), ("imagenet256-xl", 67.9)])
+def test_the_memory_of_a_step_is_what_a_gpu_allocated(preset: str, measured: float) -> None:
+    """GiB on an H100 for 32 images, without discriminator and activation checkpointing."""
+    config = load_preset(preset)
+    host = config.host.model_copy(update={"activation_checkpointing": False})
+    config = config.model_copy(update={"host": host})
+    parts = [part for part in plan.measure(config) if part.name != "discriminator"]
+    expected = sum(plan.model_states(parts, 1, gpus=1)) + 32 * plan.kept_bytes(config, parts)
+    assert expected / plan.GIB == pytest.approx(measured, rel=0.06)
+
+
 def test_the_table_and_its_errors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,8 @@ from gear.tokenizer.model import Tokenizer
 
 GIB = 2**30
 
-# Autocast computes group normalization in fp32 on GPUs: its input, its output and the next
-# convolution's input take 4 + 4 + 2 bytes a value there, where bf16 throughout would take 2 + 2 + 2.
+# Autocast computes group normalization in fp32 on GPUs: its input, its output and the input of the
+# next convolution take 4 + 4 + 2 bytes a value there, where bf16 throughout would take 2 + 2 + 2.
 NORMALISED = 10 / 6
 
 ATTENTION = {  # torch counts the fused attention of GPUs only

@@ -19,7 +19,8 @@ SIDE = 32
 THUMBNAIL = 8
 ROUNDING = 1.0  # what rounding two thumbnails to integers may add to their difference
 BLOCK = 2048  # thumbnails on one side of a matrix of differences
-PAIRS = 1024  # pairs whose images are in memory at a time
+PAIRS = 1024  # pairs that are compared at a time
+READ = 512  # images that are read at a time
 
 ReadImages = Callable[[np.ndarray], np.ndarray]
 
@@ -61,6 +62,45 @@ def near_twins(thumbnails: np.ndarray, read: ReadImages) -> np.ndarray:
     return _pairs(thumbnails, every, every, read)
 
 
+def near_twin_groups(thumbnails: np.ndarray, groups: np.ndarray, read: ReadImages) -> np.ndarray:
+    """Return numbers of groups that hold near-twins together, and what was together before.
+
+    Images that others have linked are not compared, so that sets with many near-twins take little
+    more time than others.
+
+    Args:
+        thumbnails: `thumbnail` of N images, (N, 8, 8, 3) uint8.
+        groups: Numbers of the groups before, (N,) int64.
+        read: Returns the images at rising positions, (n, S, S, 3) uint8.
+
+    Returns:
+        Numbers 0, 1, ... in the order of each group's first image, (N,) int64.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    parents = np.arange(len(names))  # a forest: each group's parent, or itself
+    every = np.arange(len(thumbnails))
+    for candidates in _candidates(thumbnails, every, every):
+        pixels = _Pixels(read)
+        for part in batches(len(candidates), PAIRS):
+            pairs = candidates[part]
+            roots = _roots(parents, group_of[pairs])
+            pairs = pairs[roots[:, 0] != roots[:, 1]]
+            for a, b in _roots(parents, group_of[pairs[_are_near(pairs, pixels)]]).tolist():
+                first, second = (_roots(parents, np.array(root)).item() for root in (a, b))
+                parents[max(first, second)] = min(first, second)
+    _, first, numbers = np.unique(_roots(parents, group_of), return_index=True, return_inverse=True)
+    order = np.empty(len(first), np.int64)
+    order[np.argsort(first)] = np.arange(len(first))
+    return order[numbers]
+
+
+def _roots(parents: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the root of each group's tree."""
+    while (parents[groups] != groups).any():
+        groups = parents[groups]
+    return groups
+
+
 def near_twins_between(
     first: np.ndarray, second: np.ndarray, thumbnails: np.ndarray, read: ReadImages
 ) -> np.ndarray:
@@ -78,14 +118,31 @@ def near_twins_between(
 def _pairs(
     thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray, read: ReadImages
 ) -> np.ndarray:
-    same = first is second
     found = [np.zeros((0, 2), np.int64)]
     for pairs in _candidates(thumbnails, first, second):
-        if same:
-            pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+        pixels = _Pixels(read)
         for part in batches(len(pairs), PAIRS):
-            found.append(pairs[part][_are_near(pairs[part], read)])
+            found.append(pairs[part][_are_near(pairs[part], pixels)])
     return np.unique(np.concatenate(found), axis=0)
+
+
+class _Pixels:
+    """Images of one block of pairs at up to 32 pixels a side; each is read once."""
+
+    def __init__(self, read: ReadImages) -> None:
+        self._read = read
+        self._images: dict[int, np.ndarray] = {}
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Return the images at rising positions, (n, s, s, 3) float32."""
+        absent = np.array([p for p in positions.tolist() if p not in self._images], np.int64)
+        for part in batches(len(absent), READ):
+            self._images.update(
+                zip(
+                    absent[part].tolist(), average_pool(self._read(absent[part]), SIDE), strict=True
+                )
+            )
+        return np.stack([self._images[p] for p in positions.tolist()])
 
 
 def _candidates(
@@ -93,42 +150,51 @@ def _candidates(
 ) -> Iterator[np.ndarray]:
     """Yield pairs of positions whose thumbnails are near, in blocks.
 
-    Both sides are sorted by mean brightness, which cannot differ by more than the images do.
+    Both sides are sorted by mean brightness, which cannot differ by more than the images do. If
+    both are the same array, a pair is yielded once, the smaller position first.
     """
+    same = first is second
     limit = MAX_RMSE + ROUNDING
     flat = thumbnails.reshape(len(thumbnails), THUMBNAIL**2 * 3)
-    mirrored = thumbnails[:, :, ::-1].reshape(flat.shape)
+    mirrored = thumbnails[:, :, ::-1]
     brightness = flat.mean(axis=1)
     first = first[np.argsort(brightness[first], kind="stable")]
     second = second[np.argsort(brightness[second], kind="stable")]
+    least = -0.5 * limit**2 * flat.shape[1]
     for start in range(0, len(first), BLOCK):
         rows = first[start : start + BLOCK]
         low = np.searchsorted(brightness[second], brightness[rows[0]] - limit)
         high = np.searchsorted(brightness[second], brightness[rows[-1]] + limit, side="right")
-        for begin in range(low, high, 4 * BLOCK):
+        left = _factor(flat[rows], first=True)
+        for begin in range(start if same else low, high, 4 * BLOCK):
             columns = second[begin : min(begin + 4 * BLOCK, high)]
-            near = np.minimum(
-                _mean_square(flat[rows], flat[columns]),
-                _mean_square(flat[rows], mirrored[columns]),
-            )
-            i, j = np.nonzero(near <= limit**2)
-            yield np.stack([rows[i], columns[j]], axis=1)
+            near = left @ _factor(flat[columns], first=False).T >= least
+            turned = mirrored[columns].reshape(len(columns), -1)
+            near |= left @ _factor(turned, first=False).T >= least
+            i, j = np.nonzero(near)
+            pairs = np.stack([rows[i], columns[j]], axis=1)
+            if same:
+                pairs = np.sort(pairs[begin + j > start + i], axis=1)
+            yield pairs
 
 
-def _mean_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the mean square difference of each row of `a` and each of `b`, (A, B) float32."""
-    a = a.astype(np.float32)
-    b = b.astype(np.float32)
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None]
-    result: np.ndarray = (squares - 2 * a @ b.T) / a.shape[1]
-    return result
+def _factor(flat: np.ndarray, *, first: bool) -> np.ndarray:
+    """Return factors whose products are -1/2 of the squared distances of rows, (N, D + 2) float32.
+
+    From -|a - b|^2 / 2 = a b - |a|^2 / 2 - |b|^2 / 2. `first`: the rows are `a`, else `b`.
+    """
+    centred = flat.astype(np.float32) - 128.0  # smaller numbers round less
+    halves = -0.5 * np.einsum("nd,nd->n", centred, centred)[:, None]
+    ones = np.ones_like(halves)
+    return np.concatenate([centred, *((halves, ones) if first else (ones, halves))], axis=1)
 
 
-def _are_near(pairs: np.ndarray, read: ReadImages) -> np.ndarray:
+def _are_near(pairs: np.ndarray, pixels: _Pixels) -> np.ndarray:
     """Return which pairs are near-twins at up to 32 pixels a side, (P,) bool."""
+    if not len(pairs):
+        return np.zeros(0, bool)
     positions, places = np.unique(pairs, return_inverse=True)
-    images = average_pool(read(positions), SIDE)
-    a, b = images[places.reshape(pairs.shape).T]
+    a, b = pixels(positions)[places.reshape(pairs.shape).T]
     plain = ((a - b) ** 2).mean(axis=(1, 2, 3))
     mirrored = ((a - b[:, :, ::-1]) ** 2).mean(axis=(1, 2, 3))
     result: np.ndarray = np.minimum(plain, mirrored) <= MAX_RMSE**2

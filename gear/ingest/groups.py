@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gear.data.near_twins import ReadImages, near_twins
+from gear.data.near_twins import ReadImages, near_twin_groups
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,14 @@ def group_entries(entries: Sequence[Entry], read: ReadImages) -> np.ndarray:
         read: Returns the pixels of entries at rising positions, (n, S, S, 3) uint8.
     """
     links = [*_equal(entry.concept for entry in entries)]
-    equal_images = [*_equal(entry.sha256 for entry in entries)]
-    links += equal_images
-    # of equal images, one is compared with the others
-    repeated = {later for _, later in equal_images}
-    distinct = np.array([n for n in range(len(entries)) if n not in repeated], dtype=np.int64)
-    if len(distinct):
-        thumbnails = np.stack([entries[n].thumbnail for n in distinct])
-        pairs = near_twins(thumbnails, lambda positions: read(distinct[positions]))
-        links += [(int(distinct[a]), int(distinct[b])) for a, b in pairs]
+    links += _equal(entry.sha256 for entry in entries)
     rows = [first for first, _ in links]
     columns = [second for _, second in links]
     shape = (len(entries), len(entries))
     graph = coo_array((np.ones(len(links), dtype=bool), (rows, columns)), shape=shape)
     _, numbers = connected_components(graph, directed=False)
-    return np.asarray(numbers, dtype=np.int64)
+    thumbnails = np.stack([entry.thumbnail for entry in entries])
+    return near_twin_groups(thumbnails, np.asarray(numbers, dtype=np.int64), read)
 
 
 def _equal(names: Iterable[str]) -> Iterator[tuple[int, int]]:

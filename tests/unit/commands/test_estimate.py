@@ -68,7 +68,9 @@ def test_zero_splits_what_it_says() -> None:
     assert plan.model_states(parts, 1, gpus=4)[1] == 4000
 
 
-@pytest.mark.parametrize(("preset", "measured"), [("imagenet256-b", 48.7), ("imagenet256-xl", 67.9)])
+@pytest.mark.parametrize(
+    ("preset", "measured"), [("imagenet256-b", 48.7), ("imagenet256-xl", 67.9)]
+)
 def test_the_memory_of_a_step_is_what_a_gpu_allocated(preset: str, measured: float) -> None:
     """GiB on an H100 for 32 images, without discriminator and activation checkpointing."""
     config = load_preset(preset)

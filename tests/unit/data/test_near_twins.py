@@ -1,8 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from gear.data.near_twins import MAX_RMSE, average_pool, near_twins, near_twins_between, thumbnail
+from gear.data.near_twins import (
+    MAX_RMSE,
+    average_pool,
+    near_twin_groups,
+    near_twins,
+    near_twins_between,
+    thumbnail,
+)
 from tests.support.images import blotches
 
 
@@ -52,3 +62,32 @@ def test_pairs_between_two_sets_are_those_with_one_in_each() -> None:
 def test_no_images_have_no_pairs() -> None:
     nothing = np.zeros((0, 8, 8, 3), np.uint8)
     assert near_twins(nothing, lambda positions: nothing).shape == (0, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_what_all_pairs_and_the_groups_before_link(seed: int) -> None:
+    images = variants(seed)
+    rng = np.random.default_rng(seed)
+    before = np.arange(len(images))
+    before[rng.choice(len(images), 6, replace=False)] = 0  # some that do not look the same
+    found = near_twin_groups(thumbnail(images), before, lambda positions: images[positions])
+    links = [*pairs_by_brute_force(images)]
+    links += [(0, int(n)) for n in np.flatnonzero(before == 0)]
+    graph = coo_array((np.ones(len(links)), np.array(links).T), shape=(len(images),) * 2)
+    _, expected = connected_components(graph, directed=False)
+    assert found.tolist() == expected.tolist()
+    assert 1 < found.max() + 1 < len(images)
+
+
+def test_an_image_is_read_once_however_many_look_like_it() -> None:
+    images = np.repeat(blotches(4, count=2, size=32), 60, axis=0).round().astype(np.uint8)
+    images[:, 0, 0] = np.arange(len(images))[:, None]  # equal to none
+    read: list[int] = []
+
+    def reading(positions: np.ndarray) -> np.ndarray:
+        read.extend(positions.tolist())
+        return images[positions]
+
+    groups = near_twin_groups(thumbnail(images), np.arange(len(images)), reading)
+    assert groups.tolist() == [0] * 60 + [1] * 60
+    assert len(read) == len(set(read))

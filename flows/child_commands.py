@@ -13,8 +13,9 @@ from pathlib import Path
 
 from flows.stage_errors import classify
 from gear.core.files import exclusive_lock
-from gear.paths import WORK
+from gear.paths import STATES, WORK
 from gear.process import exit_with, run_child
+from gear.training.states import grace
 
 QUIET = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1"}
 
@@ -36,7 +37,8 @@ def run_command(
     Raises:
         StageError: if the command fails; the class says how.
     """
-    ended = run_child(command, folder, {**os.environ, **QUIET, **(variables or {})}, show)
+    environment = {**os.environ, **QUIET, **(variables or {})}
+    ended = run_child(command, folder, environment, show, lambda: grace(folder / STATES))
     if ended.code:
         raise classify(ended)
 

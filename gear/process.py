@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
-GRACE = 12.0  # seconds for a training to save and exit before it is killed
+GRACE = 12.0  # seconds, at least, for a training to save and exit before it is killed
 TAIL = 30  # lines of output kept to explain a failure
 
 
@@ -37,7 +37,11 @@ class Ended:
 
 
 def run_child(
-    command: list[str], folder: Path, environment: dict[str, str], show: Callable[[str], None]
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    show: Callable[[str], None],
+    grace: Callable[[], float] = lambda: GRACE,
 ) -> Ended:
     """Run a command in a process group of its own and end the whole group afterwards.
 
@@ -48,6 +52,7 @@ def run_child(
         folder: Working directory.
         environment: All variables of the child.
         show: Called with each line of its output (stdout and stderr together).
+        grace: Returns how many seconds the group has to end after SIGTERM.
     """
     child = subprocess.Popen(
         command,
@@ -68,7 +73,7 @@ def run_child(
             tail = [*tail[1 - TAIL :], line]
         child.wait()
     finally:
-        end_group(child)
+        end_group(child, grace())
     return Ended(child.returncode, "".join(tail))
 
 
@@ -95,9 +100,9 @@ def _lines(stream: IO[str]) -> Iterator[str]:
         yield line
 
 
-def end_group(child: subprocess.Popen[str]) -> None:
-    """Send SIGTERM to the child's whole group, then SIGKILL to what is left of it."""
-    for signal_number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 3.0)):
+def end_group(child: subprocess.Popen[str], grace: float = GRACE) -> None:
+    """Send SIGTERM to the child's whole group, then after `grace` seconds SIGKILL to the rest."""
+    for signal_number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 3.0)):
         if not _group_is_alive(child.pid):
             break
         with suppress(ProcessLookupError):

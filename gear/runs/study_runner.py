@@ -19,8 +19,9 @@ from dvc.repo import Repo
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.process import GRACE, Ended, end_group, terminate_with_parent
+from gear.process import Ended, end_group, terminate_with_parent
 from gear.runs.study_file import PlannedRun, Study
+from gear.training.states import grace
 
 POLL = 0.5  # seconds
 TAIL = 4000  # characters of a log that may hold the reason of a failure
@@ -80,7 +81,7 @@ def run_experiments(
                 yield Outcome(one.run, time.monotonic() - one.started, _reason(one))
     finally:
         for one in running:
-            _stop(one.child)
+            _stop(one.child, grace(states_folder(study, one.run, root)))
 
 
 def overrides(run: PlannedRun) -> list[str]:
@@ -155,7 +156,7 @@ def _prepare_child() -> None:
     terminate_with_parent()
 
 
-def _stop(child: subprocess.Popen[str]) -> None:
+def _stop(child: subprocess.Popen[str], seconds: float) -> None:
     """End an experiment as Ctrl-C does, so that DVC puts its temporary things back; then by force.
 
     DVC has no handler of SIGTERM.
@@ -163,7 +164,7 @@ def _stop(child: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
-        child.wait(GRACE)
+        child.wait(seconds)
     end_group(child)
 
 

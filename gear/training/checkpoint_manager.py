@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class CheckpointManager:
         """
         self.folder, self.context, self.identity = folder, context, identity
         self.started_from: dict[str, Any] | None = None  # of another training, by --from
+        self.save_seconds: float | None = None  # that the last save took
         self.locks = ExitStack()
         if context.is_rank_zero:
             stage = identity.stage if identity else folder.parent.name
@@ -185,6 +187,7 @@ class CheckpointManager:
         """Write what the latest state is of."""
         facts = self.identity.facts() if self.identity else {}
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
+        facts |= {"save_seconds": self.save_seconds}
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
@@ -234,6 +237,7 @@ class CheckpointManager:
         }
 
     def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
+        began = time.monotonic()
         draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
             for left in (*self.folder.glob("*step-*.partial"), *self.folder.glob("*.deleted")):
@@ -250,6 +254,7 @@ class CheckpointManager:
             retire(self.folder / tag)  # of another run of these steps
             draft.rename(self.folder / tag)
             flush(self.folder)
+        self.save_seconds = round(time.monotonic() - began, 1)
 
     def _point(self, name: str, tag: str) -> None:
         draft = self.folder / f"{name}.partial"

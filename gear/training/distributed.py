@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from gear import paths
 from gear.core.device import pick_device
 from gear.core.host_config import HostConfig
 from gear.core.ranks import Ranks
@@ -30,6 +31,8 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
     cuda = device.type == "cuda"
     backend = "nccl" if cuda else "gloo"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
+    if cuda:
+        _record_collectives()
     import deepspeed
     import deepspeed.ops
 
@@ -54,3 +57,18 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
     if cuda:
         torch.cuda.set_device(device)
     return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _record_collectives() -> None:
+    """Let PyTorch's flight recorder write each rank's last collectives if one of them hangs.
+
+    The files are read by `torchfrtrace`. Variables that are set already stay as they are.
+    """
+    recorded = {
+        "TORCH_FR_BUFFER_SIZE": "2000",  # collectives
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_FR_DUMP_TEMP_FILE": str(paths.LOGS.absolute() / "nccl-rank-"),
+    }
+    paths.LOGS.mkdir(parents=True, exist_ok=True)
+    for name, value in recorded.items():
+        os.environ.setdefault(name, value)

@@ -17,11 +17,13 @@ from typing import Any
 
 from gear.core.errors import InputError
 from gear.core.files import LockedError, exclusive_lock
+from gear.process import GRACE
 from gear.training.fingerprint import Identity
 
 DESCRIPTION = "description.json"
 LOCK = "lock"
 OLDER = "older"  # folder of the state before the latest
+SAVES = 2.0  # times the last save that a training is given to save once more and exit
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 
@@ -107,6 +109,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return description if isinstance(description, dict) else {}
+
+
+def grace(root: Path) -> float:
+    """Return how many seconds a training needs to save and exit, by the newest state of `root`.
+
+    A state of a large model takes minutes to write; without one, `GRACE`.
+    """
+    ages = {}
+    for file in root.glob(f"*/*/{DESCRIPTION}"):
+        with suppress(OSError):  # deleted meanwhile
+            ages[file.parent] = file.stat().st_mtime
+    newest = max(ages, key=lambda folder: ages[folder], default=None)
+    taken = read_description(newest).get("save_seconds") if newest else None
+    return GRACE + SAVES * taken if isinstance(taken, float) and taken < 3600 else GRACE
 
 
 def read_tag(folder: Path) -> str:

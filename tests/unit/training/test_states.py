@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 from gear.core.files import exclusive_lock
+from gear.process import GRACE
 from gear.training.fingerprint import Identity
-from gear.training.states import list_states, prune_states
+from gear.training.states import grace, list_states, prune_states
 
 
 def identity(batch: int) -> Identity:
@@ -57,3 +60,17 @@ def test_a_state_without_a_description_is_not_current(tmp_path: Path) -> None:
     (save(tmp_path, identity(1), 2) / "description.json").unlink()
     (state,) = list_states(tmp_path, {"joint": identity(1)})
     assert state.differences == ["no description"]
+
+
+def test_a_training_gets_the_time_that_its_last_save_took_twice(tmp_path: Path) -> None:
+    assert grace(tmp_path) == GRACE
+    for seconds, age in ((90.0, 100), (40.0, 0)):
+        folder = save(tmp_path, identity(age), 2)
+        description = folder / "description.json"
+        facts = json.loads(description.read_text()) | {"save_seconds": seconds}
+        description.write_text(json.dumps(facts))
+        written = time.time() - age
+        os.utime(description, (written, written))
+    assert grace(tmp_path) == GRACE + 80.0
+    description.write_text('{"save_seconds": "x"}')
+    assert grace(tmp_path) == GRACE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def names_a_side(caption: str) -> bool:
     return bool(SIDES.search(caption))
 
 
-def may_mirror(captions: list[str]) -> np.ndarray:
+def may_mirror(captions: Sequence[str]) -> np.ndarray:
     """Return which of the captions' images may be mirrored, (N,) bool.
 
     >>> may_mirror(["a dog", "leftwards arrow"]).tolist()

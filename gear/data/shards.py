@@ -23,6 +23,7 @@ from PIL import Image
 from gear.core.errors import InputError
 from gear.core.files import read_object
 from gear.data.row_selection import evenly_spaced
+from gear.data.text_column import TextColumn
 
 SCHEMA = pa.schema(
     [
@@ -187,8 +188,8 @@ class Split:
             raise InputError(f"{folder}: no Parquet shards here: run `dvc repro ingest`")
         columns = ["key", "label", "caption"]
         table = pa.concat_tables([file.read(columns=columns) for file in self.files])
-        self.keys: list[str] = table["key"].to_pylist()
-        self.captions: list[str] = table["caption"].to_pylist()
+        self.keys = TextColumn(table["key"])
+        self.captions = TextColumn(table["caption"])
         self.labels = table["label"].to_numpy().astype(np.int64)
         self._groups = [
             (file, group) for file in self.files for group in range(file.num_row_groups)

@@ -32,7 +32,7 @@ class Prompt:
 
 
 def choose_prompts(
-    prompts: Sequence[str], train_captions: list[str], val_captions: list[str]
+    prompts: Sequence[str], train_captions: Sequence[str], val_captions: Sequence[str]
 ) -> list[Prompt]:
     """Return the prompts and `HELD_OUT` validation captions, without duplicates."""
     held_out = [val_captions[row] for row in evenly_spaced(len(val_captions), HELD_OUT)]

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from gear.data.near_twins import ReadImages, near_twin_groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A picture without its pixels, which lie in the spool at `place`.
 

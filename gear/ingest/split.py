@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,7 +91,7 @@ def _spool_pictures(
                     place=len(entries),
                     key=picture.key,
                     concept=picture.concept,
-                    category=picture.category,
+                    category=sys.intern(picture.category),  # one object for a class
                     caption=picture.caption,
                     sha256=hashlib.sha256(picture.image).hexdigest(),
                     thumbnail=picture.thumbnail,

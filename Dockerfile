@@ -59,6 +59,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     GX_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     HF_HUB_OFFLINE=1 \
+    DVC_SITE_CACHE_DIR=/tmp/dvc \
     GEAR_CHECKOUT=/gear
 USER 1000:1000
 # `docker stop` is a Ctrl-C to the whole group: the stage saves its state, and DVC, which would die of SIGTERM at once, waits for it

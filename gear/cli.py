@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gear
+from gear import DISTRIBUTION as DISTRIBUTION
 from gear import launch, paths
 from gear.core import exit_codes, portable
 from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
 from gear.process import exit_with, exit_with_dvc
 
-DISTRIBUTION = "gear-autoregression"
 STAGES = {
     "ingest": "source images into Parquet shards",
     "validate": "gate the shards with Great Expectations",
@@ -38,6 +38,15 @@ COMMANDS = {  # module of gear.commands, help
     "preset": ("preset", "write a preset to params.yaml and show what changed"),
     "states": ("states", "list the resumable states of trainings; `prune` deletes old ones"),
     "generate": ("generate", "draw images of a checkpoint into one picture"),
+    "reconstruct": (
+        "reconstruct",
+        "your images, their tokens, reconstructions and errors in one picture",
+    ),
+    "encode": ("encode", "the token indices of images in a NumPy file"),
+    "publish": (
+        "publish",
+        "a run's models with a model card, in a folder or on the Hugging Face Hub",
+    ),
     "import": (
         "import_checkpoint",
         "a public checkpoint (LlamaGen, IBQ, Open-MAGVIT2, GEAR) to a native folder",
@@ -211,10 +220,8 @@ def _end_with_who_started_this() -> None:
 
 def version() -> str:
     """Return the version of the installed distribution; "unknown" if there is none."""
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    found: str = gear.__version__
+    return found
 
 
 def _module(command: str) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gear.commands.arguments import positive, seed
 from gear.core.errors import InputError
@@ -14,10 +13,9 @@ from gear.core.errors import InputError
 MOST_IMAGES = 10_000  # of a picture
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from gear.generator.conditioning import Condition
+    from gear.generator.conditions import Conditions
     from gear.generator.config import SampleConfig
+    from gear.pretrained import ImageGenerator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,25 +110,14 @@ def generate(
     import torch
 
     from gear.core.files import replace_file, require_writable
-    from gear.core.model_folder import read_config
-    from gear.data.row_selection import BATCH, batches
-    from gear.generator.inference import load_generator
-    from gear.generator.sampling import sample
+    from gear.pretrained import load_generator
     from gear.report.figures import class_grid
-    from gear.tokenizer.inference import decode_tokens, load_tokenizer
 
     if out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise InputError(f"--out {out}: write a .png, .jpg or .webp")
     require_writable(out, "--out")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = load_tokenizer(checkpoint / "tokenizer").to(device)
-    generator = load_generator(checkpoint / "generator").to(device)
-    if generator.codes != tokenizer.config.codes:
-        raise InputError(
-            f"{checkpoint}: a generator of {generator.codes} codes beside a tokenizer "
-            f"of {tokenizer.config.codes}"
-        )
-    names, conditions = _rows(read_config(checkpoint / "generator"), classes, prompts)
+    generator = load_generator(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    names, conditions = _rows(generator, classes, prompts)
     if len(names) * settings.n > MOST_IMAGES:
         raise InputError(
             f"{len(names)} rows of --each {settings.n} images: one picture holds {MOST_IMAGES}, "
@@ -138,11 +125,8 @@ def generate(
         )
     rows = np.repeat(np.arange(len(names)), settings.n)
     seeds = np.tile(seed + np.arange(settings.n), len(names))
-    tokens = [
-        sample(generator, conditions(rows[batch]), seeds[batch], settings)
-        for batch in batches(len(rows), BATCH)
-    ]
-    pixels = decode_tokens(tokenizer, torch.cat(tokens).cpu().numpy())
+    images = generator.tokenizer.decode(generator.draw(conditions, rows, seeds, settings))
+    pixels = np.stack([np.asarray(image) for image in images])
     buffer = io.BytesIO()
     file_format = out.suffix[1:].upper().replace("JPG", "JPEG")
     class_grid(pixels, rows, names, columns=settings.n).save(buffer, format=file_format)
@@ -151,47 +135,38 @@ def generate(
 
 
 def _rows(
-    config: dict[str, Any], classes: list[str], prompts: list[str]
-) -> tuple[list[str], Callable[[np.ndarray], Condition]]:
+    generator: ImageGenerator, classes: list[str], prompts: list[str]
+) -> tuple[list[str], Conditions]:
     """Return the rows' names, and a function from row numbers to conditions.
 
     Raises:
         InputError: if the checkpoint is conditioned on captions and classes are named, or the
             other way round.
     """
-    import numpy as np
-    import torch
-
     from gear.data.captions import normalize_caption
-    from gear.encoders.config import TextConfig
-    from gear.encoders.text import TextEncoder
-    from gear.generator.conditioning import pack
 
-    if config.get("condition", "class") == "class":
+    known = generator.class_names
+    if generator.condition == "class":
         if prompts:
             raise InputError("--prompt: this checkpoint knows classes, not captions: use --classes")
-        known = config.get("class_names")
-        if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
-            raise InputError("config.json of the generator: no class_names in it")
-        indices = [class_index(name, known) for name in classes]
-        labels = np.array(indices or list(range(min(len(known), 16))))
-        return [known[label] for label in labels], lambda rows: torch.from_numpy(labels[rows])
-    if classes or not prompts:
-        raise InputError(
-            "this checkpoint is conditioned on captions: ask with --prompt 'red heart' "
-            "(may be repeated)"
-        )
-    captions = [normalize_caption(prompt) for prompt in prompts]
-    states = TextEncoder(TextConfig.pick(config.get("text") or {}), torch.device("cpu"))(captions)
-    return captions, lambda rows: pack([states[row] for row in rows])
+        names = [known[class_index(name, known)] for name in classes] or known[:16]
+        _, conditions = generator.conditions(names, None)
+    else:
+        if classes or not prompts:
+            raise InputError(
+                "this checkpoint is conditioned on captions: ask with --prompt 'red heart' "
+                "(may be repeated)"
+            )
+        names = [normalize_caption(prompt) for prompt in prompts]
+        _, conditions = generator.conditions(None, prompts)
+    return names, conditions
 
 
 def class_index(name: str, names: list[str]) -> int:
     """Return a class by its name (any case) or its number. Raises `InputError`."""
-    folded = [n.casefold() for n in names]
-    if name.casefold() in folded:
-        return folded.index(name.casefold())
-    if name.isdigit() and int(name) < len(names):
-        return int(name)
-    known = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-    raise InputError(f"--classes {name!r}: there are {len(names)}, by name or number: {known}")
+    from gear import pretrained
+
+    try:
+        return pretrained.class_index(name, names)
+    except InputError as error:
+        raise InputError(f"--{error}") from None

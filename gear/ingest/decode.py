@@ -122,7 +122,12 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
             raise ValueError(
                 f"{opened.width}x{opened.height}{resized} is over {MAX_PIXELS // 10**6} megapixels"
             )
-        picture = _upright_opaque(opened)
+        picture = upright_opaque(opened)
+    return square(picture, size)
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    """Return the centre of an RGB image at `size` pixels a side, (size, size, 3) uint8."""
     scale = size / min(picture.size)
     width = max(size, round(picture.width * scale))
     height = max(size, round(picture.height * scale))
@@ -132,7 +137,8 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
-def _upright_opaque(opened: Image.Image) -> Image.Image:
+def upright_opaque(opened: Image.Image) -> Image.Image:
+    """Return an image as RGB: turned as its EXIF says, on white if it is transparent."""
     picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I") or picture.mode == "F":
         return _eight_bits(picture, opened.format).convert("RGB")

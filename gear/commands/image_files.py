@@ -1,0 +1,100 @@
+"""Image files that a command is given, and the tokens of a tokenizer for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gear.commands.arguments import positive
+from gear.core.errors import InputError
+from gear.core.text import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gear.pretrained import ImageTokenizer
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+LARGEST = 4096  # pixels a side
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which images and which tokenizer."""
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="data/models/generator",
+        help="a tokenizer's folder, one with tokenizer/ in it, or owner/name of the Hugging Face "
+        "Hub (default: the pipeline's own)",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        help="pixels a side that images are cropped and resized to (default: what the checkpoint "
+        "was trained on)",
+    )
+
+
+def open_tokenizer(checkpoint: str, size: int | None) -> ImageTokenizer:
+    """Return a tokenizer with the size of its images, on a GPU if there is one.
+
+    Raises:
+        InputError: if there is none, or no size is known, or tokens do not divide it.
+    """
+    import torch
+
+    from gear.pretrained import load_tokenizer
+
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.size = size or tokenizer.size
+    if tokenizer.size is None:
+        raise InputError(f"{checkpoint}: it does not say on which size it was trained: give --size")
+    if tokenizer.size % tokenizer.stride or tokenizer.size > LARGEST:
+        raise InputError(
+            f"--size {tokenizer.size}: take a multiple of {tokenizer.stride} up to {LARGEST}"
+        )
+    return tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Return image files, and those in folders, by name.
+
+    Raises:
+        InputError: if a path is absent, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+        )
+        if not inside:
+            raise InputError(f"{path}: no image in this folder ({', '.join(ENDINGS)})")
+        found += inside
+    return found
+
+
+def read_images(files: list[Path], size: int) -> np.ndarray:
+    """Return images cropped and resized to squares, (N, size, size, 3) uint8.
+
+    Raises:
+        InputError: if one cannot be read; the line names it.
+    """
+    import numpy as np
+
+    from gear.ingest.decode import read_square
+
+    pixels = np.empty((len(files), size, size, 3), np.uint8)
+    for number, file in enumerate(files):
+        try:
+            pixels[number] = read_square(file, size)
+        except Exception as error:  # decoders of damaged files raise errors of every kind
+            what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise InputError(f"{file}: no image that can be read: {one_line(what, 150)}") from None
+    return pixels

@@ -1,0 +1,207 @@
+"""Trained models from Python: from a folder, from a cache of the Hub, and back into a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gear
+from gear.core.errors import InputError
+from gear.core.model_folder import save_model
+from gear.evaluation.frechet import distance
+from gear.generator.transformer import Generator
+from gear.params import Config
+from gear.tokenizer.model import Tokenizer
+
+NAMES = ["dog", "Cat", "bird"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the stage `generator` writes it, untrained."""
+    from gear.params import load_preset
+
+    config = load_preset("tiny")
+    folder = tmp_path_factory.mktemp("checkpoint") / "generator"
+    write(folder, config)
+    return folder
+
+
+def write(folder: Path, config: Config) -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(config.tokenizer)
+    generator = Generator(
+        config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=len(NAMES)
+    )
+    torch.nn.init.normal_(generator.output.weight, std=0.3)
+    shape = {"tokenizer": config.tokenizer.model_dump(mode="json")}
+    save_model(folder / "tokenizer", tokenizer.state_dict(), shape)
+    facts = {"codes": config.tokenizer.codes, "grid": config.grid, "classes": len(NAMES)}
+    facts |= {"class_names": NAMES, "condition": "class"}
+    shape = {"generator": config.generator.model_dump(mode="json")}
+    save_model(folder / "generator", generator.state_dict(), {**facts, **shape})
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+
+
+def test_tokens_of_images_are_those_of_the_model(
+    checkpoint: Path, images: list[Image.Image]
+) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    assert (tokenizer.size, tokenizer.stride) == (32, 4)
+    pixels = np.stack([np.asarray(image) for image in images])
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.inference_mode():
+        expected = tokenizer.model.encode(tensor).indices
+        decoded = tokenizer.model.decode_indices(expected)
+    for given in (images, tensor):
+        assert torch.equal(tokenizer.encode(given), expected)
+    assert torch.equal(tokenizer.encode(images[0]), expected[:1])
+    assert torch.equal(tokenizer.encode(tensor[0]), expected[:1])
+    shown = np.stack([np.asarray(image) for image in tokenizer.decode(expected)])
+    wanted = (decoded.clamp(-1, 1) + 1) * 127.5
+    assert np.abs(shown - wanted.permute(0, 2, 3, 1).numpy()).max() <= 0.501
+
+
+def test_a_photograph_is_cropped_and_put_on_white(checkpoint: Path) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint / "tokenizer")
+    clear = Image.new("RGBA", (90, 40), (255, 0, 0, 0))
+    assert np.asarray(tokenizer.prepare(clear)).min() == 255
+    assert tokenizer.prepare(clear).size == (32, 32)
+    tokenizer.size = None
+    assert tokenizer.prepare(Image.new("L", (91, 43))).size == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 3, 30, 30), "a multiple of 4"),
+        (torch.zeros(1, 3, 32, 36), r"give \(N, 3, S, S\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "from -1 to 1"),
+        (torch.full((1, 3, 32, 32), 255.0), "from -1 to 1"),
+    ],
+)
+def test_images_that_no_tokenizer_takes_are_refused(
+    checkpoint: Path, images: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        gear.load_tokenizer(checkpoint).encode(images)
+
+
+@pytest.mark.parametrize("indices", [torch.zeros(1, 15), torch.tensor([[64] * 16])])
+def test_indices_that_are_no_image_are_refused(checkpoint: Path, indices: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="indices"):
+        gear.load_tokenizer(checkpoint).decode(indices.long())
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    """Return whether images are equal but for the rounding of a batch."""
+    return bool(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1)
+
+
+def test_a_sample_depends_on_its_class_and_seed_alone(checkpoint: Path) -> None:
+    generator = gear.load_generator(checkpoint)
+    assert generator.class_names == NAMES
+    several = generator.sample(classes=["cat", 0, "2"], seed=5)
+    assert len({image.tobytes() for image in several}) == 3
+    assert same(generator.sample(classes=[1], seed=5)[0], several[0])
+    assert same(generator.sample(classes=["dog"], seed=6)[0], several[1])
+    assert len(generator.sample()) == len(NAMES)
+    assert generator.sample(classes=[]) == []
+    guided = generator.sample(classes=["cat"], seed=5, guidance=4.0, top_k=8)
+    assert not same(guided[0], several[0])
+
+
+def test_what_a_generator_does_not_know_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    generator = gear.load_generator(checkpoint)
+    with pytest.raises(InputError, match="classes 'cow': there are 3, by name or number: dog, Cat"):
+        generator.sample(classes=["cow"])
+    with pytest.raises(InputError, match="classes, not captions"):
+        generator.sample(prompts=["a dog"])
+    with pytest.raises(InputError, match=r"sample: .*guidance"):
+        generator.sample(guidance=0.5)
+    with pytest.raises(InputError, match="no such folder, and no owner/name"):
+        gear.load_generator("no/such/folder")
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    file = tmp_path / "copy/generator/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": None}))
+    with pytest.raises(InputError, match="no class_names"):
+        gear.load_generator(tmp_path / "copy")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of the Hub, offline."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_saved_model_is_loaded_from_a_cache_of_the_hub(
+    checkpoint: Path, hub: Path, tmp_path: Path
+) -> None:
+    generator = gear.load_generator(checkpoint)
+    generator.save_pretrained(tmp_path / "saved")
+    for file in ("tokenizer/model.safetensors", "generator/model.safetensors"):
+        saved, own = load_file(tmp_path / "saved" / file), load_file(checkpoint / file)
+        assert all(torch.equal(saved[name], own[name]) for name in own)
+    card = (tmp_path / "saved/README.md").read_text()
+    assert "library_name: gear-autoregression" in card
+    assert "| conditioned on | 3 classes |" in card
+    with pytest.raises(InputError, match="not to be had from the Hugging Face Hub"):
+        gear.load_generator("somebody/gear")
+    snapshot = hub / "models--somebody--gear" / "snapshots" / ("0" * 40)
+    shutil.copytree(tmp_path / "saved", snapshot)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    again = gear.ImageGenerator.from_pretrained("somebody/gear")
+    expected = generator.sample(classes=["bird"])[0]
+    assert same(again.sample(classes=["bird"])[0], expected)
+    tokens = gear.load_tokenizer("somebody/gear").encode(expected)
+    assert torch.equal(tokens, generator.tokenizer.encode(expected))
+
+
+def test_the_card_of_a_tokenizer_says_how_to_load_it(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    rows = [{"name": "rFID", "value": 3.2, "protocol": "50,000 images"}]
+    tokenizer.save_pretrained(
+        tmp_path / "saved", model_card_kwargs={"data": "Pictures.", "metrics": rows}
+    )
+    card = (tmp_path / "saved/README.md").read_text()
+    assert "gear.load_tokenizer" in card
+    assert "Pictures." in card
+    assert "| rFID | 3.2 | 50,000 images |" in card
+    indices = torch.arange(64)
+    (expected,) = tokenizer.decode(indices)
+    assert same(gear.load_tokenizer(tmp_path / "saved").decode(indices)[0], expected)
+
+
+def test_metrics_and_version_have_names() -> None:
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(50, 4)), random.normal(1, 2, size=(60, 4))
+    assert gear.frechet_distance(first, second) == distance(first, second)
+    assert gear.__version__.count(".") == 2
+    assert {"load_tokenizer", "load_generator", "__version__"} <= set(dir(gear))
+    with pytest.raises(AttributeError, match="nothing"):
+        gear.nothing  # noqa: B018
+
+
+def test_import_loads_no_torch_and_warns_of_nothing() -> None:
+    code = "import gear, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

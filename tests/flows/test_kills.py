@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,11 +11,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from gear.training.states import step_of
+from tests.support.checkout import checkout
+from tests.support.commands import gear
 from tests.support.prefect_server import post, serving
 from tests.support.processes import processes, runs_in
+from tests.support.repo import REPO
+from tests.support.settings import edit_params, write_params
 from tests.support.wait import wait_until
-from tests.support.workers import deploy, end, ended, run_state, training, trigger, worker
+from tests.support.workers import (
+    deploy,
+    end,
+    ended,
+    messages,
+    run_state,
+    training,
+    trigger,
+    worker,
+)
 
 POOL = "kills"
 Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mid-training
@@ -128,3 +145,37 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
             assert ended(server, trigger(server, deployment)) == "COMPLETED"
             assert (folder / "slow.txt").read_text() == "slow\n"
             assert not (notes / "second").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_training_of_a_deployment_goes_on_where_it_was(
+    server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """A real training, killed as the kernel kills what takes too much memory; the flow starts it again."""
+    folder = checkout(tmp_path / "c")
+    edit_params(folder, tokenizer={"steps": 60}, host={"checkpoint_every": 1, "log_every": 10})
+    (folder / "flows").symlink_to(REPO / "flows")
+    undisturbed = tmp_path / "undisturbed"
+    write_params(undisturbed)
+    edit_params(undisturbed, tokenizer={"steps": 60})
+    deployment = deploy(server, POOL, folder)
+    pool()
+    run = trigger(server, deployment, targets=["tokenizer"])
+
+    def step() -> int:
+        found = [*(folder / ".gear/tokenizer").glob("*/latest")]
+        return step_of(found[0].read_text()) if found else 0
+
+    assert wait_until(lambda: step() >= 20, 240), messages(server, run)
+    (trainer,) = [pid for pid in processes("-m gear tokenizer") if pid in runs_in(folder)]
+    os.kill(trainer, signal.SIGKILL)
+    killed = step()
+    assert ended(server, run, 240) == "COMPLETED", messages(server, run)
+    resumed = re.findall(r"resuming after step (\d+)", messages(server, run))
+    assert [int(number) for number in resumed] == [killed]
+    for stage in ("ingest", "features", "tokenizer"):
+        gear(undisturbed, stage)
+    weights = "data/models/tokenizer/tokenizer/model.safetensors"
+    ours, theirs = load_file(folder / weights), load_file(undisturbed / weights)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -107,12 +107,15 @@ def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
     return str(post(server, "deployments/", body)["id"])
 
 
-def trigger(server: dict[str, str], deployment: str) -> str:
-    return str(
-        post(server, f"deployments/{deployment}/create_flow_run", {"parameters": {"push": False}})[
-            "id"
-        ]
-    )
+def trigger(server: dict[str, str], deployment: str, **parameters: Any) -> str:
+    body = {"parameters": {"push": False, **parameters}}
+    return str(post(server, f"deployments/{deployment}/create_flow_run", body)["id"])
+
+
+def messages(server: dict[str, str], run: str) -> str:
+    """What a run has logged."""
+    query = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+    return "\n".join(log["message"] for log in post(server, "logs/filter", query))
 
 
 def run_state(server: dict[str, str], run: str) -> dict[str, Any]:

@@ -55,6 +55,7 @@ COMMANDS = {  # module of gear.commands, help
         "export_checkpoint",
         "a native VQ tokenizer or generator to LlamaGen's layout",
     ),
+    "doctor": ("doctor", "what this machine and checkout have and lack for a run"),
     "plan": (
         "plan",
         "parameters, FLOPs, memory and hours of params.yaml at scale, without a GPU",

@@ -1,0 +1,199 @@
+"""`gear doctor`: what this machine and this checkout have and lack for a run of params.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gear.core.errors import InputError, StageFailed
+
+LEAST_DISK = 2e9  # bytes: the quickstart with its cache and states
+LEAST_MEMORY = 3e9  # bytes that the quickstart's largest stage and its loader take
+OLDEST_DRIVER = 580  # for CUDA 13
+WITHOUT_ROOT = "openmoji"  # the source that comes with the packages
+
+
+class Lacks(Exception):
+    """Something that a run needs is not there; the text says what to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`gear doctor` has no arguments."""
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Return a line for each check.
+
+    Raises:
+        StageFailed: if something is lacking; all lines are printed before.
+    """
+    lines, lacking = [], []
+    for name, check in CHECKS.items():
+        try:
+            lines.append(f"ok     {name:<10}{check()}")
+        except (Lacks, InputError, OSError) as error:
+            lines.append(f"lacks  {name:<10}{error}")
+            lacking.append(name)
+    text = "\n".join(lines)
+    if lacking:
+        print(text)
+        raise StageFailed(f"{', '.join(lacking)}: see above")
+    return text
+
+
+def python() -> str:
+    """Return the version of Python."""
+    return f"{platform.python_version()} in {sys.prefix}"
+
+
+def packages() -> str:
+    """Return how many packages have the versions that pyproject.toml pins."""
+    file = Path("pyproject.toml")
+    if not file.exists():
+        return "no pyproject.toml here to compare versions with"
+    tool = tomllib.loads(file.read_text()).get("tool", {})
+    pins: dict[str, str] = tool.get("gear", {}).get("pins", {})
+    other = []
+    for name, wanted in pins.items():
+        try:
+            found = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found = "none"
+        if found != wanted:
+            other.append(f"{name} {found}, not {wanted}")
+    if other:
+        raise Lacks(f"{'; '.join(other)}: `make setup` installs what results were recorded with")
+    return f"{len(pins)} pinned packages, as recorded"
+
+
+def gpus() -> str:
+    """Return the GPUs that torch sees."""
+    import torch
+
+    if torch.cuda.is_available():
+        found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+        return ", ".join(f"{one.name} ({one.total_memory / 2**30:.0f} GiB)" for one in found)
+    driver = _driver()
+    if driver is None:
+        return "none: stages run on the CPU"
+    raise Lacks(
+        f"there is one (driver {driver}), which torch {torch.__version__} does not see: it needs a "
+        f"driver of {OLDEST_DRIVER} or newer and a torch with CUDA"
+    )
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver; None without a GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
+
+
+def memory() -> str:
+    """Return the cores, and the memory that is free."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        facts = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+    text = f"{len(os.sched_getaffinity(0))} cores, {free / 1e9:.1f} GB of memory free"
+    if free < LEAST_MEMORY:
+        raise Lacks(f"{text}: the quickstart takes {LEAST_MEMORY / 1e9:.0f} GB")
+    return text
+
+
+def disk() -> str:
+    """Return the room on the disk of the checkout."""
+    free = shutil.disk_usage(".").free
+    if free < LEAST_DISK:
+        raise Lacks(f"{free / 1e9:.1f} GB free: the quickstart takes {LEAST_DISK / 1e9:.0f} GB")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def checkout() -> str:
+    """Return the commit, and where DVC pushes to."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(".") as repo:
+            remote = repo.config["core"].get("remote")
+            commit = repo.scm.get_rev()[:7] if hasattr(repo.scm, "get_rev") else None
+    except NotDvcRepoError:
+        raise Lacks("no DVC repository here: run in a checkout of the project") from None
+    if not commit:
+        raise Lacks("no git commit here: runs are recorded in git")
+    return f"commit {commit}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
+
+
+def settings() -> str:
+    """Return whether params.yaml is valid and its batches divide by the ranks."""
+    from gear.launch import ranks_here
+    from gear.params import load
+
+    config = load()
+    ranks = ranks_here(config.host)
+    for name in ("tokenizer", "joint"):
+        batch = getattr(config, name).batch
+        if batch % ranks:
+            raise Lacks(f"{name}.batch is {batch}, which does not divide by {ranks} ranks")
+    return f"params.yaml is valid; stages have {ranks} rank{'s' if ranks > 1 else ''}"
+
+
+def data() -> str:
+    """Return where the images are."""
+    from gear.params import load
+
+    source = load().data
+    if source.source == WITHOUT_ROOT:
+        return f"{source.source}, from its package"
+    if not source.root or not Path(source.root).exists():
+        raise Lacks(f"data.root: no {source.root or 'folder named'}: where are your images?")
+    return f"{source.source} in {source.root}"
+
+
+def weights() -> str:
+    """Return how many of the weights that params.yaml names are there."""
+    from gear.params import load
+
+    named = [*_named_files(load().model_dump(mode="json"), "")]
+    absent = [f"{key}: no {path}" for key, path in named if not Path(path).exists()]
+    if absent:
+        raise Lacks("; ".join(absent))
+    return f"{len(named)} files named in params.yaml" if named else "from the packages"
+
+
+def _named_files(values: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings that name weights, with their paths."""
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return
+    if {"path", "sha256"} <= values.keys() and values["path"]:
+        yield key, values["path"]
+    for name, inner in values.items():
+        yield from _named_files(inner, f"{key}.{name}".lstrip("."))
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "python": python,
+    "packages": packages,
+    "gpus": gpus,
+    "memory": memory,
+    "disk": disk,
+    "checkout": checkout,
+    "settings": settings,
+    "data": data,
+    "weights": weights,
+}

@@ -1,0 +1,52 @@
+"""`gear doctor` names what is lacking, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gear.cli import main
+from gear.commands import doctor
+from tests.support.repo import REPO
+from tests.support.settings import edit_params, write_params
+
+
+def test_a_checkout_lacks_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(doctor, "LEAST_DISK", 0)
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", 0)
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["ok", name] for name in doctor.CHECKS]
+
+
+def test_what_a_run_needs_and_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    teacher = {"name": "dinov2", "input_size": 32, "path": "weights/dino", "sha256": "0" * 64}
+    edit_params(
+        tmp_path,
+        data={"source": "folder", "root": "pictures"},
+        teacher={"encoders": [{**teacher, "layer": -1, "spatial": "none"}]},
+        host={"ranks": 3},
+    )
+    pins = '[tool.gear.pins]\npillow = "0.1"\nnothing-of-this-name = "1.0"\n'
+    (tmp_path / "pyproject.toml").write_text(pins)
+    monkeypatch.setattr(doctor, "LEAST_DISK", 1e18)
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", 1e18)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    lacking = {line.split()[1]: line for line in said.out.splitlines() if line[:5] == "lacks"}
+    assert {*lacking} == {
+        "packages", "memory", "disk", "checkout", "settings", "data", "weights"
+    }  # fmt: skip
+    assert "not 0.1; nothing-of-this-name none, not 1.0" in lacking["packages"]
+    assert "does not divide by 3 ranks" in lacking["settings"]
+    assert "no pictures: where are your images?" in lacking["data"]
+    assert "teacher.encoders.0: no weights/dino" in lacking["weights"]
+    assert said.err.count("\n") == 1

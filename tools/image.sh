@@ -39,7 +39,7 @@ echo "building gear:$target"
 build build --pull-never --target "$target" --tag "gear:$target" \
     --build-arg REVISION="$(git rev-parse HEAD)" "$@" .
 container=$(build from --pull-never "gear:$target")
-trap 'build rm "$container" > /dev/null' EXIT
+trap 'build umount "$container" > /dev/null; build rm "$container" > /dev/null' EXIT
 root=$(build mount "$container")
 echo "gear:$target: $(du -sm "$root" | cut -f1) MB"
 

@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-gpu test-postgres lint bench zero-table kill-matrix image graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-postgres lint bench zero-table kill-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -51,6 +51,9 @@ test: setup  ## Run the tests
 
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
+
+test-docs: setup  ## Run the Python of the documentation, and check that its commands exist
+	@python -m pytest tests/unit/test_docs.py
 
 test-gpu: setup  ## Run the tests of what a GPU computes (needs one)
 	@python -m pytest -m gpu tests/gpu

@@ -81,11 +81,13 @@ COMMANDS = {  # module of gear.commands, help
 COMPUTING = frozenset(STAGES) - {"ingest", "validate"}  # stages that use torch
 SHARED = COMPUTING - {"report"}  # stages whose work several ranks share
 SPINS = "10000"  # of a thread at a barrier before it sleeps (docs/performance.md)
+OFFLINE = "HF_HUB_OFFLINE"
+OF_THE_HUB = frozenset({"generate", "reconstruct", "encode", "publish"})  # commands that may ask it
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_OFFLINE": "1",
+    OFFLINE: "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "TOKENIZERS_PARALLELISM": "false",
@@ -97,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     command = words[0] if words else ""
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        if name != OFFLINE or command not in OF_THE_HUB:
+            os.environ.setdefault(name, value)
 
     def body() -> None:
         parsed, unknown = parser(command).parse_known_args(words)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from PIL import Image
 
 from gear.core.errors import InputError
-from gear.core.model_folder import CONFIG, WEIGHTS, read_config
+from gear.core.model_folder import CONFIG, WEIGHTS, read_config, read_number, save_model
 from gear.core.settings import parse_section
 from gear.core.text import one_line
 from gear.data.captions import normalize_caption
@@ -27,16 +27,18 @@ from gear.generator.conditions import Conditions
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
-from gear.ingest.decode import square, upright_opaque
+from gear.ingest.decode import square
 from gear.tokenizer import inference as tokenizer_inference
 from gear.tokenizer.model import Tokenizer
 
 Images = Image.Image | torch.Tensor | Sequence[Image.Image]
 
+LARGEST_SIZE = 2048  # pixels a side
 LIBRARY = "gear-autoregression"
 PAPER = "https://arxiv.org/abs/2606.32039"
 TAGS = ("gear", "image-generation", "autoregressive", "vector-quantization")
-FILES = ("*.json", "*.safetensors", "README.md")  # of a repository on the Hub; no code is loaded
+# of a repository on the Hub; no code is loaded
+FILES = [f"{part}{name}" for part in ("", "tokenizer/", "generator/") for name in (CONFIG, WEIGHTS)]
 CARD = """---
 {{ card_data }}
 ---
@@ -63,7 +65,6 @@ CARD = """---
 {% endfor %}
 {% endif %}
 ## Use it
-    pip install {{ library }}
 
 ```python
 import gear
@@ -79,19 +80,21 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
     """A trained tokenizer.
 
     model: The module; its images are (B, 3, H, W) in [-1, 1].
-    size: Pixels a side that images are brought to; None if the folder does not say which were
-        trained on: then images keep their size, cropped to a square of whole tokens.
+    size: Pixels a side that PIL images are resized to: that of the training images. None if the
+        folder does not say; set it before PIL images are encoded.
     """
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
         self.model, self.folder, self.size = model, folder, size
+        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
+        self._config = read_config(folder)
 
     @property
     def stride(self) -> int:
         """Pixels a side of a token."""
         return _stride(self.model)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
         """Return the token indices of images, (N, L) int64 on the CPU, in raster order.
 
@@ -100,8 +103,8 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
                 tensor (3, S, S) or (N, 3, S, S) in [-1, 1], which is taken as it is.
 
         Raises:
-            InputError: if a tensor has another shape, other values, or a side that tokens do not
-                divide.
+            InputError: if an image is too small or too large, no size is known for it, or a tensor
+                has another shape, other values, or a side that tokens do not divide.
         """
         if not isinstance(images, torch.Tensor):
             several = [images] if isinstance(images, Image.Image) else images
@@ -111,12 +114,10 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         tensor = images[None] if images.dim() == 3 else images
         self._require_images(tensor)
         device = next(self.model.parameters()).device
-        return torch.cat(
-            [
-                self.model.encode(tensor[part].to(device).float()).indices.cpu()
-                for part in batches(len(tensor))
-            ]
-        )
+        indices = [torch.zeros(0, (tensor.shape[2] // self.stride) ** 2, dtype=torch.int64)]
+        for part in batches(len(tensor)):
+            indices.append(self.model.encode(tensor[part].to(device).float()).indices.cpu())
+        return torch.cat(indices)
 
     def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
         """Return the token indices of images (N, S, S, 3) uint8, (N, L) int64 on the CPU."""
@@ -126,23 +127,38 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         """Return the images of token indices (N, L) or (L,) on a square grid.
 
         Raises:
-            InputError: if L is no square number, or an index is none of the codebook.
+            InputError: if L is no square number, or an index is not one of the codebook's.
         """
         indices = indices[None] if indices.dim() == 1 else indices
-        codes, side = self.model.config.codes, round(indices.shape[-1] ** 0.5)
-        if indices.dim() != 2 or side**2 != indices.shape[1]:
-            raise InputError(f"indices of shape {tuple(indices.shape)}: give (N, L), L a square")
+        codes, shape = self.model.config.codes, tuple(indices.shape)
+        if len(shape) != 2 or shape[1] < 1 or round(shape[1] ** 0.5) ** 2 != shape[1]:
+            raise InputError(f"indices of shape {shape}: give (N, L), L a square number")
+        if indices.is_floating_point() or indices.is_complex():
+            raise InputError(f"indices of type {indices.dtype}: give whole numbers")
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < codes:
             raise InputError(f"indices go from 0 to {codes - 1}")
         if not len(indices):
             return []
-        pixels = tokenizer_inference.decode_tokens(self.model, indices.cpu().numpy())
+        pixels = tokenizer_inference.decode_tokens(self.model, indices.long().cpu().numpy())
         return [Image.fromarray(one) for one in pixels]
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Return what `encode` makes of an image: a square, on white if it is transparent."""
-        size = self.size or max(1, min(image.size) // self.stride) * self.stride
-        return Image.fromarray(square(upright_opaque(image), size))
+        """Return the square of `size` pixels that `encode` makes of an image.
+
+        It is turned as its EXIF data says, and put on white if it is transparent.
+
+        Raises:
+            InputError: if the image is too small or too large, or `size` is None.
+        """
+        if self.size is None:
+            raise InputError(
+                f"{self.folder}: its config.json does not say on which size it was trained: set "
+                f"tokenizer.size, a multiple of {self.stride}"
+            )
+        try:
+            return Image.fromarray(square(image, self.size))
+        except ValueError as error:
+            raise InputError(f"image: {error}") from None
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device."""
@@ -156,49 +172,73 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         """Return `load_tokenizer(...)`."""
         return load_tokenizer(pretrained_model_name_or_path, revision=revision)
 
-    def generate_model_card(self, *args: Any, **facts: Any) -> Any:
-        """Return the README.md of the folder on the Hub."""
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write the weights as they are now, config.json and a model card to a folder.
+
+        Raises:
+            InputError: if it is the folder that the model was loaded from.
+        """
+        _require_another(self.folder, Path(save_directory))
+        return super().save_pretrained(save_directory, **options)
+
+    def generate_model_card(self, *args: Any, **values: Any) -> Any:
+        """Return the README.md of the folder, a `huggingface_hub.ModelCard`.
+
+        values: `data` and `metrics` of the training, and `name` of the folder or repository.
+        """
         shape = self.model.config
-        own = {
+        facts = {
             "quantizer": f"{shape.quantizer}, {shape.codes} codes",
             "pixels a side of a token": self.stride,
             "parameters": f"{_count(self.model) / 1e6:.1f} M",
         }
-        usage = 'tokenizer = gear.load_tokenizer("this folder")\ntokens = tokenizer.encode(image)'
-        given = {"title": "Image tokenizer", "summary": "A vector-quantized image tokenizer."}
-        return _card(super().generate_model_card, {**given, **facts}, own, usage)
+        name = values.pop("name", "FOLDER")
+        texts = {
+            "title": "Image tokenizer",
+            "summary": "A vector-quantized image tokenizer.",
+            "usage": f'tokenizer = gear.load_tokenizer("{name}")\ntokens = tokenizer.encode(image)',
+        }
+        return super().generate_model_card(**_card_values(facts, texts, values))
 
     def _require_images(self, tensor: torch.Tensor) -> None:
         if tensor.dim() != 4 or tensor.shape[1] != 3 or tensor.shape[2] != tensor.shape[3]:
             raise InputError(f"images of shape {tuple(tensor.shape)}: give (N, 3, S, S)")
-        if not tensor.is_floating_point() or (len(tensor) and tensor.abs().max() > 1.001):
-            raise InputError("images go from -1 to 1, floating point: PIL images are scaled")
+        if not tensor.is_floating_point() or (len(tensor) and not tensor.abs().max() <= 1.001):
+            raise InputError("a tensor of images has floating-point numbers from -1 to 1")
         if tensor.shape[2] % self.stride or not tensor.shape[2]:
             raise InputError(
                 f"images of {tensor.shape[2]} pixels a side: take a multiple of {self.stride}"
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        _copy_models(self.folder, save_directory, ("",))
+        size = {} if self.size is None else {"size": self.size}
+        save_model(save_directory, self.model.state_dict(), {**self._config, **size})
 
 
 class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
     """A trained generator with its tokenizer.
 
     model: The transformer. tokenizer: what decodes its tokens.
+    condition: "class" or "caption".
     class_names: Names of its classes; empty if it is conditioned on captions.
     """
 
-    def __init__(self, model: Generator, tokenizer: ImageTokenizer, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Generator,
+        tokenizer: ImageTokenizer,
+        folder: Path,
+        text_encoder: str | Path | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
-        config = read_config(folder / "generator")
-        self.condition = "caption" if config.get("condition") == "caption" else "class"
-        names = config.get("class_names")
-        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if self.condition == "class" and not known:
-            raise InputError(f"{folder / 'generator' / CONFIG}: no class_names in it")
-        self.class_names: list[str] = names if self.condition == "class" and names else []
-        self._text = config.get("text") or {}
+        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
+        self._config = read_config(folder / "generator")
+        self.condition = "caption" if self._config.get("condition") == "caption" else "class"
+        self.class_names = [] if self.condition == "caption" else self._read_class_names()
+        text = self._config.get("text")
+        self._text: dict[str, Any] = text if isinstance(text, dict) else {}
+        if text_encoder is not None:
+            self._text = {**self._text, "path": str(text_encoder)}
 
     def sample(
         self,
@@ -214,7 +254,8 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
     ) -> list[Image.Image]:
         """Return an image for each of the classes, names or numbers, or for each of the prompts.
 
-        Image i is drawn with `seed + i`, whatever else is drawn with it.
+        Image i is drawn with `seed + i`. It does not depend on the others, but for the rounding of
+        a batch; on a GPU, which samples in bf16, that can change some tokens.
 
         Args:
             classes: For a generator of classes; by default one image of each.
@@ -227,9 +268,11 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
             top_p: Keep the likeliest codes up to this mass; 1 for all.
 
         Raises:
-            InputError: if a class is not known, the wrong one of both is given, or a value is not
-                allowed.
+            InputError: if a class is not known, prompts are given to a generator of classes or the
+                other way round, or a value is not allowed.
         """
+        if seed < 0:
+            raise InputError(f"sample: seed: {seed} is less than 0")
         options = {"guidance": guidance, "interval": interval, "temperature": temperature}
         settings = parse_section(
             SampleConfig, {**options, "top_k": top_k, "top_p": top_p}, "sample: "
@@ -246,6 +289,9 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         Raises:
             InputError: as `sample`.
         """
+        for name, value in (("classes", classes), ("prompts", prompts)):
+            if isinstance(value, str):
+                raise InputError(f"{name}: give a list, such as [{value[:40]!r}]")
         if self.condition == "class":
             if prompts is not None:
                 raise InputError("this generator knows classes, not captions: give classes")
@@ -254,19 +300,17 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
             return len(labels), lambda rows: torch.from_numpy(labels[rows])
         if classes is not None or prompts is None:
             raise InputError("this generator is conditioned on captions: give prompts")
-        captions = [normalize_caption(prompt) for prompt in prompts]
-        states = TextEncoder(TextConfig.pick(self._text), torch.device("cpu"))(captions)
+        states = self._text_encoder([normalize_caption(prompt) for prompt in prompts])
         return len(states), lambda rows: pack([states[row] for row in rows])
 
     def draw(
         self, conditions: Conditions, rows: np.ndarray, seeds: np.ndarray, settings: SampleConfig
     ) -> torch.Tensor:
         """Return token indices (N, L) int64 on the CPU: of the conditions at N rows, N seeds."""
-        parts = [
-            sample(self.model, conditions(rows[part]), seeds[part], settings).cpu()
-            for part in batches(len(seeds), BATCH)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.model.tokens, dtype=torch.int64)
+        tokens = [torch.zeros(0, self.model.tokens, dtype=torch.int64)]
+        for part in batches(len(seeds), BATCH):
+            tokens.append(sample(self.model, conditions(rows[part]), seeds[part], settings).cpu())
+        return torch.cat(tokens)
 
     def to(self, device: torch.device | str) -> Self:
         """Move both models to a device."""
@@ -281,30 +325,62 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         """Return `load_generator(...)`."""
         return load_generator(pretrained_model_name_or_path, revision=revision)
 
-    def generate_model_card(self, *args: Any, **facts: Any) -> Any:
-        """Return the README.md of the folder on the Hub."""
-        shape = self.tokenizer.model.config
-        asked = "classes=[0, 1]" if self.condition == "class" else 'prompts=["red heart"]'
-        own = {
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write both models' weights as they are now, and a model card, to a folder.
+
+        The path of a text encoder on this machine is left out.
+
+        Raises:
+            InputError: if it is the folder that the models were loaded from.
+        """
+        _require_another(self.folder, Path(save_directory))
+        return super().save_pretrained(save_directory, **options)
+
+    def generate_model_card(self, *args: Any, **values: Any) -> Any:
+        """Return the README.md of the folder, a `huggingface_hub.ModelCard`.
+
+        values: `data` and `metrics` of the training, and `name` of the folder or repository.
+        """
+        shape, captions = self.tokenizer.model.config, self.condition == "caption"
+        condition = f"{len(self.class_names)} classes"
+        if captions:
+            condition = f"captions, by the text encoder {self._text.get('encoder', 'unknown')}"
+        facts = {
             "images": f"{self.tokenizer.size} px, {self.model.tokens} tokens",
-            "conditioned on": "captions"
-            if self.condition == "caption"
-            else f"{len(self.class_names)} classes",
+            "conditioned on": condition,
             "parameters of the generator": f"{_count(self.model) / 1e6:.1f} M",
             "tokenizer": f"{shape.quantizer}, {shape.codes} codes, "
             f"{_count(self.tokenizer.model) / 1e6:.1f} M parameters",
         }
-        usage = (
-            f'generator = gear.load_generator("this folder")\nimages = generator.sample({asked})'
-        )
-        given = {
+        name = values.pop("name", "FOLDER")
+        asked = 'prompts=["red heart"]' if captions else "classes=[0, 1]"
+        texts = {
             "title": "Image generator",
             "summary": "An autoregressive image generator with its vector-quantized tokenizer.",
+            "usage": f'generator = gear.load_generator("{name}")\n'
+            f"images = generator.sample({asked})",
         }
-        return _card(super().generate_model_card, {**given, **facts}, own, usage)
+        return super().generate_model_card(**_card_values(facts, texts, values))
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder(TextConfig.pick(self._text), self.model.output.weight.device)
+
+    def _read_class_names(self) -> list[str]:
+        file = self.folder / "generator" / CONFIG
+        names = self._config.get("class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{file}: no class_names in it")
+        if len(names) != self.model.classes:
+            raise InputError(f"{file}: {len(names)} class_names for {self.model.classes} classes")
+        return names
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        _copy_models(self.folder, save_directory, ("tokenizer", "generator"))
+        self.tokenizer._save_pretrained(save_directory / "tokenizer")
+        config = dict(self._config)
+        if isinstance(config.get("text"), dict):
+            config["text"] = {**config["text"], "path": ""}
+        save_model(save_directory / "generator", self.model.state_dict(), config)
 
 
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTokenizer:
@@ -321,18 +397,28 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     folder = _find(path, revision)
     root = folder if (folder / CONFIG).exists() else folder / "tokenizer"
     model = tokenizer_inference.load_tokenizer(root)
-    beside = root.parent / "generator"
-    grid = read_config(beside).get("grid") if (beside / CONFIG).exists() else None
-    return ImageTokenizer(model, root, grid * _stride(model) if isinstance(grid, int) else None)
+    config, generator = read_config(root), root.parent / "generator"
+    size = read_number(root, config, "size") if "size" in config else None
+    if size is None and (generator / CONFIG).exists():
+        size = read_number(generator, read_config(generator), "grid") * _stride(model)
+    if size is not None and (size % _stride(model) or size > LARGEST_SIZE):
+        raise InputError(
+            f"{root}: images of {size} pixels a side: it takes multiples of {_stride(model)} up "
+            f"to {LARGEST_SIZE}"
+        )
+    return ImageTokenizer(model, root, size)
 
 
-def load_generator(path: str | Path, *, revision: str | None = None) -> ImageGenerator:
+def load_generator(
+    path: str | Path, *, revision: str | None = None, text_encoder: str | Path | None = None
+) -> ImageGenerator:
     """Return a trained generator with its tokenizer, on the CPU, in eval mode.
 
     Args:
         path: A folder that has `tokenizer/` and `generator/`, such as `data/models/generator`, or a
             repository on the Hugging Face Hub, `owner/name`.
         revision: Branch, tag or commit on the Hub.
+        text_encoder: Folder of the text encoder, if it is not the packaged one.
 
     Raises:
         InputError: if there is none, it is damaged, or the two do not belong together.
@@ -345,20 +431,28 @@ def load_generator(path: str | Path, *, revision: str | None = None) -> ImageGen
         raise InputError(
             f"{folder}: a generator of {model.codes} codes beside a tokenizer of {codes}"
         )
-    return ImageGenerator(model, tokenizer, folder)
+    return ImageGenerator(model, tokenizer, folder, text_encoder)
 
 
 def class_index(name: str | int, names: Sequence[str]) -> int:
-    """Return a class by its name (any case) or its number. Raises `InputError`.
+    """Return the position of a class by its name (any case, if that is unique) or its number.
 
-    >>> class_index("Cat", ["dog", "cat"]), class_index("0", ["dog", "cat"]), class_index(1, "ab")
-    (1, 0, 1)
+    Raises:
+        InputError: if there is none.
+
+    >>> class_index("Cat", ["dog", "cat"]), class_index("0", ["dog", "cat"])
+    (1, 0)
+    >>> class_index("a", ["A", "a"]), class_index(1, ["1", "0"]), class_index("1", ["1", "0"])
+    (1, 1, 0)
     """
-    folded = [one.casefold() for one in names]
+    if isinstance(name, str):
+        if name in names:
+            return names.index(name)
+        folded = [known.casefold() for known in names]
+        if folded.count(name.casefold()) == 1:
+            return folded.index(name.casefold())
     text = str(name)
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    if text.isdigit() and int(text) < len(names):
+    if text.isascii() and text.isdigit() and int(text) < len(names):
         return int(text)
     known = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
     raise InputError(f"classes {text[:80]!r}: there are {len(names)}, by name or number: {known}")
@@ -372,30 +466,31 @@ def _stride(tokenizer: Tokenizer) -> int:
 def _find(path: str | Path, revision: str | None) -> Path:
     """Return a local folder, or that of a repository of the Hub in its cache."""
     if Path(path).is_dir():
-        return Path(path)
+        return Path(path).resolve()
     try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=[*FILES]))
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
     except HFValidationError:
-        raise InputError(f"{path}: no such folder, and no owner/name of the Hub") from None
+        raise InputError(
+            f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not the "
+            "name of a repository on the Hugging Face Hub"
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"{path}: no such folder, and not to be had from the Hugging Face Hub: "
-            f"{one_line(str(error), 200)}"
+            f"{path}: no such folder, and the Hugging Face Hub does not give it: "
+            f"{one_line(str(error), 300)}"
         ) from None
 
 
-def _copy_models(folder: Path, target: Path, parts: Iterable[str]) -> None:
-    for part in parts:
-        (target / part).mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(folder / part / name, target / part / name)
+def _require_another(folder: Path, target: Path) -> None:
+    if target.resolve() == folder.resolve():
+        raise InputError(f"{target}: the model was loaded from this folder: save it to another")
 
 
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _card(build: Any, given: dict[str, Any], own: dict[str, Any], usage: str) -> Any:
-    facts = {**own, **given.pop("facts", {})}
-    values = {"data": "", "metrics": [], **given}
-    return build(facts=facts, usage=usage, library=LIBRARY, paper=PAPER, **values)
+def _card_values(
+    facts: dict[str, Any], texts: dict[str, str], values: dict[str, Any]
+) -> dict[str, Any]:
+    return {"facts": facts, "paper": PAPER, "data": "", "metrics": [], **texts, **values}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError, StageFailed
+from gear.core.text import one_line
 
 LEAST_DISK = 2e9  # bytes: the quickstart with its cache and states
 LEAST_MEMORY = 3e9  # bytes that the quickstart's largest stage and its loader take
@@ -31,23 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Return a line for each check.
+    """Print a line for each check; return one that says that nothing is lacking.
 
     Raises:
-        StageFailed: if something is lacking; all lines are printed before.
+        StageFailed: if something is lacking.
     """
-    lines, lacking = [], []
+    lacking = []
     for name, check in CHECKS.items():
         try:
-            lines.append(f"ok     {name:<10}{check()}")
-        except (Lacks, InputError, OSError) as error:
-            lines.append(f"lacks  {name:<10}{error}")
+            print(f"ok     {name:<10}{check()}", flush=True)
+        except (Lacks, InputError) as error:
+            print(f"lacks  {name:<10}{error}", flush=True)
             lacking.append(name)
-    text = "\n".join(lines)
+        except Exception as error:  # a broken installation raises errors of every kind
+            print(
+                f"lacks  {name:<10}{type(error).__name__}: {one_line(str(error), 200)}", flush=True
+            )
+            lacking.append(name)
     if lacking:
-        print(text)
         raise StageFailed(f"{', '.join(lacking)}: see above")
-    return text
+    return "nothing is lacking"
 
 
 def python() -> str:
@@ -96,7 +100,7 @@ def _driver() -> str | None:
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
     return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
 
 
@@ -125,24 +129,27 @@ def checkout() -> str:
     """Return the commit, and where DVC pushes to."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from scmrepo.exceptions import SCMError
 
     try:
         with Repo(".") as repo:
             remote = repo.config["core"].get("remote")
-            commit = repo.scm.get_rev()[:7] if hasattr(repo.scm, "get_rev") else None
+            commit: str = repo.scm.get_rev()
     except NotDvcRepoError:
         raise Lacks("no DVC repository here: run in a checkout of the project") from None
-    if not commit:
-        raise Lacks("no git commit here: runs are recorded in git")
-    return f"commit {commit}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
+    except SCMError as error:
+        raise Lacks(f"no git commit here, and runs are recorded in git: {error}") from None
+    return f"commit {commit[:7]}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
 
 
 def settings() -> str:
     """Return whether params.yaml is valid and its batches divide by the ranks."""
+    from gear.core.device import pick_device
     from gear.launch import ranks_here
     from gear.params import load
 
     config = load()
+    pick_device(config.host)  # refuses host.device: cuda where there is none
     ranks = ranks_here(config.host)
     for name in ("tokenizer", "joint"):
         batch = getattr(config, name).batch

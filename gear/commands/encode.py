@@ -8,7 +8,7 @@ from pathlib import Path
 from gear.commands import image_files
 from gear.core.errors import InputError
 
-READ = 256  # images at a time
+READ = 2**24  # pixels that are read at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        required=True,
-        help="the .npz to write: tokens (N, L) int32 in raster order, and the files' names",
+        default=Path("tokens.npz"),
+        help="the .npz to write: tokens (N, L) int32 in raster order, and the files' names "
+        "(default tokens.npz)",
     )
 
 
@@ -42,10 +43,11 @@ def run(arguments: argparse.Namespace) -> str:
     tokenizer = image_files.open_tokenizer(arguments.checkpoint, arguments.size)
     assert tokenizer.size is not None
     parts = []
-    for start in range(0, len(files), READ):
-        some = files[start : start + READ]
+    most = max(1, READ // tokenizer.size**2)
+    for start in range(0, len(files), most):
+        some = files[start : start + most]
         parts.append(tokenizer.encode_pixels(image_files.read_images(some, tokenizer.size)).numpy())
-        if len(files) > READ:
+        if len(files) > most:
             print(f"encoded {start + len(some)}/{len(files)}", flush=True)
     tokens = np.concatenate(parts).astype(np.int32)
     buffer = io.BytesIO()

@@ -149,8 +149,9 @@ def _rows(
     if generator.condition == "class":
         if prompts:
             raise InputError("--prompt: this checkpoint knows classes, not captions: use --classes")
-        names = [known[class_index(name, known)] for name in classes] or known[:16]
-        _, conditions = generator.conditions(names, None)
+        chosen = [class_index(name, known) for name in classes] or range(min(len(known), 16))
+        names = [known[place] for place in chosen]
+        _, conditions = generator.conditions(chosen, None)
     else:
         if classes or not prompts:
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from gear.pretrained import ImageTokenizer
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
-LARGEST = 4096  # pixels a side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which images and which tokenizer."""
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
+        "images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
     parser.add_argument(
         "--checkpoint",
@@ -47,25 +46,27 @@ def open_tokenizer(checkpoint: str, size: int | None) -> ImageTokenizer:
     """
     import torch
 
-    from gear.pretrained import load_tokenizer
+    from gear.pretrained import LARGEST_SIZE, load_tokenizer
 
     tokenizer = load_tokenizer(checkpoint)
     tokenizer.size = size or tokenizer.size
     if tokenizer.size is None:
         raise InputError(f"{checkpoint}: it does not say on which size it was trained: give --size")
-    if tokenizer.size % tokenizer.stride or tokenizer.size > LARGEST:
+    if tokenizer.size % tokenizer.stride or tokenizer.size > LARGEST_SIZE:
         raise InputError(
-            f"--size {tokenizer.size}: take a multiple of {tokenizer.stride} up to {LARGEST}"
+            f"--size {tokenizer.size}: take a multiple of {tokenizer.stride} up to {LARGEST_SIZE}"
         )
     return tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path]) -> list[Path]:
     """Return image files, and those in folders, by name.
 
     Raises:
-        InputError: if a path is absent, or a folder holds no image.
+        InputError: if none is named, or a folder holds none.
     """
+    if not paths:
+        raise InputError("no image: name image files, or folders of them")
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():

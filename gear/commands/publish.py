@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
-
-SHOWN = ("extractor", "n", "guidance", "reference_n", "weights")  # of a metric's protocol
+from gear.core.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gear publish`."""
-    parser.add_argument("folder", type=Path, help="the folder to write; it must be absent or empty")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("published"),
+        help="the folder to write, absent or empty (default: published)",
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -23,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hub",
         metavar="OWNER/NAME",
-        help="a repository of the Hugging Face Hub to upload it to, as you are logged in",
+        help="upload it to this repository of the Hugging Face Hub, with the account of "
+        "`hf auth login`",
     )
 
 
@@ -31,23 +37,51 @@ def run(arguments: argparse.Namespace) -> str:
     """Write the folder, and upload it if asked; return where it is.
 
     Raises:
-        InputError: if the folder holds something, or the checkpoint cannot be loaded.
+        InputError: if the folder holds something, the checkpoint cannot be loaded, or the upload
+            fails; the folder is whole then.
     """
     from gear import paths
+    from gear.core.files import replace_folder
     from gear.pretrained import load_generator
 
     folder: Path = arguments.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: it holds files: name a folder that is absent or empty")
+    if arguments.hub and arguments.hub.count("/") != 1:
+        raise InputError(f"--hub {arguments.hub!r}: give OWNER/NAME")
     generator = load_generator(arguments.checkpoint)
-    card: dict[str, Any] = {}
+    card: dict[str, Any] = {"name": arguments.hub or folder.name}
+    note = ""
     if arguments.checkpoint.resolve() == paths.GENERATOR.resolve():
-        card = {"data": attribution(), "metrics": metric_rows()}
-    generator.save_pretrained(folder, model_card_kwargs=card)
-    if not arguments.hub:
-        return f"{folder}: `gear.load_generator({str(folder)!r})` loads it; read its README.md"
-    url = generator.push_to_hub(arguments.hub, model_card_kwargs=card)
-    return f"{folder}, and {url}"
+        rows, note = metric_rows()
+        card |= {"data": attribution(), "metrics": rows}
+
+    def fill(draft: Path) -> None:
+        generator.save_pretrained(draft, model_card_kwargs=card)
+
+    replace_folder(folder, fill)
+    text = f"{folder}: `gear.load_generator({str(folder)!r})` loads it; read its README.md{note}"
+    return f"{text}\n{upload(folder, arguments.hub)}" if arguments.hub else text
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload a folder to a repository of the Hub, made if it is absent. Returns its address.
+
+    Raises:
+        InputError: if the Hub refuses it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        address = HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise InputError(
+            f"--hub {repository}: {one_line(str(error), 300)}; the folder is written: log in with "
+            f"`hf auth login`, and upload it with `hf upload {repository} {folder}`"
+        ) from None
+    return str(address)
 
 
 def attribution() -> str:
@@ -60,18 +94,21 @@ def attribution() -> str:
     return f"{text} {manifest.get('attribution') or ''}".strip()
 
 
-def metric_rows() -> list[dict[str, Any]]:
-    """Return the run's metrics with what their protocols say; none if nothing was measured."""
+def metric_rows() -> tuple[list[dict[str, Any]], str]:
+    """Return the metrics with their protocols, and a remark if there are none of these models."""
     from gear import paths
     from gear.core.files import read_json
     from gear.evaluation.metric_protocol import require_records
+    from gear.runs.revision import changed_inputs
 
     file = paths.REPORTS / "protocols.json"
     if not file.exists():
-        return []
+        return [], "; it has no metrics: nothing was evaluated here"
+    if changed := changed_inputs("evaluate"):
+        return [], f"; it has no metrics: {changed} is newer than they are (`dvc repro`)"
     rows = []
     for name, record in require_records(read_json(file), str(file)).items():
-        protocol = record["protocol"]
-        shown = [f"{key} {protocol[key]}" for key in SHOWN if key in protocol]
-        rows.append({"name": name, "value": f"{record['value']:.5g}", "protocol": ", ".join(shown)})
-    return rows
+        protocol = ", ".join(f"{key} {value}" for key, value in record["protocol"].items())
+        value = f"{record['value']:.5g}"
+        rows.append({"name": name, "value": value, "protocol": protocol.replace("|", "/")})
+    return rows, ""

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from gear.commands import image_files
 from gear.core.errors import InputError
+from gear.core.text import printable
 
-MOST = 64  # rows of a picture
+TALLEST = 16_000  # pixels of a picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gear reconstruct`."""
     image_files.add_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the .png, .jpg or .webp to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reconstruction.png"),
+        help="the .png, .jpg or .webp to write (default reconstruction.png)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -28,22 +34,26 @@ def run(arguments: argparse.Namespace) -> str:
     import numpy as np
 
     from gear.core.files import replace_file, require_writable
-    from gear.report.token_figure import token_sheet
+    from gear.report.token_figure import sheet_height, token_sheet
 
     out: Path = arguments.out
     if out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise InputError(f"--out {out}: write a .png, .jpg or .webp")
     require_writable(out, "--out")
     files = image_files.find_images(arguments.images)
-    if len(files) > MOST:
-        raise InputError(f"{len(files)} images: a picture holds {MOST}; `gear encode` takes more")
     tokenizer = image_files.open_tokenizer(arguments.checkpoint, arguments.size)
     assert tokenizer.size is not None
+    if (height := sheet_height(len(files), tokenizer.size)) > TALLEST:
+        raise InputError(
+            f"{len(files)} images: their picture would be {height} pixels high, over {TALLEST}: "
+            "draw fewer, or use `gear encode`"
+        )
     originals = image_files.read_images(files, tokenizer.size)
     tokens = tokenizer.encode_pixels(originals)
     copies = np.stack([np.asarray(image) for image in tokenizer.decode(tokens)])
     names = [
-        f"{file.name}: {len(set(row))} different tokens of {len(row)}, {decibel(one, other)}"
+        f"{printable(file.name)[:80]}: {len(set(row))} different tokens of {len(row)}, "
+        f"{decibel(one, other)}"
         for file, row, one, other in zip(files, tokens.tolist(), originals, copies, strict=True)
     ]
     buffer = io.BytesIO()

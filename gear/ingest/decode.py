@@ -114,20 +114,26 @@ def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
         Exception: of any kind, by a decoder, if the file is damaged.
     """
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as opened:
-        if min(opened.size) < MIN_SIDE:
-            raise ValueError(f"{opened.width}x{opened.height} pixels: a side is under {MIN_SIDE}")
-        scale = size / min(opened.size)
-        if max(1.0, scale**2) * opened.width * opened.height > MAX_PIXELS:
-            resized = f" resized to {size} on the short side" if scale > 1 else ""
-            raise ValueError(
-                f"{opened.width}x{opened.height}{resized} is over {MAX_PIXELS // 10**6} megapixels"
-            )
-        picture = upright_opaque(opened)
-    return square(picture, size)
+        return square(opened, size)
 
 
-def square(picture: Image.Image, size: int) -> np.ndarray:
-    """Return the centre of an RGB image at `size` pixels a side, (size, size, 3) uint8."""
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Return the centre of an image at `size` pixels a side, (size, size, 3) uint8.
+
+    It is turned as its EXIF data says, and put on white if it is transparent.
+
+    Raises:
+        ValueError: if the image is too small or too large.
+    """
+    if min(image.size) < MIN_SIDE:
+        raise ValueError(f"{image.width}x{image.height} pixels: a side is under {MIN_SIDE}")
+    scale = size / min(image.size)
+    if max(1.0, scale**2) * image.width * image.height > MAX_PIXELS:
+        resized = f" resized to {size} on the short side" if scale > 1 else ""
+        raise ValueError(
+            f"{image.width}x{image.height}{resized} is over {MAX_PIXELS // 10**6} megapixels"
+        )
+    picture = _upright_opaque(image)
     scale = size / min(picture.size)
     width = max(size, round(picture.width * scale))
     height = max(size, round(picture.height * scale))
@@ -137,8 +143,7 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
-def upright_opaque(opened: Image.Image) -> Image.Image:
-    """Return an image as RGB: turned as its EXIF says, on white if it is transparent."""
+def _upright_opaque(opened: Image.Image) -> Image.Image:
     picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I") or picture.mode == "F":
         return _eight_bits(picture, opened.format).convert("RGB")

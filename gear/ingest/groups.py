@@ -47,8 +47,17 @@ def group_entries(entries: Sequence[Entry], read: ReadImages) -> np.ndarray:
     shape = (len(entries), len(entries))
     graph = coo_array((np.ones(len(links), dtype=bool), (rows, columns)), shape=shape)
     _, numbers = connected_components(graph, directed=False)
-    thumbnails = np.stack([entry.thumbnail for entry in entries])
-    return near_twin_groups(thumbnails, np.asarray(numbers, dtype=np.int64), read)
+    # of equal images, which are together already, one is compared with others
+    first = {entry.sha256: place for place, entry in reversed([*enumerate(entries)])}
+    distinct = np.array(sorted(first.values()), dtype=np.int64)
+    thumbnails = np.stack([entries[place].thumbnail for place in distinct])
+    groups = near_twin_groups(
+        thumbnails, numbers[distinct], lambda positions: read(distinct[positions])
+    )
+    renamed = np.zeros(numbers.max() + 1, dtype=np.int64)
+    renamed[numbers[distinct]] = groups
+    result: np.ndarray = renamed[numbers]
+    return result
 
 
 def _equal(names: Iterable[str]) -> Iterator[tuple[int, int]]:

@@ -29,10 +29,9 @@ def token_sheet(
         tokens: Their token indices, (N, L) int64, L a square number.
         copies: Their reconstructions, (N, S, S, 3) uint8.
     """
-    size = originals.shape[1]
-    cell = size * max(1, -(-CELL // size))
+    cell = _cell(originals.shape[1])
     width = GAP + len(HEADINGS) * (cell + GAP)
-    sheet = Image.new("RGB", (width, GAP + LINE + len(names) * (cell + LINE + GAP)), "white")
+    sheet = Image.new("RGB", (width, sheet_height(len(names), originals.shape[1])), "white")
     draw = ImageDraw.Draw(sheet)
     lefts = [GAP + number * (cell + GAP) for number in range(len(HEADINGS))]
     for left, heading in zip(lefts, HEADINGS, strict=True):
@@ -50,6 +49,15 @@ def token_sheet(
             enlarged = Image.fromarray(pixels).resize((cell, cell), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (left, top + LINE))
     return sheet
+
+
+def sheet_height(rows: int, size: int) -> int:
+    """Return how many pixels high the picture of some images of `size` pixels a side is."""
+    return GAP + LINE + rows * (_cell(size) + LINE + GAP)
+
+
+def _cell(size: int) -> int:
+    return size * max(1, -(-CELL // size))
 
 
 def token_tiles(tokens: np.ndarray) -> np.ndarray:

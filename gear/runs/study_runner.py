@@ -81,6 +81,8 @@ def run_experiments(
                 yield Outcome(one.run, time.monotonic() - one.started, _reason(one))
     finally:
         for one in running:
+            _interrupt(one.child)
+        for one in running:
             _stop(one.child, grace(states_folder(study, one.run, root)))
 
 
@@ -156,13 +158,17 @@ def _prepare_child() -> None:
     terminate_with_parent()
 
 
-def _stop(child: subprocess.Popen[str], seconds: float) -> None:
-    """End an experiment as Ctrl-C does, so that DVC puts its temporary things back; then by force.
+def _interrupt(child: subprocess.Popen[str]) -> None:
+    """End an experiment as Ctrl-C does, so that DVC puts its temporary things back.
 
     DVC has no handler of SIGTERM.
     """
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGINT)
+
+
+def _stop(child: subprocess.Popen[str], seconds: float) -> None:
+    """Wait for an experiment that was interrupted; then end it by force."""
     with suppress(subprocess.TimeoutExpired):
         child.wait(seconds)
     end_group(child)

@@ -20,7 +20,15 @@ from gear.training.distributed import DistributedContext
 from gear.training.fingerprint import Identity
 from gear.training.resharding import load_whole_state, read_whole_state
 from gear.training.state_files import find_whole, flush, retire, write_manifest
-from gear.training.states import DESCRIPTION, LOCK, OLDER, delete_finished, read_tag, step_of
+from gear.training.states import (
+    DESCRIPTION,
+    LOCK,
+    OLDER,
+    delete_finished,
+    read_description,
+    read_tag,
+    step_of,
+)
 
 
 class CheckpointManager:
@@ -187,7 +195,8 @@ class CheckpointManager:
         """Write what the latest state is of."""
         facts = self.identity.facts() if self.identity else {}
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
-        facts |= {"save_seconds": self.save_seconds}
+        before = read_description(self.folder).get("save_seconds")
+        facts |= {"save_seconds": before if self.save_seconds is None else self.save_seconds}
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:

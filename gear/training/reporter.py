@@ -80,7 +80,7 @@ class Reporter:
             self.values.set_description_str(shorten(f"{headline(row)}  {speed}"))
         else:
             ends = f"{speed}, {duration(eta)} left"
-            self._print(f"{self.name} {done}/{self.steps}  {headline(row)}  {ends}")
+            self._print(shorten(f"{self.name} {done}/{self.steps}  {headline(row)}  {ends}"))
         self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
         self.log.flush()
         self._log_live(row)

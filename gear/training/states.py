@@ -23,6 +23,7 @@ from gear.training.fingerprint import Identity
 DESCRIPTION = "description.json"
 LOCK = "lock"
 OLDER = "older"  # folder of the state before the latest
+LONGEST_SAVE = 1800.0  # seconds
 SAVES = 2.0  # times the last save that a training is given to save once more and exit
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
@@ -112,17 +113,16 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def grace(root: Path) -> float:
-    """Return how many seconds a training needs to save and exit, by the newest state of `root`.
+    """Return how many seconds a training needs to save and exit, by the slowest state of `root`.
 
     A state of a large model takes minutes to write; without one, `GRACE`.
     """
-    ages = {}
-    for file in root.glob(f"*/*/{DESCRIPTION}"):
-        with suppress(OSError):  # deleted meanwhile
-            ages[file.parent] = file.stat().st_mtime
-    newest = max(ages, key=lambda folder: ages[folder], default=None)
-    taken = read_description(newest).get("save_seconds") if newest else None
-    return GRACE + SAVES * taken if isinstance(taken, float) and taken < 3600 else GRACE
+    taken = [
+        read_description(file.parent).get("save_seconds")
+        for file in root.glob(f"*/*/{DESCRIPTION}")
+    ]
+    known = [seconds for seconds in taken if isinstance(seconds, float) and seconds > 0]
+    return GRACE + SAVES * min(max(known, default=0.0), LONGEST_SAVE)
 
 
 def read_tag(folder: Path) -> str:

@@ -33,6 +33,7 @@ WORDS = {  # arguments with which a command gets as far as its work
     "export": ("a", "b.pt"),
     "compare": ("a", "b"),
     "study": ("a.yaml",),
+    "reconstruct": ("a.png",),
 }
 
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 
 import gear
 from gear.core.errors import InputError
-from gear.core.model_folder import save_model
+from gear.core.model_folder import CONFIG, WEIGHTS, save_model
+from gear.encoders.config import TextConfig
+from gear.encoders.text import TextEncoder
 from gear.evaluation.frechet import distance
 from gear.generator.transformer import Generator
-from gear.params import Config
+from gear.params import Config, load_preset
 from gear.tokenizer.model import Tokenizer
 
 NAMES = ["dog", "Cat", "bird"]
@@ -28,8 +30,6 @@ NAMES = ["dog", "Cat", "bird"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the stage `generator` writes it, untrained."""
-    from gear.params import load_preset
-
     config = load_preset("tiny")
     folder = tmp_path_factory.mktemp("checkpoint") / "generator"
     write(folder, config)
@@ -81,8 +81,14 @@ def test_a_photograph_is_cropped_and_put_on_white(checkpoint: Path) -> None:
     clear = Image.new("RGBA", (90, 40), (255, 0, 0, 0))
     assert np.asarray(tokenizer.prepare(clear)).min() == 255
     assert tokenizer.prepare(clear).size == (32, 32)
+    for mode in ("1", "L", "LA", "P", "I", "I;16", "CMYK", "RGBA"):
+        assert tokenizer.prepare(Image.new(mode, (40, 50))).mode == "RGB"
+    for size in ((1, 5), (2, 900_000)):
+        with pytest.raises(InputError, match="image: "):
+            tokenizer.prepare(Image.new("L", size))
     tokenizer.size = None
-    assert tokenizer.prepare(Image.new("L", (91, 43))).size == (40, 40)
+    with pytest.raises(InputError, match=r"set tokenizer\.size, a multiple of 4"):
+        tokenizer.encode(Image.new("L", (64, 64)))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +98,8 @@ def test_a_photograph_is_cropped_and_put_on_white(checkpoint: Path) -> None:
         (torch.zeros(1, 3, 32, 36), r"give \(N, 3, S, S\)"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "from -1 to 1"),
         (torch.full((1, 3, 32, 32), 255.0), "from -1 to 1"),
+        (torch.full((1, 3, 32, 32), torch.nan), "from -1 to 1"),
+        ([], "no image"),
     ],
 )
 def test_images_that_no_tokenizer_takes_are_refused(
@@ -101,10 +109,28 @@ def test_images_that_no_tokenizer_takes_are_refused(
         gear.load_tokenizer(checkpoint).encode(images)
 
 
-@pytest.mark.parametrize("indices", [torch.zeros(1, 15), torch.tensor([[64] * 16])])
+@pytest.mark.parametrize(
+    "indices",
+    [
+        torch.zeros(1, 15).long(),
+        torch.tensor([[64] * 16]),
+        torch.tensor([[-1] * 16]),
+        torch.zeros(1, 16),
+        torch.zeros(2, 0).long(),
+        torch.tensor(1),
+    ],
+)
 def test_indices_that_are_no_image_are_refused(checkpoint: Path, indices: torch.Tensor) -> None:
     with pytest.raises(InputError, match="indices"):
-        gear.load_tokenizer(checkpoint).decode(indices.long())
+        gear.load_tokenizer(checkpoint).decode(indices)
+
+
+def test_tokens_can_be_trained_on(checkpoint: Path, images: list[Image.Image]) -> None:
+    generator = gear.load_generator(checkpoint)
+    tokens = generator.tokenizer.encode(images)
+    assert torch.equal(generator.tokenizer.encode(torch.zeros(0, 3, 32, 32)), tokens[:0])
+    output = generator.model(tokens, torch.tensor([0, 1, 2]))
+    output.logits.sum().backward()
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -121,6 +147,9 @@ def test_a_sample_depends_on_its_class_and_seed_alone(checkpoint: Path) -> None:
     assert same(generator.sample(classes=["dog"], seed=6)[0], several[1])
     assert len(generator.sample()) == len(NAMES)
     assert generator.sample(classes=[]) == []
+    assert [generator.sample([name])[0].tobytes() for name in (2, "2", "bird")].count(
+        generator.sample(["bird"])[0].tobytes()
+    ) == 3
     guided = generator.sample(classes=["cat"], seed=5, guidance=4.0, top_k=8)
     assert not same(guided[0], several[0])
 
@@ -133,13 +162,23 @@ def test_what_a_generator_does_not_know_is_refused(checkpoint: Path, tmp_path: P
         generator.sample(prompts=["a dog"])
     with pytest.raises(InputError, match=r"sample: .*guidance"):
         generator.sample(guidance=0.5)
-    with pytest.raises(InputError, match="no such folder, and no owner/name"):
+    with pytest.raises(InputError, match="classes: give a list"):
+        generator.sample("dog")
+    with pytest.raises(InputError, match="seed: -1"):
+        generator.sample(seed=-1)
+    with pytest.raises(InputError, match=r"no such folder .*dvc repro generator"):
         gear.load_generator("no/such/folder")
     shutil.copytree(checkpoint, tmp_path / "copy")
     file = tmp_path / "copy/generator/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": None}))
     with pytest.raises(InputError, match="no class_names"):
         gear.load_generator(tmp_path / "copy")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": [*NAMES, "cow"]}))
+    with pytest.raises(InputError, match="4 class_names for 3 classes"):
+        gear.load_generator(tmp_path / "copy")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"grid": -8}))
+    with pytest.raises(InputError, match="grid is -8"):
+        gear.load_tokenizer(tmp_path / "copy")
 
 
 @pytest.fixture
@@ -163,7 +202,12 @@ def test_a_saved_model_is_loaded_from_a_cache_of_the_hub(
     card = (tmp_path / "saved/README.md").read_text()
     assert "library_name: gear-autoregression" in card
     assert "| conditioned on | 3 classes |" in card
-    with pytest.raises(InputError, match="not to be had from the Hugging Face Hub"):
+    files = {str(f.relative_to(tmp_path / "saved")) for f in (tmp_path / "saved").rglob("*.*")}
+    assert files == {
+        "README.md",
+        *(f"{part}/{name}" for part in ("tokenizer", "generator") for name in (CONFIG, WEIGHTS)),
+    }
+    with pytest.raises(InputError, match="the Hugging Face Hub does not give it"):
         gear.load_generator("somebody/gear")
     snapshot = hub / "models--somebody--gear" / "snapshots" / ("0" * 40)
     shutil.copytree(tmp_path / "saved", snapshot)
@@ -175,6 +219,59 @@ def test_a_saved_model_is_loaded_from_a_cache_of_the_hub(
     assert same(again.sample(classes=["bird"])[0], expected)
     tokens = gear.load_tokenizer("somebody/gear").encode(expected)
     assert torch.equal(tokens, generator.tokenizer.encode(expected))
+
+
+def test_what_is_saved_are_the_weights_of_this_moment(
+    checkpoint: Path, images: list[Image.Image], tmp_path: Path
+) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    before = tokenizer.encode(images)
+    with torch.no_grad():
+        tokenizer.model.encoder.conv_in.weight.mul_(-1)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = gear.load_tokenizer(tmp_path / "saved")
+    assert again.size == tokenizer.size == 32
+    assert torch.equal(again.encode(images), tokenizer.encode(images))
+    assert not torch.equal(again.encode(images), before)
+
+
+def test_a_model_is_not_saved_over_the_one_it_came_from(checkpoint: Path) -> None:
+    config = (checkpoint / "tokenizer/config.json").read_bytes()
+    with pytest.raises(InputError, match="loaded from this folder"):
+        gear.load_tokenizer(checkpoint).save_pretrained(checkpoint / "tokenizer")
+    with pytest.raises(InputError, match="loaded from this folder"):
+        gear.load_generator(checkpoint).save_pretrained(checkpoint)
+    assert (checkpoint / "tokenizer/config.json").read_bytes() == config
+
+
+def test_a_generator_of_captions_draws_prompts_and_keeps_paths_to_itself(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = load_preset("tiny")
+    folder = tmp_path / "captions"
+    shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
+    text = {"encoder": "minilm", "path": "", "sha256": "", "tokens": 32}
+    empty = torch.from_numpy(TextEncoder(TextConfig.pick(text), torch.device("cpu"))([""])[0])
+    torch.manual_seed(0)
+    generator = Generator(
+        config.generator, codes=config.tokenizer.codes, grid=config.grid, empty_caption=empty
+    )
+    torch.nn.init.normal_(generator.output.weight, std=0.3)
+    facts = {"codes": config.tokenizer.codes, "grid": config.grid, "condition": "caption"}
+    shape = config.generator.model_dump(mode="json")
+    facts |= {"text": {**text, "path": "/home/me/qwen3"}, "generator": shape}
+    save_model(folder / "generator", generator.state_dict(), facts)
+    model = gear.load_generator(folder, text_encoder="")
+    several = model.sample(prompts=["red heart", "a dog"], seed=3)
+    assert same(model.sample(prompts=["a dog"], seed=4)[0], several[1])
+    with pytest.raises(InputError, match="give prompts"):
+        model.sample(classes=[0])
+    with pytest.raises(InputError, match="prompts: give a list"):
+        model.sample(prompts="red heart")
+    gear.load_generator(folder).save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/generator/config.json").read_text())
+    assert saved["text"] == text
+    assert "captions, by the text encoder minilm" in (tmp_path / "saved/README.md").read_text()
 
 
 def test_the_card_of_a_tokenizer_says_how_to_load_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ def test_a_checkout_lacks_nothing(
     monkeypatch.setattr(doctor, "LEAST_MEMORY", 0)
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [["ok", name] for name in doctor.CHECKS]
+    assert [line.split()[:2] for line in lines[:-1]] == [["ok", name] for name in doctor.CHECKS]
+    assert lines[-1] == "nothing is lacking"
 
 
 def test_what_a_run_needs_and_is_not_there_is_named(
@@ -50,3 +53,19 @@ def test_what_a_run_needs_and_is_not_there_is_named(
     assert "no pictures: where are your images?" in lacking["data"]
     assert "teacher.encoders.0: no weights/dino" in lacking["weights"]
     assert said.err.count("\n") == 1
+
+
+def test_a_broken_package_is_a_line_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> str:
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "CHECKS", {"gpus": broken, "checkout": doctor.checkout})
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "lacks  gpus      ImportError: libcudart.so.13" in said
+    assert "lacks  checkout  no git commit here" in said

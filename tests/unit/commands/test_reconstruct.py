@@ -58,9 +58,12 @@ def test_a_picture_shows_images_tokens_reconstructions_and_errors(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "no image: name image files"),
         (["missing.png"], "missing.png: no image that can be read: No such file"),
         (["photos/notes.txt"], "notes.txt: no image that can be read"),
         (["empty"], "empty: no image in this folder"),
+        (["photos", "--size", "8000"], "--size 8000: take a multiple of 4 up to 2048"),
+        (["photos"] * 40, "their picture would be 22"),
         (["photos", "--size", "30"], "--size 30: take a multiple of 4"),
         (["photos", "--checkpoint", "nowhere"], "nowhere: no such folder"),
     ],

@@ -73,7 +73,7 @@ zero-table: setup  ## Every ZeRO stage, rank count and accumulation against a pl
 kill-matrix: setup  ## Kill trainings at random moments and run them again (an hour or two)
 	@python -m tests.distributed.kill_matrix
 
-image:  ## Build the CPU image with buildah, as root and without Docker, and run the tiny preset in it (20 minutes, 30 GB)
+image:  ## Build the CPU image with buildah, as root and without Docker, and run the tiny preset in it (20 minutes, 50 GB)
 	@tools/image.sh cpu
 
 graph-check: setup  ## Edit one thing at a time and show which stages would run again

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 
 from gear.core.errors import InputError
-from gear.core.model_folder import CONFIG, WEIGHTS, read_config, read_number, save_model
+from gear.core.model_folder import CONFIG, read_config, read_number, save_model
 from gear.core.settings import parse_section
-from gear.core.text import one_line
 from gear.data.captions import normalize_caption
 from gear.data.row_selection import BATCH, batches
 from gear.encoders.config import TextConfig
@@ -27,6 +24,7 @@ from gear.generator.conditions import Conditions
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
+from gear.hub_model import HubModel, find_folder
 from gear.ingest.decode import square
 from gear.tokenizer import inference as tokenizer_inference
 from gear.tokenizer.model import Tokenizer
@@ -34,49 +32,9 @@ from gear.tokenizer.model import Tokenizer
 Images = Image.Image | torch.Tensor | Sequence[Image.Image]
 
 LARGEST_SIZE = 2048  # pixels a side
-LIBRARY = "gear-autoregression"
-PAPER = "https://arxiv.org/abs/2606.32039"
-TAGS = ("gear", "image-generation", "autoregressive", "vector-quantization")
-# of a repository on the Hub; no code is loaded
-FILES = [f"{part}{name}" for part in ("", "tokenizer/", "generator/") for name in (CONFIG, WEIGHTS)]
-CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-{{ summary }}
-
-| | |
-|---|---|
-{% for name, value in facts.items() -%}
-| {{ name }} | {{ value }} |
-{% endfor %}
-{% if data %}
-## Training data
-{{ data }}
-{% endif %}
-{% if metrics %}
-## Metrics
-| metric | value | protocol |
-|---|---|---|
-{% for row in metrics -%}
-| {{ row.name }} | {{ row.value }} | {{ row.protocol }} |
-{% endfor %}
-{% endif %}
-## Use it
-
-```python
-import gear
-
-{{ usage }}
-```
-
-Paper: {{ paper }}.
-"""
 
 
-class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
+class ImageTokenizer(HubModel):
     """A trained tokenizer.
 
     model: The module; its images are (B, 3, H, W) in [-1, 1].
@@ -86,7 +44,6 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
         self.model, self.folder, self.size = model, folder, size
-        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
         self._config = read_config(folder)
 
     @property
@@ -160,11 +117,6 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         except ValueError as error:
             raise InputError(f"image: {error}") from None
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device."""
-        self.model.to(device)
-        return self
-
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the Hub's other options are of no use here
         cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None
@@ -172,33 +124,24 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         """Return `load_tokenizer(...)`."""
         return load_tokenizer(pretrained_model_name_or_path, revision=revision)
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write the weights as they are now, config.json and a model card to a folder.
-
-        Raises:
-            InputError: if it is the folder that the model was loaded from.
-        """
-        _require_another(self.folder, Path(save_directory))
-        return super().save_pretrained(save_directory, **options)
-
-    def generate_model_card(self, *args: Any, **values: Any) -> Any:
-        """Return the README.md of the folder, a `huggingface_hub.ModelCard`.
-
-        values: `data` and `metrics` of the training, and `name` of the folder or repository.
-        """
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what is special about this model's card."""
         shape = self.model.config
         facts = {
             "quantizer": f"{shape.quantizer}, {shape.codes} codes",
             "pixels a side of a token": self.stride,
             "parameters": f"{_count(self.model) / 1e6:.1f} M",
         }
-        name = values.pop("name", "FOLDER")
-        texts = {
+        return {
             "title": "Image tokenizer",
             "summary": "A vector-quantized image tokenizer.",
+            "facts": facts,
             "usage": f'tokenizer = gear.load_tokenizer("{name}")\ntokens = tokenizer.encode(image)',
         }
-        return super().generate_model_card(**_card_values(facts, texts, values))
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Return the tokenizer's module."""
+        return [self.model]
 
     def _require_images(self, tensor: torch.Tensor) -> None:
         if tensor.dim() != 4 or tensor.shape[1] != 3 or tensor.shape[2] != tensor.shape[3]:
@@ -215,7 +158,7 @@ class ImageTokenizer(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         save_model(save_directory, self.model.state_dict(), {**self._config, **size})
 
 
-class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
+class ImageGenerator(HubModel):
     """A trained generator with its tokenizer.
 
     model: The transformer. tokenizer: what decodes its tokens.
@@ -231,7 +174,6 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         text_encoder: str | Path | None = None,
     ) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
-        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
         self._config = read_config(folder / "generator")
         self.condition = "caption" if self._config.get("condition") == "caption" else "class"
         self.class_names = [] if self.condition == "caption" else self._read_class_names()
@@ -312,12 +254,6 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
             tokens.append(sample(self.model, conditions(rows[part]), seeds[part], settings).cpu())
         return torch.cat(tokens)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move both models to a device."""
-        self.model.to(device)
-        self.tokenizer.to(device)
-        return self
-
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the Hub's other options are of no use here
         cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None
@@ -325,22 +261,8 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
         """Return `load_generator(...)`."""
         return load_generator(pretrained_model_name_or_path, revision=revision)
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write both models' weights as they are now, and a model card, to a folder.
-
-        The path of a text encoder on this machine is left out.
-
-        Raises:
-            InputError: if it is the folder that the models were loaded from.
-        """
-        _require_another(self.folder, Path(save_directory))
-        return super().save_pretrained(save_directory, **options)
-
-    def generate_model_card(self, *args: Any, **values: Any) -> Any:
-        """Return the README.md of the folder, a `huggingface_hub.ModelCard`.
-
-        values: `data` and `metrics` of the training, and `name` of the folder or repository.
-        """
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what is special about this model's card."""
         shape, captions = self.tokenizer.model.config, self.condition == "caption"
         condition = f"{len(self.class_names)} classes"
         if captions:
@@ -352,15 +274,18 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
             "tokenizer": f"{shape.quantizer}, {shape.codes} codes, "
             f"{_count(self.tokenizer.model) / 1e6:.1f} M parameters",
         }
-        name = values.pop("name", "FOLDER")
         asked = 'prompts=["red heart"]' if captions else "classes=[0, 1]"
-        texts = {
+        return {
             "title": "Image generator",
             "summary": "An autoregressive image generator with its vector-quantized tokenizer.",
+            "facts": facts,
             "usage": f'generator = gear.load_generator("{name}")\n'
             f"images = generator.sample({asked})",
         }
-        return super().generate_model_card(**_card_values(facts, texts, values))
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Return the generator's module and the tokenizer's."""
+        return [self.model, self.tokenizer.model]
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
@@ -378,7 +303,7 @@ class ImageGenerator(ModelHubMixin, library_name=LIBRARY, model_card_template=CA
     def _save_pretrained(self, save_directory: Path) -> None:
         self.tokenizer._save_pretrained(save_directory / "tokenizer")
         config = dict(self._config)
-        if isinstance(config.get("text"), dict):
+        if isinstance(config.get("text"), dict):  # its path is one of this machine
             config["text"] = {**config["text"], "path": ""}
         save_model(save_directory / "generator", self.model.state_dict(), config)
 
@@ -394,7 +319,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     Raises:
         InputError: if there is none, or it is damaged.
     """
-    folder = _find(path, revision)
+    folder = find_folder(path, revision)
     root = folder if (folder / CONFIG).exists() else folder / "tokenizer"
     model = tokenizer_inference.load_tokenizer(root)
     config, generator = read_config(root), root.parent / "generator"
@@ -423,7 +348,7 @@ def load_generator(
     Raises:
         InputError: if there is none, it is damaged, or the two do not belong together.
     """
-    folder = _find(path, revision)
+    folder = find_folder(path, revision)
     tokenizer = load_tokenizer(folder / "tokenizer")
     model = inference.load_generator(folder / "generator")
     codes = tokenizer.model.config.codes
@@ -463,34 +388,5 @@ def _stride(tokenizer: Tokenizer) -> int:
     return stride
 
 
-def _find(path: str | Path, revision: str | None) -> Path:
-    """Return a local folder, or that of a repository of the Hub in its cache."""
-    if Path(path).is_dir():
-        return Path(path).resolve()
-    try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
-    except HFValidationError:
-        raise InputError(
-            f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not the "
-            "name of a repository on the Hugging Face Hub"
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"{path}: no such folder, and the Hugging Face Hub does not give it: "
-            f"{one_line(str(error), 300)}"
-        ) from None
-
-
-def _require_another(folder: Path, target: Path) -> None:
-    if target.resolve() == folder.resolve():
-        raise InputError(f"{target}: the model was loaded from this folder: save it to another")
-
-
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _card_values(
-    facts: dict[str, Any], texts: dict[str, str], values: dict[str, Any]
-) -> dict[str, Any]:
-    return {"facts": facts, "paper": PAPER, "data": "", "metrics": [], **texts, **values}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gear.commands import image_files
 from gear.commands.arguments import positive, seed
 from gear.core.errors import InputError
 
@@ -109,13 +109,10 @@ def generate(
     import numpy as np
     import torch
 
-    from gear.core.files import replace_file, require_writable
     from gear.pretrained import load_generator
     from gear.report.figures import class_grid
 
-    if out.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise InputError(f"--out {out}: write a .png, .jpg or .webp")
-    require_writable(out, "--out")
+    image_files.require_picture(out)
     generator = load_generator(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     names, conditions = _rows(generator, classes, prompts)
     if len(names) * settings.n > MOST_IMAGES:
@@ -127,10 +124,7 @@ def generate(
     seeds = np.tile(seed + np.arange(settings.n), len(names))
     images = generator.tokenizer.decode(generator.draw(conditions, rows, seeds, settings))
     pixels = np.stack([np.asarray(image) for image in images])
-    buffer = io.BytesIO()
-    file_format = out.suffix[1:].upper().replace("JPG", "JPEG")
-    class_grid(pixels, rows, names, columns=settings.n).save(buffer, format=file_format)
-    replace_file(out, buffer.getvalue())
+    image_files.write_picture(class_grid(pixels, rows, names, columns=settings.n), out)
     return f"{out}: {len(pixels)} images of {len(names)} {'prompts' if prompts else 'classes'}"
 
 

@@ -1,22 +1,25 @@
-"""Image files that a command is given, and the tokens of a tokenizer for them."""
+"""Image files that a command is given, and pictures that it writes."""
 
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gear.commands.arguments import positive
 from gear.core.errors import InputError
+from gear.core.files import replace_file, require_writable
 from gear.core.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from gear.pretrained import ImageTokenizer
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +68,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: if none is named, or a folder holds none.
     """
+    from gear.ingest.folder import IMAGE_ENDINGS
+
     if not paths:
         raise InputError("no image: name image files, or folders of them")
     found: list[Path] = []
@@ -73,10 +78,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         inside = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()
         )
         if not inside:
-            raise InputError(f"{path}: no image in this folder ({', '.join(ENDINGS)})")
+            raise InputError(f"{path}: no image in this folder ({', '.join(IMAGE_ENDINGS)})")
         found += inside
     return found
 
@@ -99,3 +106,23 @@ def read_images(files: list[Path], size: int) -> np.ndarray:
             what = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise InputError(f"{file}: no image that can be read: {one_line(what, 150)}") from None
     return pixels
+
+
+def require_picture(out: Path) -> None:
+    """Raise `InputError` unless `--out` names a picture that can be written."""
+    if out.suffix.lower() not in PICTURES:
+        raise InputError(f"--out {out}: write a .png, .jpg or .webp")
+    require_writable(out, "--out")
+
+
+def write_picture(picture: Image.Image, out: Path) -> None:
+    """Write a picture. Raises `InputError` if it is too large for the format."""
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, format=PICTURES[out.suffix.lower()])
+    except (ValueError, OSError) as error:  # Pillow's encoders have limits of their own
+        raise InputError(
+            f"--out {out}: {picture.width}x{picture.height} pixels: {one_line(str(error), 150)}: "
+            "write a .png"
+        ) from None
+    replace_file(out, buffer.getvalue())

@@ -88,10 +88,7 @@ def reconstruction_fidelity(
     rebuilt = Reconstructions(tokenizer, originals)
 
     def compare(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        given, made = (
-            torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            for pixels in (originals[part], rebuilt[part])
-        )
+        given, made = (_scaled(pixels) for pixels in (originals[part], rebuilt[part]))
         return _psnr(made, given), _ssim(made, given)
 
     psnr, ssim = zip(*ranks.map(compare, batches(len(originals))), strict=True)
@@ -106,6 +103,17 @@ def reconstruction_fidelity(
         "psnr": Metric(float(torch.cat(psnr).mean()), {**protocol, "mean": "over images, dB"}),
         "ssim": Metric(float(torch.cat(ssim).mean()), {**protocol, **SSIM}),
     }
+
+
+def peak_signal_to_noise(made: np.ndarray, given: np.ndarray) -> list[float]:
+    """Return the PSNR of each of N images (N, H, W, 3) uint8, dB, at most 100."""
+    ratios: list[float] = _psnr(_scaled(made), _scaled(given)).tolist()
+    return ratios
+
+
+def _scaled(pixels: np.ndarray) -> torch.Tensor:
+    """Return images (N, H, W, 3) uint8 as (N, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 # torchmetrics takes seconds to import, and who measures samples only does not need it

@@ -1,4 +1,4 @@
-"""The pipeline flow against a real server: stages in DVC's order, failures by kind, and no process left behind."""
+"""The pipeline flow on a real server: DVC's order, failures by kind, no process left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDENTITY = {
     for who in ("AUTHOR", "COMMITTER")
     for what in ("NAME", "EMAIL")
 }
-RUN = "from flows.pipeline import pipeline; pipeline(**__import__('json').loads(__import__('sys').argv[1]))"
+RUN = "import json, sys; from flows.pipeline import pipeline; pipeline(**json.loads(sys.argv[1]))"
 
 
 def start(server: dict[str, str], folder: Path, **parameters: Any) -> subprocess.Popen[str]:

@@ -15,7 +15,10 @@ from tests.support.toys import toy
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-COMPARE = "import json, sys; from flows.recipes import compare_recipes; compare_recipes(**json.loads(sys.argv[1]))"
+COMPARE = (
+    "import json, sys; from flows.recipes import compare_recipes; "
+    "compare_recipes(**json.loads(sys.argv[1]))"
+)
 PUBLISH = """
 import sys, pathlib
 from prefect import flow

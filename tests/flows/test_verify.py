@@ -1,4 +1,4 @@
-"""`gear verify` on real DVC runs: what is reproduced, what is not and which part, and what cannot be decided."""
+"""`gear verify` on real DVC runs: reproduced, not reproduced, or not to be decided."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout:
 
 
 def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
-    """PYTHONPATH, which here names another gear, is not theirs: what was made of it cannot be made again."""
+    """The clone does not take PYTHONPATH, which here names another gear."""
     rewrite(
         checkout / "make.py",
         'write_bytes(b"weights")',
@@ -140,7 +140,7 @@ def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
 def test_other_hardware_is_judged_by_metrics(
     checkout: Path, factor: str, code: int, word: str
 ) -> None:
-    """Weights and then metrics differ on a machine of another class: the environment stands for its rounding."""
+    """Weights and metrics differ on another class of machine; a variable stands for its rounding."""
     rewrite(
         checkout / "make.py",
         'write_bytes(b"weights")',

@@ -1,4 +1,4 @@
-"""Public checkpoint layouts, written here key by key: imported whole and exactly, or refused with a reason; and written back."""
+"""Public checkpoint layouts are imported whole and exactly, or refused; and written back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVELS = 3
 
 
 def taming_name(key: str) -> str:
-    """A native name as the taming layout has it (IBQ's model code: down/up by resolution, mid.block_1, attn_1, block_2)."""
+    """A native name as the taming layout has it, which IBQ uses."""
     side, _, rest = key.partition(".")
     if side in ("encoder", "decoder"):
         rest = (
@@ -38,7 +38,8 @@ def taming_name(key: str) -> str:
         if rest.startswith("conv_blocks."):
             _, level, kind, tail = rest.split(".", 3)
             number = int(level) if side == "encoder" else LEVELS - 1 - int(level)
-            rest = f"{'down' if side == 'encoder' else 'up'}.{number}.{'block' if kind == 'res' else kind}.{tail}"
+            level, part = "down" if side == "encoder" else "up", "block" if kind == "res" else kind
+            rest = f"{level}.{number}.{part}.{tail}"
     return f"{side}.{rest}" if rest else side
 
 

@@ -1,4 +1,4 @@
-"""FID and its family over a randomly initialised Inception, against torch-fidelity's own pipeline and loops."""
+"""FID and its family over a random Inception, against torch-fidelity's own pipeline and loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.images import N, pictures
 
 @pytest.fixture(scope="module")
 def theirs(inception_weights: PinnedFile) -> tuple[np.ndarray, np.ndarray]:
-    """What torch-fidelity's extractor, by its own loading, makes of samples and of training images: (N, 2048) float64 each."""
+    """torch-fidelity's own features of samples and of training images, (N, 2048) float64 each."""
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=inception_weights.path
     )
@@ -63,7 +63,7 @@ def records(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -> d
 def test_fid_is_its_formula_on_torch_fidelitys_features(
     records: dict[str, dict], theirs: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """With C = A'A / (N - 1), tr (C1 C2)^(1/2) is the nuclear norm of A1 A2' / (N - 1): no root of a 2048 x 2048 matrix."""
+    """With C = A'A / (N - 1), tr (C1 C2)^(1/2) is the nuclear norm of A1 A2' / (N - 1)."""
     one, two = (x - x.mean(0) for x in theirs)
     spread = ((one**2).sum() + (two**2).sum() - 2 * np.linalg.norm(one @ two.T, "nuc")) / (N - 1)
     expected = ((theirs[0].mean(0) - theirs[1].mean(0)) ** 2).sum() + spread

@@ -77,3 +77,19 @@ def test_openmoji_concepts_leave_out_who_and_which_way() -> None:
     assert concept_of("COUPLE WITH HEART", "family") == concept_of("KISS: MAN, MAN", "family")
     assert concept_of("CLOCK FACE ONE OCLOCK", "time") != concept_of("HOURGLASS", "time")
     assert concept_of("RED HEART", "heart") != concept_of("BLUE HEART", "heart")
+
+
+def test_of_equal_images_one_is_read() -> None:
+    a, b = blotches(5, count=2, size=32)
+    images = np.stack([a] * 40 + [b, a[:, ::-1]])
+    made = entries(images, [f"concept {n}" for n in range(42)], ["x"] * 42)
+    read: list[int] = []
+
+    def reading(positions: np.ndarray) -> np.ndarray:
+        read.extend(positions.tolist())
+        return images[positions]
+
+    groups = group_entries(made, reading)
+    assert (groups[:40] == groups[0]).all()
+    assert groups[41] == groups[0] != groups[40]
+    assert sorted(read) == [0, 41]

@@ -1,0 +1,119 @@
+"""What trained models share on the Hugging Face Hub: finding them, saving them, model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from gear.core.errors import InputError
+from gear.core.model_folder import CONFIG, WEIGHTS
+from gear.core.text import one_line
+
+LIBRARY = "gear-autoregression"
+PAPER = "https://arxiv.org/abs/2606.32039"
+TAGS = ("gear", "image-generation", "autoregressive", "vector-quantization")
+# of a repository on the Hub; no code is loaded
+FILES = [f"{part}{name}" for part in ("", "tokenizer/", "generator/") for name in (CONFIG, WEIGHTS)]
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ summary }}
+
+| | |
+|---|---|
+{% for name, value in facts.items() -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+{% if data %}
+## Training data
+{{ data }}
+{% endif %}
+{% if metrics %}
+## Metrics
+| metric | value | protocol |
+|---|---|---|
+{% for row in metrics -%}
+| {{ row.name }} | {{ row.value }} | {{ row.protocol }} |
+{% endfor %}
+{% endif %}
+## Use it
+
+```python
+import gear
+
+{{ usage }}
+```
+
+Paper: {{ paper }}.
+"""
+
+
+class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
+    """A trained model that came from `folder`."""
+
+    folder: Path
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write the weights as they are now, config.json and a model card to a folder.
+
+        Raises:
+            InputError: if it is the folder that the model was loaded from.
+        """
+        if Path(save_directory).resolve() == self.folder.resolve():
+            raise InputError(
+                f"{save_directory}: the model was loaded from this folder: save it to another"
+            )
+        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
+        return super().save_pretrained(save_directory, **options)
+
+    def generate_model_card(self, *args: Any, **values: Any) -> Any:
+        """Return the README.md of the folder, a `huggingface_hub.ModelCard`.
+
+        values: `data` and `metrics` of the training, and `name` of the folder or repository.
+        """
+        name = values.pop("name", "FOLDER")
+        values = {"data": "", "metrics": [], **values}
+        return super().generate_model_card(paper=PAPER, **self.describe(name), **values)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return the title, summary, facts and usage of the model card; name: what to load."""
+        raise NotImplementedError
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Return all modules of the model."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device."""
+        for module in self.modules():
+            module.to(device)
+        return self
+
+
+def find_folder(path: str | Path, revision: str | None) -> Path:
+    """Return a local folder, or that of a repository of the Hub in its cache.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    if Path(path).is_dir():
+        return Path(path).resolve()
+    try:
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
+    except HFValidationError:
+        raise InputError(
+            f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not the "
+            "name of a repository on the Hugging Face Hub"
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{path}: no such folder, and the Hugging Face Hub does not give it: "
+            f"{one_line(str(error), 300)}"
+        ) from None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gear.core.errors import InputError
-from gear.core.model_folder import CONFIG, read_config, read_number, save_model
+from gear.core.model_folder import CONFIG, read_config, read_number, read_shape, save_model
 from gear.core.settings import parse_section
 from gear.data.captions import normalize_caption
 from gear.data.row_selection import BATCH, batches
@@ -21,7 +21,7 @@ from gear.encoders.text import TextEncoder
 from gear.generator import inference
 from gear.generator.conditioning import pack
 from gear.generator.conditions import Conditions
-from gear.generator.config import SampleConfig
+from gear.generator.config import GeneratorShape, SampleConfig
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
 from gear.hub_model import HubModel, find_folder
@@ -325,7 +325,8 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     config, generator = read_config(root), root.parent / "generator"
     size = read_number(root, config, "size") if "size" in config else None
     if size is None and (generator / CONFIG).exists():
-        size = read_number(generator, read_config(generator), "grid") * _stride(model)
+        _, facts = read_shape(generator, "generator", GeneratorShape)
+        size = read_number(generator, facts, "grid") * _stride(model)
     if size is not None and (size % _stride(model) or size > LARGEST_SIZE):
         raise InputError(
             f"{root}: images of {size} pixels a side: it takes multiples of {_stride(model)} up "

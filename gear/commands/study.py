@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> str:
             "{holder} is running this study",
         ):
             failed = _run_missing(study, missing, records, root, arguments.jobs)
+    # The page has the study's order, not that in which runs happened to end.
+    records = {run.name: records[run.name] for run in study.runs if run.name in records}
     page = study.folder / "index.html"
     replace_file(page, write_page(study, records, failed).encode())
     text = f"{describe(study, records)}\n{len(records)} of {len(study.runs)} runs; page: {page}"

@@ -28,8 +28,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studied(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A checkout in which a study ran, and what it printed."""
+    """A checkout in which a study ran, its first seed ending last, and what it printed."""
     folder = shutil.copytree(fresh, tmp_path_factory.mktemp("study") / "checkout", symlinks=True)
+    (folder / "late").touch()
     done = gear(folder, "study", "studies/toy.yaml", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

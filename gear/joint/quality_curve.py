@@ -18,6 +18,7 @@ from gear.generator.conditions import Conditions
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import SEED_STRIDE, sample, sample_seeds
 from gear.joint.config import JointConfig
+from gear.joint.guidance_gradient import IMAGES, GradientProbe
 from gear.joint.model import GuidedGenerator
 from gear.joint.validation_curve import ValidationSet, validation_scores
 from gear.tokenizer.model import Tokenizer
@@ -35,6 +36,7 @@ def quality_hook(
     new_guided: Callable[[], GuidedGenerator],
     conditions: Conditions,
     validation: ValidationSet,
+    gradient: GradientProbe | None = None,
 ) -> EvalHook | None:
     """Return a hook that measures averaged weights every `joint.fd_every` steps.
 
@@ -51,6 +53,7 @@ def quality_hook(
         new_guided: Builds a generator and projector of the trained ones' shape.
         conditions: Conditions of the training split.
         validation: The validation images.
+        gradient: Measures the gradient of guidance, if there is guidance.
 
     Returns:
         The hook, which all ranks have to call, since they share the work; None if
@@ -85,7 +88,11 @@ def quality_hook(
         )
         tokens = np.concatenate(list(ranks.map(draw_part, batches(joint.fd_n))))
         features = decoded_features(encoder, decoder, tokens, real.input_size, ranks)
-        return {"fd": real.fd(features), **validation_scores(guided, decoder, validation, ranks)}
+        return {
+            "fd": real.fd(features),
+            **validation_scores(guided, decoder, validation, ranks),
+            **(gradient(guided, decoder) if gradient is not None else {}),
+        }
 
     protocol = {
         "fd": {
@@ -100,4 +107,12 @@ def quality_hook(
         },
         "val": validation.protocol(),
     }
+    if gradient is not None:
+        protocol["guidance"] = {
+            "split": "val",
+            "n": min(IMAGES, len(validation.images)),
+            "at": "latents",
+            "weights": "EMA",
+            "against": "the tokenizer's loss without the discriminator's",
+        }
     return EvalHook(joint.fd_every, measure, protocol)

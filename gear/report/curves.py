@@ -33,6 +33,12 @@ CURVES = (
         "alignment loss",
         {"soft, to the tokenizer": "loss/align_soft", "hard, to the generator": "loss/align_hard"},
     ),
+    Curve(
+        "gradient of guidance at the latents, over that of the tokenizer's loss",
+        {"ratio": "guidance/ratio"},
+        from_zero=True,
+    ),
+    Curve("cosine between the two gradients", {"cosine": "guidance/cosine"}),
     Curve("L1", {"L1": "loss/l1"}, from_zero=True),
     Curve("perceptual loss", {"perceptual": "loss/perceptual"}, from_zero=True),
     Curve(

@@ -9,6 +9,7 @@ from gear import paths
 from gear.data.images import to_tensor
 from gear.data.row_selection import evenly_spaced
 from gear.joint.dataset import read_joint_dataset
+from gear.joint.guidance_gradient import gradient_probe
 from gear.joint.model import build_guided_generator, saved_generator
 from gear.joint.quality_curve import quality_hook
 from gear.joint.recipes import RECIPES
@@ -64,7 +65,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
     temperature = find_temperature(joint.temperature, tokenizer, to_tensor(images, tokenizer))
     engine = training.engine(guided, joint.lr_generator)
     averages = {"guided": training.ema(guided)}
-    autoencoder = tokens = None
+    autoencoder = tokens = gradient = None
     if recipe.tokenizer_trains:
         autoencoder = build_autoencoder(
             training,
@@ -76,6 +77,14 @@ def run(config: Config, start_from: Path | None = None) -> None:
             discriminator=paths.TOKENIZER / "discriminator",
         )
         averages["tokenizer"] = training.ema(tokenizer)
+        if recipe.readout != "none":
+            gradient = gradient_probe(
+                data.validation,
+                autoencoder.own_loss,
+                readout=recipe.readout,
+                temperature=temperature,
+                weight=joint.lambda_tok,
+            )
     else:
         tokens = cached_tokens(
             tokenizer,
@@ -102,6 +111,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
         new_guided=new_guided,
         conditions=data.conditions,
         validation=data.validation,
+        gradient=gradient,
     )
     rows = Training(training, step, averages=averages, codes=config.tokenizer.codes, hook=hook).fit(
         data.loader(training, config.teacher, grid=config.grid, seed_offset=1, tokens=tokens)

@@ -32,6 +32,7 @@ from gear.training.engine import frozen, update_weights
 from gear.training.run import TrainingRun
 
 Losses = dict[str, torch.Tensor]
+Weighted = dict[str, tuple[float, torch.Tensor]]  # weight and value of losses, by name
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Takes the batch, its assignment, the tokenizer's loss so far and the losses to log; yields the
 # loss to minimise. The update happens inside its block, so that it may freeze other modules.
@@ -176,30 +177,38 @@ class AutoencoderStep:
         adversarial: bool = False,
     ) -> None:
         """Update 1: reconstruction, codebook, adversarial and, if any, the extra loss."""
-        weights, quantized = self.loss, output.quantized
         reconstruction = output.reconstruction.float()
         rebuilt = self.reconstruction_losses(reconstruction, batch.images())
-        parts = {
+        parts = self.own_losses(rebuilt, output.quantized)
+        if adversarial:
+            terms = [weight * value for weight, value in rebuilt.values()]
+            verdict = self.adversarial_loss(reconstruction, terms, losses)
+            parts["adversarial"] = (self.loss.adversarial, verdict)
+        total = weighted_sum(parts)
+        losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
+        with extra_loss(batch, output.quantized, total, losses) as total:
+            update_weights(self.engine, total, "tokenizer", batch.keys)
+
+    def own_loss(
+        self, reconstruction: torch.Tensor, images: torch.Tensor, quantized: Quantized
+    ) -> torch.Tensor:
+        """Return the tokenizer's loss without the discriminator's part and without guidance."""
+        rebuilt = self.reconstruction_losses(reconstruction, images)
+        return weighted_sum(self.own_losses(rebuilt, quantized))
+
+    def own_losses(self, rebuilt: Weighted, quantized: Quantized) -> Weighted:
+        """Return the losses of reconstructions and of their assignment."""
+        weights = self.loss
+        return {
             "l1": rebuilt["l1"],
             "codebook": (weights.codebook, quantized.codebook_loss),
             "commitment": (weights.commitment, quantized.commitment_loss),
             "entropy": (weights.entropy, quantized.entropy_loss),
             **rebuilt,
         }
-        if adversarial:
-            terms = [weight * value for weight, value in rebuilt.values()]
-            verdict = self.adversarial_loss(reconstruction, terms, losses)
-            parts["adversarial"] = (weights.adversarial, verdict)
-        start = torch.zeros((), device=reconstruction.device)
-        total = sum((weight * value for weight, value in parts.values()), start)
-        losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
-        with extra_loss(batch, quantized, total, losses) as total:
-            update_weights(self.engine, total, "tokenizer", batch.keys)
 
-    def reconstruction_losses(
-        self, reconstruction: torch.Tensor, images: torch.Tensor
-    ) -> dict[str, tuple[float, torch.Tensor]]:
-        """Return weight and value of the losses that the adaptive weight is measured against."""
+    def reconstruction_losses(self, reconstruction: torch.Tensor, images: torch.Tensor) -> Weighted:
+        """Return the losses that the adaptive weight is measured against."""
         losses = {"l1": (self.loss.l1, F.l1_loss(reconstruction, images))}
         if self.perceptual is not None and self.loss.perceptual:
             losses["perceptual"] = (self.loss.perceptual, self.perceptual(reconstruction, images))
@@ -234,6 +243,12 @@ class AutoencoderStep:
             losses["loss/lecam"] = penalty(on_real, on_fake)
             loss = loss + self.gan.lecam * losses["loss/lecam"]
         update_weights(engine, loss, "discriminator", batch.keys)
+
+
+def weighted_sum(parts: Weighted) -> torch.Tensor:
+    """Return the sum of weight times value."""
+    start = torch.zeros((), device=parts["l1"][1].device)
+    return sum((weight * value for weight, value in parts.values()), start)
 
 
 def autocast(like: torch.Tensor, bf16: bool) -> AbstractContextManager[None]:

@@ -155,5 +155,8 @@ def analyse_alignment(
             protocol = {**base, "n": len(ours), "features": which}
             metrics = compare_features(ours, theirs, protocol)
             records = {key: metric.record() for key, metric in metrics.items()}
+            for key, patches in (("spatial", ours), ("spatial_teacher", theirs)):
+                contrast = feature_similarity.spatial_contrast(patches)
+                records[key] = Metric(contrast, {**protocol, "near": "under half a side"}).record()
             rows.append({"features": which, "teacher": name, **records})
     return rows

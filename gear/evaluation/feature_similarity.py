@@ -1,6 +1,7 @@
-"""Similarity of two sets of patch features: CKNNA, linear CKA, a linear probe.
+"""Similarity of two sets of patch features (CKNNA, linear CKA, a linear probe), and of patches.
 
-In all functions both sets describe the same N patches in the same order (GEAR, Alignment analysis).
+Where there are two sets, both describe the same N patches in the same order (GEAR, Alignment
+analysis).
 """
 
 from __future__ import annotations
@@ -74,6 +75,40 @@ def probe(
     )
     residual = wanted_MD - offset - ((test_MC - mean) / deviation) @ weights
     return float(1 - (residual**2).sum() / (_centred(wanted_MD) ** 2).sum())
+
+
+def spatial_contrast(features_NLC: np.ndarray) -> float:
+    """Return how much more alike neighbouring patches of an image are than distant ones.
+
+    That is the mean cosine of the features of two patches of one image less than half a side apart,
+    minus that of two patches further apart, in [-2, 2]; distances are Manhattan's. The mean feature
+    of all patches is subtracted first. Features that ignore where they are have 0.
+
+    Args:
+        features_NLC: L features of each of N images, on a square grid in raster order.
+
+    Raises:
+        ValueError: if L is not a square number of at least 4.
+
+    >>> ramp = np.stack(np.meshgrid([-1.5, -0.5, 0.5, 1.5], [-1.5, -0.5, 0.5, 1.5]), -1)
+    >>> spatial_contrast(ramp.reshape(1, 16, 2)) > 0.9
+    True
+    """
+    side = round(features_NLC.shape[1] ** 0.5)
+    if side < 2 or side**2 != features_NLC.shape[1]:
+        raise ValueError(f"{features_NLC.shape[1]} patches are no square grid of 2 a side or more")
+    places = np.stack(np.divmod(np.arange(side**2), side), 1)
+    distance_LL = np.abs(places[:, None] - places).sum(-1)
+    near = (distance_LL > 0) & (distance_LL < max(2, side / 2))
+    far = distance_LL >= max(2, side / 2)
+    mean_C = features_NLC.mean((0, 1), dtype=np.float64)
+    sums = np.zeros(2)
+    for features_LC in features_NLC:
+        unit_LC = features_LC - mean_C
+        unit_LC /= np.maximum(np.linalg.norm(unit_LC, axis=1, keepdims=True), 1e-12)
+        cosine_LL = unit_LC @ unit_LC.T
+        sums += cosine_LL[near].mean(), cosine_LL[far].mean()
+    return float((sums[0] - sums[1]) / len(features_NLC))
 
 
 def _centred(features: np.ndarray) -> np.ndarray:

@@ -186,7 +186,8 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     teachers = list(dict.fromkeys(row["teacher"] for row in details.get("representation", ())))
     for row in details.get("representation", ()):
         place = f"{FEATURES[row['features']]}/{teachers.index(row['teacher']) + 1}"
-        found |= {f"{name}/{place}": row[name] for name in ("cknna", "cka", "probe")}
+        names = ("cknna", "cka", "probe", "spatial")
+        found |= {f"{name}/{place}": row[name] for name in names if name in row}
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,27 @@ def test_the_probe_explains_what_is_linear_and_nothing_else() -> None:
     assert feature_similarity.probe(x[:200], noisy[:200], x[200:], noisy[200:]) == pytest.approx(
         0.5, abs=0.1
     )
+
+
+def test_spatial_contrast_is_its_definition_and_knows_place() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(3, 16, 5)) + 2.0
+    near, far = [], []
+    for image in features - features.mean((0, 1)):
+        for a, b in itertools.permutations(range(16), 2):
+            apart = abs(a // 4 - b // 4) + abs(a % 4 - b % 4)
+            cosine = image[a] @ image[b] / np.linalg.norm(image[a]) / np.linalg.norm(image[b])
+            (near if apart < 2 else far).append(cosine)
+    assert feature_similarity.spatial_contrast(features) == pytest.approx(
+        np.mean(near) - np.mean(far)
+    )
+    places = np.stack(np.divmod(np.arange(64), 8), 1)
+    smooth = np.exp(-((places[:, None] - places) ** 2).sum(-1) / 8.0)[None].repeat(2, 0)
+    assert feature_similarity.spatial_contrast(smooth) > 0.4
+    mixed = smooth[:, random.permutation(64)]
+    assert abs(feature_similarity.spatial_contrast(mixed)) < 0.1
+
+
+def test_spatial_contrast_needs_a_grid() -> None:
+    with pytest.raises(ValueError, match="no square grid"):
+        feature_similarity.spatial_contrast(np.zeros((2, 6, 3)))

@@ -2,40 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
+import torch.distributed as dist
 from torch import nn
+
+Tensors = dict[str, torch.Tensor]
 
 
 class EMA:
-    """Exponential moving average of a module's parameters in fp32, outside the engines."""
+    """Exponential moving average of a module's parameters and buffers in fp32, outside the engines.
+
+    Under ZeRO-3 each rank averages the part of the parameters that it holds.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module, self.decay = module, decay
-        with _whole(module):
-            self.weights = {
-                name: value.detach().float().clone() for name, value in module.state_dict().items()
-            }
+        self._averages = {
+            name: held(value).detach().float().clone() for name, value in named(module).items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """Move all averages a step towards the current weights."""
-        with _whole(self.module):
-            live = self.module.state_dict()
-            torch._foreach_lerp_(
-                list(self.weights.values()), [live[n].float() for n in self.weights], 1 - self.decay
-            )
+        live = named(self.module)
+        torch._foreach_lerp_(
+            list(self._averages.values()),
+            [held(live[name]).float() for name in self._averages],
+            1 - self.decay,
+        )
+
+    @property
+    def weights(self) -> Tensors:
+        """The averages by name: themselves, or under ZeRO-3 whole copies, for which all ranks ask."""
+        live = named(self.module)
+        return {
+            name: gather(average, live[name]) if is_partitioned(live[name]) else average
+            for name, average in self._averages.items()
+        }
+
+    @torch.no_grad()
+    def load(self, weights: Tensors) -> None:
+        """Set the averages to saved `weights`.
+
+        Raises:
+            KeyError, RuntimeError: if one is absent or has another shape.
+        """
+        live = named(self.module)
+        for name, average in self._averages.items():
+            value = weights[name]
+            if is_partitioned(live[name]):
+                value = own_part(value, average.numel())
+            average.copy_(value)
 
 
-@contextmanager
-def _whole(module: nn.Module) -> Iterator[None]:
-    parameters = [p for p in module.parameters() if hasattr(p, "ds_id")]
-    if not parameters:
-        yield
-        return
-    import deepspeed
+def named(module: nn.Module) -> Tensors:
+    """Return a module's parameters and buffers by name, without copying them."""
+    state: Tensors = module.state_dict(keep_vars=True)
+    return state
 
-    with deepspeed.zero.GatheredParameters(parameters):
-        yield
+
+def is_partitioned(value: torch.Tensor) -> bool:
+    """Return whether this is a parameter that ranks hold in parts (ZeRO-3)."""
+    return hasattr(value, "ds_tensor")
+
+
+def held(value: torch.Tensor) -> torch.Tensor:
+    """Return what this rank holds of a parameter or buffer: under ZeRO-3 a flat part of it."""
+    part: torch.Tensor = value.ds_tensor if is_partitioned(value) else value  # type: ignore[attr-defined]
+    return part
+
+
+def gather(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return the whole of the ranks' equal parts, the last of them padded, in a parameter's shape."""
+    whole = part.new_empty(part.numel() * dist.get_world_size())
+    dist.all_gather_into_tensor(whole, part)
+    return whole[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
+
+
+def own_part(whole: torch.Tensor, size: int) -> torch.Tensor:
+    """Return this rank's part of a tensor, `size` elements, padded with zeros."""
+    part = whole.flatten()[dist.get_rank() * size :][:size]
+    return nn.functional.pad(part, (0, size - part.numel()))

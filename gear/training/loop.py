@@ -300,8 +300,7 @@ class Training:
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name, average in self.averages.items():
-            for key, value in state["averages"][name].items():
-                average.weights[key].copy_(value)
+            average.load(state["averages"][name])
         self.step.restore(state["of_step"])
         self.health.restore(state["counts"], mine=self.run.context.is_rank_zero)
         self.health.latest = state["latest"]

@@ -24,6 +24,7 @@ from tests.support.plain_loop import EPS
 
 IMAGES, STEPS = 12, 5
 LR = 2e-4  # at ten times that, LFQ turns rounding into another index within five steps
+DECAY = 0.5
 QUANTIZERS, PARTS = ("vq", "lfq", "ibq"), (1, 2)
 
 
@@ -92,8 +93,24 @@ def trained(
     quantizer: str, stage: int, parts: int, world: DistributedContext
 ) -> dict[str, torch.Tensor]:
     step = joint_step(quantizer, stage, parts, world)
-    train(step, quantizer, range(STEPS), parts, world)
+    module = step.engine.module
+    average, expected = EMA(module, DECAY), EMA(module, 0.0).weights
+    expected = {name: value.clone() for name, value in expected.items()}
+    for number in range(STEPS):
+        train(step, quantizer, range(number, number + 1), parts, world)
+        average.update()
+        for name, live in EMA(module, 0.0).weights.items():
+            expected[name].lerp_(live, 1 - DECAY)
+    check(average.weights, expected)
+    again = EMA(module, DECAY)
+    again.load(expected)
+    check(again.weights, expected)
     return weights(step)
+
+
+def check(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 if __name__ == "__main__":

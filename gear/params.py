@@ -98,6 +98,8 @@ class Config(Section):
                 "loss.adaptive needs the decoder's last weights whole: "
                 "use host.zero_stage 2 or less"
             )
+        if self.host.offload_optimizer and self.host.zero_stage == 0:
+            raise ValueError("host.offload_optimizer needs host.zero_stage 1, 2 or 3, not 0")
         if self.generator.class_dropout == 1:
             raise ValueError(
                 "generator.class_dropout is 1: the generator would never see a class or caption"

@@ -106,10 +106,13 @@ def teacher_flops(teacher: TeacherConfig) -> float:
     return 2.0 * size.parameters * (teacher.input_size / size.patch) ** 2
 
 
-def model_states(parts: list[Part], stage: int, gpus: int) -> tuple[float, float]:
+def model_states(
+    parts: list[Part], stage: int, gpus: int, *, offload: bool = False
+) -> tuple[float, float]:
     """Return bytes per GPU of weights, gradients and moments at a ZeRO stage, and of the averages.
 
-    Every rank holds the averages whole.
+    Every rank holds the averages whole, at ZeRO-3 its part of them. offload: the moments are in the
+    CPU's memory.
     """
     trained = sum(p.parameters for p in parts if p.trains)
     frozen = sum(p.parameters for p in parts if not p.trains)
@@ -117,7 +120,9 @@ def model_states(parts: list[Part], stage: int, gpus: int) -> tuple[float, float
         1 if stage < level else gpus for level in (3, 2, 1)
     ]  # what is split: weights, gradients, moments
     averaged = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
-    return trained * (4 / shared[0] + 4 / shared[1] + 8 / shared[2]) + 4 * frozen, 4.0 * averaged
+    moments = 0 if offload else 8 / shared[2]
+    states = trained * (4 / shared[0] + 4 / shared[1] + moments) + 4 * frozen
+    return states, 4.0 * averaged / shared[0]
 
 
 def measure(config: Config) -> list[Part]:

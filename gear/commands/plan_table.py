@@ -80,8 +80,9 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
     share = config.joint.batch // gpus
     each = kept_bytes(config, parts)
     kept = each * share
+    offload = config.host.offload_optimizer
     for stage in range(4):
-        states, average = model_states(parts, stage, gpus)
+        states, average = model_states(parts, stage, gpus, offload=offload and stage > 0)
         lines.append(
             f"  ZeRO-{stage}  {states / GIB:8.2f}{average / GIB:9.2f}{kept / GIB:8.2f}"
             f"{(states + average + kept) / GIB:8.2f}"
@@ -91,7 +92,7 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
         "workspaces come on top",
         "",
     ]
-    fixed = sum(model_states(parts, config.host.zero_stage, gpus))
+    fixed = sum(model_states(parts, config.host.zero_stage, gpus, offload=offload))
     lines += [micro_batch_line(share, each, fixed, memory * GIB)]
     lines += [teacher_line(config, features, cached)]
     lines += disk_lines(config, parts, images, features if cached else 0)
@@ -119,7 +120,7 @@ def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> st
     if not fitting:
         return (
             f"host.micro_batch: not one image fits {memory / GIB:.0f} GiB: use a higher "
-            "host.zero_stage, more GPUs, or host.activation_checkpointing"
+            "host.zero_stage, more GPUs, host.activation_checkpointing or host.offload_optimizer"
         )
     size = fitting[0]
     used = (fixed + size * each) / GIB

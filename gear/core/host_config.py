@@ -47,6 +47,11 @@ class HostConfig(Section):
         192, description="Images sampled at a time."
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
+    offload_optimizer: bool = Field(
+        False,
+        description="Keep the optimizer's moments in the CPU's memory and update there: less GPU "
+        "memory, slower steps. Needs host.zero_stage 1 to 3.",
+    )
     activation_checkpointing: bool = Field(
         False,
         description="Recompute the generator's blocks in the backward pass: less memory, a third "

@@ -33,7 +33,7 @@ class EMA:
 
     @property
     def weights(self) -> Tensors:
-        """The averages by name: themselves, or under ZeRO-3 whole copies, for which all ranks ask."""
+        """The averages by name; under ZeRO-3 whole copies of them, and all ranks have to ask."""
         live = named(self.module)
         return {
             name: gather(average, live[name]) if is_partitioned(live[name]) else average
@@ -73,10 +73,10 @@ def held(value: torch.Tensor) -> torch.Tensor:
 
 
 def gather(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return the whole of the ranks' equal parts, the last of them padded, in a parameter's shape."""
-    whole = part.new_empty(part.numel() * dist.get_world_size())
-    dist.all_gather_into_tensor(whole, part)
-    return whole[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
+    """Return the whole of the ranks' equal parts, the last one padded, in a parameter's shape."""
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part)
+    return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
 
 
 def own_part(whole: torch.Tensor, size: int) -> torch.Tensor:

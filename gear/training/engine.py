@@ -66,10 +66,12 @@ def build_engine(
     batch: int,
     accumulation: int = 1,
     zero_stage: int = 1,
+    offload: bool = False,
 ) -> Any:
     """Return a DeepSpeed engine of one module: fused AdamW, clipped on the module's own norm.
 
     batch: images a step over all ranks. accumulation: parts in which a rank takes its share.
+    offload: keep the moments in the CPU's memory (ZeRO 1 to 3).
 
     Raises:
         InputError: if the ranks' shares of a batch would differ.
@@ -99,6 +101,9 @@ def build_engine(
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
     }
+    if offload:
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        settings["zero_force_ds_cpu_optimizer"] = False  # PyTorch's AdamW needs no compiler
     if train.bf16:
         settings["torch_autocast"] = {
             "enabled": True,

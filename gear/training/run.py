@@ -76,6 +76,7 @@ class TrainingRun:
             batch=self.settings.batch,
             accumulation=self.accumulation,
             zero_stage=self.settings.host.zero_stage,
+            offload=self.settings.host.offload_optimizer,
         )
 
     def ema(self, module: nn.Module) -> EMA:

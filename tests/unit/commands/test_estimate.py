@@ -65,7 +65,9 @@ def test_zero_splits_what_it_says() -> None:
         4000 + 1000 + 2000 + 400,
         1000 + 1000 + 2000 + 400,
     ]
-    assert plan.model_states(parts, 1, gpus=4)[1] == 4000
+    assert plan.model_states(parts, 1, gpus=4) == (4000 + 4000 + 2000 + 400, 4000)
+    assert plan.model_states(parts, 3, gpus=4)[1] == 1000
+    assert plan.model_states(parts, 2, gpus=4, offload=True)[0] == 4000 + 1000 + 400
 
 
 @pytest.mark.parametrize(

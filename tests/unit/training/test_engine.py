@@ -1,14 +1,17 @@
-"""Modules frozen for an update."""
+"""Engines: modules frozen for an update, gradients that are not finite, offload."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
+from gear.training.ema import EMA
 from gear.training.engine import NonFinite, build_engine, frozen, update_weights
 
 
@@ -71,3 +74,38 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
         update_weights(engine, loss, "model", ["bad"])
     assert raised.value.keys == ["bad"]
     assert torch.equal(engine.module.weight, before)
+
+
+def small_engine(world: DistributedContext, stage: int, *, offload: bool) -> Any:
+    torch.manual_seed(0)
+    return build_engine(
+        torch.nn.Linear(3, 2),
+        TrainConfig(bf16=False),
+        world,
+        lr=0.1,
+        batch=1,
+        zero_stage=stage,
+        offload=offload,
+    )
+
+
+def take_steps(engine: Any, steps: range) -> torch.Tensor:
+    for step in steps:
+        seen = torch.randn(1, 3, generator=torch.Generator().manual_seed(step))
+        update_weights(engine, engine(seen).square().sum(), "model", ["image"])
+    return EMA(engine.module, 0.0).weights["weight"].clone()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
+    world: DistributedContext, tmp_path: Path, stage: int
+) -> None:
+    whole = take_steps(small_engine(world, stage, offload=False), range(6))
+    first = small_engine(world, stage, offload=True)
+    take_steps(first, range(3))
+    manager = CheckpointManager(tmp_path, world)
+    manager.save({"model": first}, {"step": 3})
+    second = small_engine(world, stage, offload=False)
+    assert manager.load({"model": second})
+    manager.close()
+    assert torch.equal(take_steps(second, range(3, 6)), whole)

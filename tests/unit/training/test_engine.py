@@ -96,7 +96,7 @@ def take_steps(engine: Any, steps: range) -> torch.Tensor:
     return EMA(engine.module, 0.0).weights["weight"].clone()
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2])  # ZeRO-3 would patch PyTorch for the tests after it
 def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
     world: DistributedContext, tmp_path: Path, stage: int
 ) -> None:

@@ -45,6 +45,8 @@ CURVES = {
     "loss/ntp": "next-token loss, nats per token",
     "loss/l1": "L1 of reconstructions",
     "codebook/perplexity": "codebook perplexity",
+    "guidance/ratio": "gradient of guidance at the latents, over that of the tokenizer's loss",
+    "guidance/cosine": "cosine between the two gradients",
 }
 CONVERGED = 0.02  # change of the warm-up's losses over its last quarter
 
@@ -205,6 +207,7 @@ def _alignment(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Tab
         for place, title in ALIGNMENT.items()
         for teacher in (1, 2)
     ]
+    names += [(f"spatial/{at}/1", f"spatial contrast, {title}") for at, title in ALIGNMENT.items()]
     rows = [
         [title, *(mean_and_std(_values(by_arm[arm], name)) for arm in arms)]
         for name, title in names

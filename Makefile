@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-postgres lint bench zero-table kill-matrix image graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -72,6 +72,9 @@ zero-table: setup  ## Every ZeRO stage, rank count and accumulation against a pl
 
 kill-matrix: setup  ## Kill trainings at random moments and run them again (an hour or two)
 	@python -m tests.distributed.kill_matrix
+
+damage-matrix: setup  ## Damage each file of trainings' states and run them again (half an hour)
+	@python -m tests.distributed.damage_matrix
 
 image:  ## Build the CPU image with buildah, as root and without Docker, and run the tiny preset in it (20 minutes, 50 GB)
 	@tools/image.sh cpu

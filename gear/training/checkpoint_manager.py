@@ -17,6 +17,7 @@ from gear.core.errors import InputError
 from gear.core.files import exclusive_lock, replace_file
 from gear.core.text import one_line
 from gear.training.distributed import DistributedContext
+from gear.training.engine import apply_settings
 from gear.training.fingerprint import Identity
 from gear.training.resharding import load_whole_state, read_whole_state
 from gear.training.state_files import find_whole, flush, retire, write_manifest
@@ -169,6 +170,7 @@ class CheckpointManager:
                     )
             except Exception as error:
                 raise _damaged(saved / name, error) from None
+            apply_settings(engine)
         return state
 
     def stop_requested(self) -> bool:

@@ -82,13 +82,8 @@ def build_engine(
     count = sum(p.numel() for p in module.parameters())
     # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
     bucket = min(LARGEST_BUCKET, -(-count // BUCKET_UNIT) * BUCKET_UNIT)
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=lr,
-        betas=(0.9, train.beta2),
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
+    adamw = {"betas": (0.9, train.beta2), "weight_decay": train.weight_decay}
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, fused=True, **adamw)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": share // accumulation,
         "gradient_accumulation_steps": accumulation,
@@ -113,7 +108,7 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=settings, dist_init_required=False
     )
-    engine.peak_lr = lr
+    engine.peak_lr, engine.adamw = lr, adamw
     engine.checkpoint_engine = tensors_only(engine.checkpoint_engine)
     return engine
 
@@ -132,6 +127,12 @@ def set_lr(engine: Any, step: int, warmup: int) -> None:
     """Set the learning rate of a step: linear warm-up to the engine's `lr`, constant after."""
     for group in engine.optimizer.param_groups:
         group["lr"] = engine.peak_lr * min(1.0, (step + 1) / max(1, warmup))
+
+
+def apply_settings(engine: Any) -> None:
+    """Set AdamW's settings as this run has them; a state brings those of the run that saved it."""
+    for group in engine.optimizer.param_groups:
+        group.update(engine.adamw)
 
 
 def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]) -> None:

@@ -40,14 +40,14 @@ class Case:
     difference: float
 
 
-def prepare(folder: Path) -> None:
-    """Run the pipeline up to the generator, uninterrupted."""
+def prepare(folder: Path, gan_from: int = 1_000_000) -> None:
+    """Run the pipeline up to the generator, uninterrupted; the discriminator joins at a step."""
     config = tiny_settings(
         host={"log_every": 2, "checkpoint_every": 1},
         train={"bf16": False},
         joint={"batch": 8, "fd_every": 0},
         generator={"steps": 12},
-        gan={"start_step": 1_000_000},
+        gan={"start_step": gan_from},
     )
     write_params(folder, config)
     for stage in ("ingest", "features", "reference", *STAGES):

@@ -109,3 +109,25 @@ def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
     assert manager.load({"model": second})
     manager.close()
     assert torch.equal(take_steps(second, range(3, 6)), whole)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_run_from_another_state_has_its_own_settings_of_adamw(
+    world: DistributedContext, tmp_path: Path, stage: int
+) -> None:
+    """Decoupled weight decay takes lr x decay of the weights from an otherwise equal step."""
+    first = small_engine(world, stage, offload=False)
+    before = take_steps(first, range(2))
+    manager = CheckpointManager(tmp_path, world)
+    manager.save({"model": first}, {"step": 2})
+    after = {}
+    for decay in (0.0, 0.5):
+        train = TrainConfig(bf16=False, weight_decay=decay, beta2=0.9)
+        engine = build_engine(
+            torch.nn.Linear(3, 2), train, world, lr=0.1, batch=1, zero_stage=stage
+        )
+        assert manager.load({"model": engine})
+        assert [group["betas"] for group in engine.optimizer.param_groups] == [(0.9, 0.9)]
+        after[decay] = take_steps(engine, range(2, 3))
+    manager.close()
+    assert torch.allclose(after[0.0] - after[0.5], 0.1 * 0.5 * before, atol=1e-7)

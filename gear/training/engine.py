@@ -82,7 +82,7 @@ def build_engine(
     count = sum(p.numel() for p in module.parameters())
     # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
     bucket = min(LARGEST_BUCKET, -(-count // BUCKET_UNIT) * BUCKET_UNIT)
-    adamw = {"betas": (0.9, train.beta2), "weight_decay": train.weight_decay}
+    adamw: dict[str, Any] = {"betas": (0.9, train.beta2), "weight_decay": train.weight_decay}
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, fused=True, **adamw)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": share // accumulation,

@@ -18,7 +18,9 @@ from prefect.runtime import flow_run
 
 from flows import artifacts
 from flows.child_commands import checkout_lock, exit_with_worker, run_command
+from flows.run_labels import Preset, StageName, add_tags, pipeline_name, tags_of
 from flows.stage_errors import StageError
+from flows.training_progress import TrainingProgress
 from gear.core.errors import InputError
 from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.params import from_values, list_presets
@@ -87,7 +89,8 @@ def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=_should_retry, persist_result=False)
 def stage(name: str, folder: Path) -> None:
     """Run one stage by `dvc repro`, which may restore it from the cache or skip it."""
-    run_command([*DVC, "repro", "--single-item", name], folder, get_run_logger().info)
+    show = TrainingProgress(get_run_logger().info)
+    run_command([*DVC, "repro", "--single-item", name], folder, show)
 
 
 @task(persist_result=False)
@@ -99,14 +102,15 @@ def experiment(name: str, overrides: list[str], targets: list[str], folder: Path
     """
     settings = [word for override in overrides for word in ("-S", override)]
     command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
-    run_command(command, folder, get_run_logger().info, {"GEAR_STATES": str(folder / WORK)})
+    show = TrainingProgress(get_run_logger().info)
+    run_command(command, folder, show, {"GEAR_STATES": str(folder / WORK)})
 
 
-@flow(name="pipeline", persist_result=False)
+@flow(name="pipeline", flow_run_name=pipeline_name, persist_result=False)
 def pipeline(
-    preset: str = "",
+    preset: Preset = "",
     overrides: list[str] | None = None,
-    targets: list[str] | None = None,
+    targets: list[StageName] | None = None,
     name: str = "",
     push: bool = True,
 ) -> None:
@@ -140,6 +144,7 @@ def pipeline(
         check_overrides(where, overrides)
     if preset and preset not in list_presets().split():
         raise InputError(f"no preset {preset!r}: there are {', '.join(list_presets().split())}")
+    add_tags(tags_of(where, overrides or [], preset=preset))
     with checkout_lock(where):
         order = stage_names(where, targets or [])
         if name:

@@ -12,14 +12,15 @@ from prefect.artifacts import create_markdown_artifact
 from flows import artifacts
 from flows.child_commands import checkout_lock, exit_with_worker, run_command
 from flows.pipeline import DVC, NAME, check_overrides, experiment
+from flows.run_labels import Recipe, add_tags, recipes_name, tags_of
 from flows.stage_errors import StageError
 from gear import paths
 from gear.core.errors import InputError
 
 
-@flow(name="compare-recipes", persist_result=False)
+@flow(name="compare-recipes", flow_run_name=recipes_name, persist_result=False)
 def compare_recipes(
-    recipes: list[str] | None = None,
+    recipes: list[Recipe] | None = None,
     seeds: list[int] | None = None,
     overrides: list[str] | None = None,
     label: str = "",
@@ -53,6 +54,7 @@ def compare_recipes(
     ]
     for recipe, seed in chosen:
         check_overrides(where, _settings(recipe, seed, overrides))
+    add_tags(set().union(*(tags_of(where, _settings(*one, overrides)) for one in chosen)))
     failed: dict[str, str] = {}
     done: list[str] = []
     with checkout_lock(where):

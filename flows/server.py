@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlparse
 from uuid import UUID
 
+from flows.notifications import apply_automations
 from flows.reports_server import LOOPBACK
 from flows.wait_for_server import wait
 from gear.core import exit_codes
@@ -160,7 +161,7 @@ def deploy() -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
-    return "\n".join(_switch_on(switched_on))
+    return "\n".join([*_switch_on(switched_on), *apply_automations()])
 
 
 def reports() -> str:

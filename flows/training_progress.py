@@ -1,0 +1,57 @@
+"""Follow a training inside a run: its progress and main metrics as an artifact."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+LINE = re.compile(r"(?P<stage>[a-z]+) (?P<done>\d+)/(?P<steps>\d+)  (?P<values>\S.*)")
+EVERY = 5.0  # seconds between updates
+# What DVC says after each stage; it is the same each time.
+CHATTER = re.compile(
+    r"\s*|(Updating|Generating) lock file 'dvc\.lock'|To track the changes with git, run:"
+    r"|\s+git add .*|To enable auto staging, run:|\s+dvc config core\.autostage true"
+    r"|Use `dvc push` to send your updates to remote storage\."
+)
+
+
+class TrainingProgress:
+    """Takes each line of a child's output: logs it, unless it is DVC's chatter, and follows steps.
+
+    A line such as `joint 120/300  ntp 3.2  fd 180` updates an artifact, at most every few seconds.
+    """
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+        self.artifact: UUID | None = None
+        self.stage, self.updated = "", 0.0
+
+    def __call__(self, line: str) -> None:
+        """Log a line and note what it says of a training."""
+        if CHATTER.fullmatch(line):
+            return
+        self.log(line)
+        match = LINE.fullmatch(line)
+        if match is None or not int(match["steps"]):
+            return
+        done, steps = int(match["done"]), int(match["steps"])
+        now = time.monotonic()
+        if match["stage"] == self.stage and done < steps and now - self.updated < EVERY:
+            return
+        progress = min(100.0, 100.0 * done / steps)
+        text = html.escape(f"{match['stage']}, step {done} of {steps}: {match['values']}")
+        if match["stage"] != self.stage:
+            made = create_progress_artifact(
+                progress, key=f"training-{match['stage']}", description=text
+            )
+            assert isinstance(made, UUID)
+            self.artifact = made
+        else:
+            assert self.artifact is not None
+            update_progress_artifact(self.artifact, progress, description=text)
+        self.stage, self.updated = match["stage"], now

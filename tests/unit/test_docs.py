@@ -24,7 +24,15 @@ MESSAGE = re.compile(r"(gear|make) [a-z]+:")  # what a command prints
 CLASSES = ["Food & Drink", "Smileys & Emotion", "Symbols"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def python_of(page: Path) -> list[str]:
+    """Return the blocks of Python of a page, or the code cells of a notebook."""
+    if page.suffix != ".ipynb":
+        return BLOCK.findall(page.read_text())
+    cells = json.loads(page.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/first-look.ipynb"])
 def test_python_runs(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
@@ -34,7 +42,7 @@ def test_python_runs(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"class_names": CLASSES}))
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.jpg")
-    blocks = BLOCK.findall((REPO / page).read_text())
+    blocks = python_of(REPO / page)
     assert blocks
     names: dict[str, object] = {}
     for number, block in enumerate(blocks):

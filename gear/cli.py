@@ -73,6 +73,7 @@ COMMANDS = {  # module of gear.commands, help
         "study",
         "run arms x seeds of a study file as experiments; one page says which claims hold",
     ),
+    "accept-code": ("accept_code", "take over edits of code that change no result, in dvc.lock"),
     "verify": (
         "verify",
         "whether a recorded run can be made again: hashes checked, stages run again in a clone",

@@ -1,0 +1,24 @@
+"""`gear accept-code`: take over edits of code that change no result."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `gear accept-code`."""
+    parser.add_argument("--all", action="store_true", help="run edited trainings again too")
+    parser.add_argument(
+        "--unproved",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="take over the code of these stages without running them",
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Return what was proved."""
+    from gear.runs.accept_code import accept_code
+
+    return accept_code(arguments.unproved, everything=arguments.all)

@@ -1,0 +1,124 @@
+"""`gear accept-code`: take over edits of code that change no result, instead of running all again.
+
+Stages that such edits touch run again in a clone, each from its recorded inputs. If all their
+outputs are the same to the bit, dvc.lock gets the hashes of the new code. Trainings take hours at
+scale: they are run only if asked for, and otherwise have to be named as not proved.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from dvc.dependency.base import Dependency
+from dvc.repo import Repo
+
+from gear import paths
+from gear.core.errors import InputError, StageFailed
+from gear.runs.recorded_checks import (
+    DIFFERS,
+    Check,
+    in_order,
+    recorded_checks,
+    refuse_changes,
+    require_inputs,
+)
+from gear.runs.rerun import Rerun, clone
+from gear.runs.revision import Cache, Locked, checkout_root, content_md5, find_revision
+
+CODE = "code "  # how checks of code begin
+
+
+def accept_code(unproved: list[str], *, everything: bool) -> str:
+    """Prove that HEAD's code gives the recorded outputs, and write its hashes to dvc.lock.
+
+    Args:
+        unproved: Stages to accept without running them.
+        everything: Run the trainings too.
+
+    Returns:
+        What was proved and what was not, in one line.
+
+    Raises:
+        InputError: if more than code changed, something is not committed, an input is not at hand,
+            or a training is neither to be run nor named.
+        StageFailed: if an output came out different: the edit changes results.
+    """
+    root = checkout_root()
+    revision = find_revision("HEAD", root)
+    lock, cache = revision.lock(), Cache(root)
+    refuse_changes(root, lock)
+    if unknown := [name for name in unproved if name not in lock]:
+        raise InputError(f"no stage {unknown[0]!r} in dvc.lock: there are {', '.join(lock)}")
+    with clone(revision, cache) as rerun:
+        checks = recorded_checks(revision, lock, cache, rerun.folder)
+        touched = changed_code(checks)
+        edited = [name for name in in_order(lock) if name in touched]
+        if not edited:
+            return "dvc.lock has the hashes of this code already"
+        proved = [name for name in edited if name not in unproved]
+        costly = [name for name in proved if name in paths.TRAININGS]
+        if costly and not everything:
+            raise InputError(
+                f"{', '.join(costly)}: trainings, which are not run again unless you say so: "
+                f"`gear accept-code --all`, or `--unproved {' '.join(costly)}` to take over their "
+                "code without a proof"
+            )
+        require_inputs(revision, lock, proved, cache)
+        for number, name in enumerate(proved, start=1):
+            _log(f"running {name} again ({number} of {len(proved)})")
+            _prove(rerun, lock[name])
+    write_hashes(root, edited, made={path for stage in lock.values() for path in stage.outs})
+    parts = {
+        "same outputs": proved,
+        "not proved": [name for name in edited if name in unproved],
+    }
+    shown = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+    return f"dvc.lock has the hashes of this code; {shown}"
+
+
+def changed_code(checks: list[Check]) -> set[str]:
+    """Return the stages whose code is not the recorded one.
+
+    Raises:
+        InputError: if something else differs too.
+    """
+    differing = [check for check in checks if check.verdict == DIFFERS]
+    for check in differing:
+        if not check.what.startswith(CODE):
+            raise InputError(
+                f"{check.stage}: {check.what} is not the recorded one: more than code changed, so "
+                "run `dvc repro`"
+            )
+    return {check.stage for check in differing}
+
+
+def _prove(rerun: Rerun, stage: Locked) -> None:
+    if reason := rerun.run(stage, set(), lambda line: _log(f"  {line}")):
+        raise StageFailed(f"{stage.name} failed with this code: {reason}")
+    for path, md5 in stage.outs.items():
+        if content_md5(rerun.folder, path) != md5:
+            raise StageFailed(
+                f"{stage.name}: {path} came out different: the edit changes results (or this is "
+                "another kind of processor than the recorded run's): run `dvc repro`"
+            )
+
+
+def write_hashes(root: Path, stages: list[str], made: set[str]) -> None:
+    """Write the hashes of the code that these stages depend on to dvc.lock; outputs stay.
+
+    made: paths that stages write, which are inputs and no code.
+    """
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # it would tell of each entry
+    with Repo(str(root)) as repo, repo.lock:
+        for name in stages:
+            stage = repo.stage.load_one(name=name)
+            for dependency in stage.deps:
+                if type(dependency) is Dependency and dependency.def_path not in made:
+                    dependency.save()
+            stage.dump(update_pipeline=False)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

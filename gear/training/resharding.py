@@ -91,29 +91,41 @@ def _of_stage_3(folder: Path, ranks: int) -> WholeState:
     weights = {
         name: saved["module"][name] for name in saved["buffer_names"] if name in saved["module"]
     }
-    parts: dict[str, list[torch.Tensor]] = {key: [] for key in ("weight", *MOMENTS)}
+    groups: dict[str, list[list[torch.Tensor]]] = {key: [] for key in ("weight", *MOMENTS)}
     updates = 0.0
     for optimizer in _optimizers(folder, ranks):
         states = optimizer["optimizer_state_dict"]["state"]
-        parts["weight"].append(torch.cat(list(optimizer["fp32_flat_groups"])))
+        groups["weight"].append(list(optimizer["fp32_flat_groups"]))
         if states:
             updates = float(states[0]["step"])
             for key in MOMENTS:
-                parts[key].append(torch.cat([states[number][key] for number in sorted(states)]))
+                groups[key].append([states[number][key] for number in sorted(states)])
     pieces: dict[str, dict[str, list[torch.Tensor]]] = {key: {} for key in MOMENTS}
     start = 0
     for name, shape in shapes.items():
-        size = math.ceil(shape.numel() / ranks)
+        count, size = shape.numel(), math.ceil(shape.numel() / ranks)
+        own = [min(size, max(0, count - rank * size)) for rank in range(ranks)]  # without padding
 
-        def whole(key: str, start: int = start, size: int = size, shape: Any = shape) -> Any:
-            rows = [part.narrow(0, start, size) for part in parts[key]]
-            return torch.cat(rows)[: shape.numel()]
+        def cut(key: str, start: int = start, own: list[int] = own) -> list[torch.Tensor]:
+            return [_cut(one, start, length) for one, length in zip(groups[key], own, strict=True)]
 
-        weights[name] = whole("weight").view(shape)
+        weights[name] = torch.cat(cut("weight")).view(shape)
         for key in MOMENTS if updates else ():
-            pieces[key][name] = [whole(key)]
+            pieces[key][name] = cut(key)
         start += size
     return WholeState(weights, pieces, updates)
+
+
+def _cut(groups: list[torch.Tensor], start: int, length: int) -> torch.Tensor:
+    """Return a view of `length` elements from `start` on, in one of the groups behind each other.
+
+    Nothing is read from the disk yet.
+    """
+    for group in groups:
+        if start < group.numel():
+            return group.view(-1).narrow(0, start, length)
+        start -= group.numel()
+    raise RuntimeError("a parameter lies behind the end of what was saved")
 
 
 def _optimizers(folder: Path, ranks: int) -> Iterator[dict[str, Any]]:

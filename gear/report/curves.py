@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gear.report.figures import line_chart
+from gear.report.line_chart import line_chart
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ CURVES = (
     ),
     Curve("codebook usage", {"usage": "codebook/usage"}, from_zero=True),
     Curve("codebook perplexity", {"perplexity": "codebook/perplexity"}, from_zero=True),
+    Curve("images per second", {"images": "images_per_s"}, from_zero=True),  # in live logs only
 )
 
 

@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
 
 Point = tuple[float, float]
+Tuple = TypeVar("Tuple", bound=tuple[float, ...])
 Band = list[tuple[float, float, float]]  # x, least and greatest y
 COLOURS = 8  # of the lines of a chart; each has dashes of its own in style.css
 WIDTH = 360
@@ -93,17 +95,25 @@ def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
     return [*kept, points[-1]]
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
+def ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[float]:
     """Return round numbers from `low` to `high`, both inside, about as many as asked for.
+
+    whole: whole numbers only.
 
     >>> ticks(0, 800, about=5)
     [0.0, 200.0, 400.0, 600.0, 800.0]
-    >>> ticks(0.113, 0.262, about=4)
-    [0.15, 0.2, 0.25]
+    >>> ticks(0.113, 0.262, about=4), ticks(0, 12, about=5, whole=True)
+    ([0.15, 0.2, 0.25], [0.0, 5.0, 10.0])
     """
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in STEPS if factor * power >= rough * 0.999)
+    if whole:
+        power = max(power, 1.0)
+    step = next(
+        factor * power
+        for factor in STEPS
+        if factor * power >= rough * 0.999 and not (whole and factor * power % 1)
+    )
     first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
     return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
 
@@ -116,6 +126,8 @@ class Axes:
     x1: float
     y0: float
     y1: float
+    whole: bool = False  # whether x are whole numbers, such as steps
+    single: bool = False  # whether there is one x, in the middle
 
     @classmethod
     def around(cls, xs: list[float], ys: list[float]) -> Axes:
@@ -124,7 +136,8 @@ class Axes:
         An empty range is widened, so that a single point lies in the middle.
         """
         x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
-        if x0 == x1:
+        single, whole = x0 == x1, all(x % 1 == 0 for x in xs)
+        if single:
             x0, x1 = x0 - 1, x1 + 1
         if y1 - y0 <= abs(y1) * 1e-9:
             y0, y1 = y0 - max(abs(y0), 1.0) * 0.1, y1 + max(abs(y1), 1.0) * 0.1
@@ -133,7 +146,7 @@ class Axes:
         lowest, highest = marks[0], marks[-1]
         y0 = lowest if y0 > lowest - step * 1e-6 else lowest - step
         y1 = highest if y1 < highest + step * 1e-6 else highest + step
-        return cls(x0, x1, y0, y1)
+        return cls(x0, x1, y0, y1, whole, single)
 
     @property
     def left(self) -> float:
@@ -148,11 +161,10 @@ class Axes:
         return round(WIDTH - 4 - max(CHARACTER * longest / 2, 6.0), 1)
 
     def x_ticks(self) -> list[float]:
-        """Return the ticks of the x axis; steps are whole numbers."""
-        marks = ticks(self.x0, self.x1, X_TICKS)
-        if self.x1 - self.x0 == 2 and len(marks) > 3:  # around a single point
-            marks = [self.x0 + 1]
-        return marks
+        """Return the ticks of the x axis."""
+        if self.single:
+            return [self.x0 + 1]
+        return ticks(self.x0, self.x1, X_TICKS, whole=self.whole)
 
     def place(self, x: float, y: float) -> str:
         """Return the coordinates of a point in the chart's area."""
@@ -209,7 +221,7 @@ def _label(mark: float, digits: int) -> str:
     return f"{mark:.{digits}g}"
 
 
-def _finite(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+def _finite(points: Iterable[Tuple]) -> list[Tuple]:
     return [point for point in points if all(map(math.isfinite, point))]
 
 
@@ -218,6 +230,7 @@ def _data(axes: Axes, lines: dict[str, list[Point]]) -> str:
     return json.dumps(
         {
             "axes": [axes.x0, axes.x1, axes.y0, axes.y1],
+            "whole": axes.whole,
             "area": [axes.left, TOP, axes.right, BOTTOM],
             "series": [
                 {

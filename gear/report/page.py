@@ -16,6 +16,7 @@ from PIL import Image
 from gear.report.figures import png_bytes
 from gear.report.line_chart import line_chart
 
+PNG = "data:image/png;base64,"
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("charts.js",)
 LIVE_PAGE = "live.html.j2"
@@ -61,7 +62,7 @@ SHARES = (
 
 def data_uri(image: Image.Image) -> str:
     """Return an image as the data URI of a PNG."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
+    return PNG + base64.b64encode(png_bytes(image)).decode()
 
 
 def picture(pixels: np.ndarray) -> str:
@@ -279,11 +280,15 @@ def render_template(name: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: if a value is missing.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
     scripts = LIVE_SCRIPTS if name == LIVE_PAGE else SCRIPTS
     script = "\n".join((TEMPLATES / file).read_text() for file in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    values |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
+    return render_fragment(name, script=Markup(script), script_hash=f"sha256-{digest}", **values)
+
+
+def render_fragment(name: str, **values: Any) -> str:
+    """Return a part of a page of `templates/`, escaped as `render_template` does."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
+    )
     return environment.get_template(name).render(**values)

@@ -21,10 +21,11 @@ const gearPage = (() => {
     return made;
   }
 
-  function ticks(low, high, about) {
+  function ticks(low, high, about, whole = false) {
     const rough = (high - low) / about;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = FACTORS.map((factor) => factor * power).find((one) => one >= rough * 0.999);
+    const power = Math.max(10 ** Math.floor(Math.log10(rough)), whole ? 1 : 0);
+    const step = FACTORS.map((factor) => factor * power)
+      .find((one) => one >= rough * 0.999 && !(whole && one % 1));
     const found = [];
     for (let n = Math.ceil(low / step - 1e-6); n <= Math.floor(high / step + 1e-6); n += 1)
       found.push(Number((n * step).toPrecision(10)));
@@ -92,7 +93,7 @@ const gearPage = (() => {
   }
 
   function enhanceChart(figure) {
-    const { axes: whole, area: wholeArea, series } = JSON.parse(figure.dataset.chart);
+    const { axes: whole, area: wholeArea, whole: wholeSteps, series } = JSON.parse(figure.dataset.chart);
     const svg = figure.querySelector(":scope > svg");
     const plot = svg.querySelector(".plot");
     const group = svg.querySelector(".axes");
@@ -143,7 +144,7 @@ const gearPage = (() => {
       reset.hidden = axes === whole;
       if (axes === whole) return group.replaceChildren(...wholeAxes);
       const parts = [], [left, , right] = area, [x0, x1, y0, y1] = axes;
-      const yMarks = ticks(y0, y1, 4), xMarks = ticks(x0, x1, 5);
+      const yMarks = ticks(y0, y1, 4), xMarks = ticks(x0, x1, 5, wholeSteps);
       const yTexts = labels(yMarks), xTexts = labels(xMarks);
       for (const [i, mark] of yMarks.entries()) {
         const down = top + ((y1 - mark) / (y1 - y0)) * height;
@@ -164,7 +165,7 @@ const gearPage = (() => {
       if (!range) return;
       axes = [x0, x1, ...range];
       const longest = (marks) => Math.max(1, ...labels(marks).map((text) => text.length));
-      const right = 356 - Math.max((CHARACTER * longest(ticks(x0, x1, 5))) / 2, 6);
+      const right = 356 - Math.max((CHARACTER * longest(ticks(x0, x1, 5, wholeSteps))) / 2, 6);
       area = [10 + CHARACTER * longest(ticks(...range, 4)), top, right, bottom];
       zooms.set(key, [x0, x1]);
       draw();

@@ -16,12 +16,11 @@ from typing import Any
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.core.yaml_text import parse_yaml
 from gear.params import flatten
 from gear.report.curves import curve_charts
 from gear.report.page import LIVE_PAGE, PNG, render_fragment, render_template
 from gear.runs.comparison import differing
-from gear.runs.progress import Pipeline, StageProgress
+from gear.runs.progress import Pipeline, StageProgress, parsed
 from gear.training.reporter import duration
 
 STRIP = re.compile(r"(\d{1,9})\.png")  # name of a file of samples: the step
@@ -161,7 +160,7 @@ def committed_settings(root: Path) -> dict[str, Any]:
         done = subprocess.run(command, cwd=root, capture_output=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         raise InputError(f"git has no committed {paths.PARAMS} here") from None
-    return parse_yaml(done.stdout, f"{paths.PARAMS} of HEAD")
+    return parsed(done.stdout, f"{paths.PARAMS} of HEAD")
 
 
 def stage_row(stage: StageProgress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,11 @@ def render_template(name: str, **values: Any) -> str:
 
 def render_fragment(name: str, **values: Any) -> str:
     """Return a part of a page of `templates/`, escaped as `render_template` does."""
-    environment = Environment(
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template(name).render(**values)

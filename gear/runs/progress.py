@@ -11,6 +11,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dvc.exceptions import DvcException
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.yaml_text import read_yaml
+from gear.core.yaml_text import parse_yaml
 from gear.runs import costs
 from gear.runs.revision import LOCK, WORKSPACE, Locked, Revision, content_md5
 from gear.runs.training_log import Row, TrainingLog, seconds_per_step
@@ -57,7 +58,7 @@ class Pipeline:
             for stage in paths.TRAININGS
         }
         file = self.root / paths.PIPELINE
-        stages = read_yaml(file, "run in a checkout").get("stages")
+        stages = read_again(file, "run in a checkout").get("stages")
         if not isinstance(stages, dict) or not stages:
             raise InputError(f"{file}: no stages")
         self.outs = {name: _outs(stage) for name, stage in stages.items()}
@@ -68,7 +69,7 @@ class Pipeline:
 
     def settings(self) -> dict[str, Any]:
         """Return params.yaml as it is. Raises `InputError` if it cannot be read."""
-        return read_yaml(self.root / paths.PARAMS, "write one with `gear preset`")
+        return read_again(self.root / paths.PARAMS, "write one with `gear preset`")
 
     def progress(self, now: float | None = None) -> list[StageProgress]:
         """Return all stages, in the order of dvc.yaml. now: seconds since 1970."""
@@ -210,6 +211,21 @@ class Pipeline:
     def curves(self) -> dict[str, list[Row]]:
         """Return the logged rows of each training that has any."""
         return {stage: rows for stage, log in self.logs.items() if (rows := log.rows())}
+
+
+def read_again(file: Path, absent: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file like `read_yaml`, parsed only if its content changed."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}: {absent}") from None
+    return parsed(content, file.name)
+
+
+@lru_cache(maxsize=8)
+def parsed(content: bytes, source: str) -> dict[str, Any]:
+    """Return the mapping in a YAML document like `parse_yaml`; it is shared, not to be changed."""
+    return parse_yaml(content, source)
 
 
 def value_at(settings: dict[str, Any], key: str) -> Any:

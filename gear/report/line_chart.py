@@ -36,6 +36,7 @@ def line_chart(
     *,
     from_zero: bool = False,
     bands: dict[str, Band] | None = None,
+    x_name: str = "step",
 ) -> str:
     """Return an HTML figure with an SVG line chart; "" if there are no finite points.
 
@@ -47,6 +48,7 @@ def line_chart(
         series: Points (x, y) of each line, x rising, by its label.
         from_zero: Start the y axis at 0.
         bands: Areas behind lines, by the labels of those.
+        x_name: What x is, for values on hover.
     """
     lines = {label: thinned(_finite(points)) for label, points in series.items()}
     areas = {label: _finite(band) for label, band in (bands or {}).items()}
@@ -57,7 +59,7 @@ def line_chart(
     heights += [y for band in areas.values() for _, *ends in band for y in ends]
     axes = Axes.around([x for x, _ in points], [*heights, *([0.0] if from_zero else [])])
     parts = [
-        f'<figure class="chart" data-chart="{escape(_data(axes, lines))}">',
+        f'<figure class="chart" data-chart="{escape(_data(axes, lines, x_name))}">',
         f"<figcaption>{escape(title)}</figcaption>",
         _legend(list(lines)) if len(lines) > 1 else "",
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -225,11 +227,12 @@ def _finite(points: Iterable[Tuple]) -> list[Tuple]:
     return [point for point in points if all(map(math.isfinite, point))]
 
 
-def _data(axes: Axes, lines: dict[str, list[Point]]) -> str:
+def _data(axes: Axes, lines: dict[str, list[Point]], x_name: str) -> str:
     """Return what the script needs, as JSON."""
     return json.dumps(
         {
             "axes": [axes.x0, axes.x1, axes.y0, axes.y1],
+            "x": x_name,
             "whole": axes.whole,
             "area": [axes.left, TOP, axes.right, BOTTOM],
             "series": [

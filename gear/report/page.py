@@ -152,7 +152,9 @@ def guidance_charts(records: dict[str, Any]) -> list[Markup]:
         }
         if series["samples"]:
             filled = {name: points for name, points in series.items() if points}
-            charts.append(Markup(line_chart(title, filled, from_zero=True)))
+            charts.append(
+                Markup(line_chart(title, filled, from_zero=True, x_name="guidance scale"))
+            )
     return charts
 
 
@@ -176,7 +178,7 @@ def histogram_chart(details: dict[str, Any]) -> Markup:
         series[name] = [
             (float(rank), count / total) for rank, count in enumerate(counts) if rank % every == 0
         ]
-    return Markup(line_chart("share of tokens by code rank", series))
+    return Markup(line_chart("share of tokens by code rank", series, x_name="rank"))
 
 
 def codebook_section(details: dict[str, Any]) -> dict[str, Any]:

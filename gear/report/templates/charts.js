@@ -93,7 +93,7 @@ const gearPage = (() => {
   }
 
   function enhanceChart(figure) {
-    const { axes: whole, area: wholeArea, whole: wholeSteps, series } = JSON.parse(figure.dataset.chart);
+    const { axes: whole, area: wholeArea, whole: wholeSteps, x: xName, series } = JSON.parse(figure.dataset.chart);
     const svg = figure.querySelector(":scope > svg");
     const plot = svg.querySelector(".plot");
     const group = svg.querySelector(".axes");
@@ -191,7 +191,7 @@ const gearPage = (() => {
       at = Math.max(inside[0][1], Math.min(index, inside[inside.length - 1][1]));
       const x = xs[at];
       cursor.setAttribute("d", `M${toPlot(x)},0V${height}`);
-      tip.replaceChildren(block("div", "at", `${figure.dataset.x ?? "step"} ${x}`));
+      tip.replaceChildren(block("div", "at", `${xName} ${x}`));
       series.forEach(({ label: name, points }, number) => {
         if (!points.length) return;
         const near = points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));

@@ -293,7 +293,7 @@ def _line(axes: Axes, number: int, label: str, points: list[Point]) -> str:
         f"<title>{escape(label)}</title></polyline>"
     ]
     if len(points) <= MARKED:
-        radius = max(4.2 - 0.8 * number, 1.8)
+        radius = max(3.6 - 0.6 * number, 1.8)
         for place in places:
             across, down = place.split(",")
             parts.append(f'<circle class="{colour}" cx="{across}" cy="{down}" r="{radius:.1f}"/>')

@@ -20,7 +20,7 @@ export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-browser test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -57,6 +57,9 @@ test-docs: setup  ## Run the Python of the documentation, and check that its com
 
 test-gpu: setup  ## Run the tests of what a GPU computes (needs one)
 	@python -m pytest -m gpu tests/gpu
+
+test-browser: setup  ## Run the tests of the pages in a browser (needs Chromium)
+	@python -m pytest -m browser tests/browser
 
 test-postgres: setup  ## Run the tests of the server on PostgreSQL (Debian: apt-get install postgresql)
 	@python -m pytest -m postgres

@@ -68,6 +68,10 @@ COMMANDS = {  # module of gear.commands, help
         "monitor",
         "measure the newest checkpoint of a training in progress, or of one that ended",
     ),
+    "watch": (
+        "watch",
+        "a page in the browser that follows a run: time left, curves, samples",
+    ),
     "compare": ("compare", "runs side by side, where they were measured under the same protocol"),
     "study": (
         "study",

@@ -55,4 +55,4 @@ LOGS = WORK / "logs"  # of trainings, and tracebacks of unforeseen errors
 STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))
 COSTS = (
     WORK / "costs"
-)  # what each output cost on this machine: seconds and hardware, by the output's hash
+)  # what each stage cost on this machine: seconds, memory, hardware, by its inputs' hash

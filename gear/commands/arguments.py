@@ -8,11 +8,17 @@ from collections.abc import Callable
 
 MOST = 10**6  # images, GPUs
 MOST_SEED = 10**9
+MOST_PORT = 65535
 
 
 def positive(text: str) -> int:
     """Return a whole number from 1 to a million; raise argparse's error for anything else."""
     return _whole(text, MOST)
+
+
+def port(text: str) -> int:
+    """Return a number of a port from 1 to 65535, or 0 for any that is free."""
+    return 0 if text == "0" else _whole(text, MOST_PORT)
 
 
 def _whole(text: str, most: int) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gear.core.files import read_json
+from gear.core.files import read_json, replace_file
 from gear.data.row_selection import batches, round_robin
+from gear.data.shards import encode_png
 from gear.encoders.efficientnet import build_encoder
 from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.sample_quality import decoded_features
@@ -21,10 +23,14 @@ from gear.joint.config import JointConfig
 from gear.joint.guidance_gradient import IMAGES, GradientProbe
 from gear.joint.model import GuidedGenerator
 from gear.joint.validation_curve import ValidationSet, validation_scores
+from gear.tokenizer.inference import decode_tokens
 from gear.tokenizer.model import Tokenizer
 from gear.training.ema import EMA
 from gear.training.loop import EvalHook
 from gear.training.run import TrainingRun
+
+COLUMNS = 8  # of the picture of samples, at most
+SHEET_WIDTH = 1024  # pixels
 
 
 def quality_hook(
@@ -43,7 +49,8 @@ def quality_hook(
     It measures FD of `joint.fd_n` fresh samples, drawn with the run's seed for balanced classes or
     for training captions, and the scores of validation images. The tokenizer's average is used if
     it trains, else the tokenizer as it is. The number of samples differs from the evaluation's, so
-    the curve shows a course, not the headline's value.
+    the curve shows a course, not the headline's value. The first samples go to a picture beside the
+    log, `<stage>-samples/<step>.png`, which no stage depends on.
 
     Args:
         run: The training.
@@ -81,12 +88,14 @@ def quality_hook(
     def draw_part(part: slice) -> np.ndarray:
         return sample(generator, conditions_of(part), seeds[part], settings).cpu().numpy()
 
-    def measure(averages: dict[str, EMA]) -> dict[str, float]:
+    def measure(averages: dict[str, EMA], step: int) -> dict[str, float]:
         guided.load_state_dict(averages["guided"].weights)
         decoder.load_state_dict(
             averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict()
         )
         tokens = np.concatenate(list(ranks.map(draw_part, batches(joint.fd_n))))
+        if run.context.is_rank_zero:
+            write_samples(run.log.with_name(f"{run.stage}-samples"), step, decoder, tokens)
         features = decoded_features(encoder, decoder, tokens, real.input_size, ranks)
         return {
             "fd": real.fd(features),
@@ -116,3 +125,26 @@ def quality_hook(
             "against": "the tokenizer's loss without the discriminator's",
         }
     return EvalHook(joint.fd_every, measure, protocol)
+
+
+def write_samples(folder: Path, step: int, decoder: Tokenizer, tokens_NL: np.ndarray) -> None:
+    """Write the first samples, two rows of them, as `<step>.png`.
+
+    Pictures of this step and later ones are of a run before, and deleted. A picture that cannot be
+    written is left out: training goes on.
+    """
+    with suppress(OSError):
+        for file in folder.glob("*.png"):
+            if file.stem.isdigit() and int(file.stem) >= step:
+                file.unlink()
+        replace_file(folder / f"{step}.png", encode_png(_sheet(decoder, tokens_NL)))
+
+
+def _sheet(decoder: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
+    """Return decoded images in at most two rows, about 1024 pixels wide, (H, W, 3) uint8."""
+    images = decode_tokens(decoder, tokens_NL[: 2 * COLUMNS])
+    size = images.shape[1]
+    columns = min(COLUMNS, max(4, SHEET_WIDTH // size), len(images))
+    rows = min(2, len(images) // columns)
+    grid = images[: rows * columns].reshape(rows, columns, size, size, 3)
+    return grid.swapaxes(1, 2).reshape(rows * size, columns * size, 3)

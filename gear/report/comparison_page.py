@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gear.report.curves import CURVES, Curve
-from gear.report.figures import line_chart
+from gear.report.line_chart import line_chart
 from gear.report.page import render_template
 from gear.runs.comparison import (
     COVER,

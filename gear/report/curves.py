@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gear.report.figures import line_chart
+from gear.report.line_chart import line_chart
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ CURVES = (
     ),
     Curve("codebook usage", {"usage": "codebook/usage"}, from_zero=True),
     Curve("codebook perplexity", {"perplexity": "codebook/perplexity"}, from_zero=True),
+    Curve("images per second", {"images": "images_per_s"}, from_zero=True),  # in live logs only
 )
 
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from gear.report.figures import line_chart, png_bytes
+from gear.report.figures import png_bytes
+from gear.report.line_chart import line_chart
 
+PNG = "data:image/png;base64,"
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("charts.js",)
+LIVE_PAGE = "live.html.j2"
+LIVE_SCRIPTS = (*SCRIPTS, "live.js")
+PHOTOGRAPH = 100 * 100  # pixels from which a picture is kept as JPEG
+INTENDED_DRIFT = "warm to joint"
 TITLES = {
     "fd": ("FD(efficientnet-lite0/b10)", "samples against training images; lower is better"),
     "fd_untrained": ("FD, untrained", "uniform codes, same tokenizer"),
@@ -51,7 +63,17 @@ SHARES = (
 
 def data_uri(image: Image.Image) -> str:
     """Return an image as the data URI of a PNG."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
+    return PNG + base64.b64encode(png_bytes(image)).decode()
+
+
+def picture(pixels: np.ndarray) -> str:
+    """Return pixels (H, W, 3) uint8 as a data URI: a PNG, of photographs a JPEG of quality 95."""
+    image = Image.fromarray(pixels)
+    if pixels.shape[0] * pixels.shape[1] < PHOTOGRAPH:
+        return data_uri(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=95, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def cards(records: dict[str, Any]) -> list[dict[str, Any]]:
@@ -130,7 +152,9 @@ def guidance_charts(records: dict[str, Any]) -> list[Markup]:
         }
         if series["samples"]:
             filled = {name: points for name, points in series.items() if points}
-            charts.append(Markup(line_chart(title, filled, from_zero=True)))
+            charts.append(
+                Markup(line_chart(title, filled, from_zero=True, x_name="guidance scale"))
+            )
     return charts
 
 
@@ -154,7 +178,7 @@ def histogram_chart(details: dict[str, Any]) -> Markup:
         series[name] = [
             (float(rank), count / total) for rank, count in enumerate(counts) if rank % every == 0
         ]
-    return Markup(line_chart("share of tokens by code rank", series))
+    return Markup(line_chart("share of tokens by code rank", series, x_name="rank"))
 
 
 def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
@@ -190,19 +214,59 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def copies_section(
-    records: dict[str, Any], nearest: list[dict[str, Any]], grid: Image.Image
+    records: dict[str, Any],
+    nearest: list[dict[str, Any]],
+    samples: np.ndarray,
+    training: np.ndarray,
 ) -> dict[str, Any]:
-    """Return the picture and the numbers of the section on copies."""
-    threshold = records["memorised"]["protocol"]["threshold"]
+    """Return the pictures and the numbers of the section on copies.
+
+    nearest: samples and their nearest training images, with distance and agreement, nearest first.
+    samples, training: the images of both, (N, H, W, 3) uint8.
+    """
+    pairs = [
+        {
+            "sample": row["sample"],
+            "image": picture(samples[i]),
+            "training": picture(training[i]),
+            "distance": f"{row['distance']:.1f}",
+            "agreement": f"{row['agreement']:.0%}",
+        }
+        for i, row in enumerate(nearest)
+    ]
     return {
-        "picture": data_uri(grid),
+        "pairs": pairs,
         "share": f"{records['memorised']['value']:.1%}",
         "by_tokens": f"{records['memorised_tokens']['value']:.1%}",
         "floor": f"{records['memorised_floor']['value']:.1%}",
-        "threshold": f"{threshold:.1f}",
-        "nearest": f"{nearest[0]['distance']:.1f}",
-        "agreement": f"{nearest[0]['agreement']:.0%}",
+        "threshold": f"{records['memorised']['protocol']['threshold']:.1f}",
     }
+
+
+def drift_rows(drift: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the rows of the table of token drift.
+
+    Joint training is meant to move the tokenizer away from the warm one, so that drift is no fault;
+    samples are meant to use codes as real images do.
+    """
+    rows = []
+    for name, found in sorted(drift.items()):
+        verdict, colour = "no drift", "good"
+        if found["drifted"]:
+            verdict, colour = "drifted", "bad"
+        if name == INTENDED_DRIFT:
+            verdict = "changed, as intended" if found["drifted"] else "unchanged"
+            colour = ""
+        rows.append(
+            {
+                "name": name,
+                "distance": f"{found['distance']:.4f}",
+                "threshold": f"{found['threshold']:.4f}",
+                "verdict": verdict,
+                "colour": colour,
+            }
+        )
+    return rows
 
 
 def render(**values: Any) -> str:
@@ -213,11 +277,25 @@ def render(**values: Any) -> str:
 def render_template(name: str, **values: Any) -> str:
     """Return a page of `templates/`; text that is not `Markup` is escaped.
 
+    A page's policy lets only its own script run (`script_hash`), so that text from data could not
+    run as script even if it were not escaped.
+
     Raises:
         jinja2.UndefinedError: if a value is missing.
     """
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined
+    scripts = LIVE_SCRIPTS if name == LIVE_PAGE else SCRIPTS
+    script = "\n".join((TEMPLATES / file).read_text() for file in scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render_fragment(name, script=Markup(script), script_hash=f"sha256-{digest}", **values)
+
+
+def render_fragment(name: str, **values: Any) -> str:
+    """Return a part of a page of `templates/`, escaped as `render_template` does."""
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template(name).render(**values)

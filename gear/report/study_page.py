@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gear.report.comparison_page import Table
-from gear.report.figures import Band, line_chart
+from gear.report.line_chart import Band, line_chart
 from gear.report.page import render_template
 from gear.runs.comparison import differing, mean_and_std
 from gear.runs.hypotheses import (

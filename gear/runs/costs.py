@@ -1,4 +1,4 @@
-"""What stages cost on this machine: seconds and hardware, recorded in .gear/costs.
+"""What stages cost on this machine: seconds, memory, hardware, recorded in .gear/costs.
 
 A record is named by what DVC writes to dvc.lock of a stage before its outputs: command, params and
 hashes of its inputs. Nothing that a stage made is read.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,10 @@ def record_path(root: Path, stage: Locked) -> Path:
 
 
 def find(root: Path, stage: Locked) -> dict[str, Any] | None:
-    """Return the record `{"seconds": ..., "hardware": ..., "ranks": ...}` of a stage, or None."""
+    """Return the record of a stage, or None.
+
+    It holds `seconds`, `hardware`, `ranks` and `peak_memory` (bytes, of rank zero's process).
+    """
     try:
         result: dict[str, Any] | None = json.loads(record_path(root, stage).read_text())
         return result
@@ -70,6 +74,7 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
         if finished:
             record = {"stage": stage, "seconds": round(total, 2), "hardware": hardware_class()}
             record["ranks"] = int(os.environ.get("WORLD_SIZE", "1"))
+            record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             write_json(path, record)
             stopped.unlink(missing_ok=True)
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import yaml
 from PIL import Image
@@ -15,12 +13,9 @@ from gear.evaluation.metric_protocol import require_records
 from gear.params import Config
 from gear.report import page
 from gear.report.curves import curve_charts, generator_curve, plot_rows
-from gear.report.figures import pair_grid
 from gear.report.provenance import machine_provenance, run_provenance
-from gear.tokenizer.inference import decode_tokens, encode_images, load_tokenizer
-
-PAIRS = 36
-PAIR_COLUMNS = 12
+from gear.report.tokenizer_pictures import reconstruct, sections
+from gear.tokenizer.inference import load_tokenizer
 
 
 def run(config: Config) -> None:
@@ -34,8 +29,9 @@ def run(config: Config) -> None:
     )
     settings = config.model_dump(mode="json")
     tokenizer = load_tokenizer(paths.GENERATOR / "tokenizer")
-    originals = read_split(paths.SHARDS / "val").subset(PAIRS)[:]
-    rebuilt = decode_tokens(tokenizer, encode_images(tokenizer, originals))
+    train, val, samples = map(
+        read_split, (paths.SHARDS / "train", paths.SHARDS / "val", paths.SAMPLES)
+    )
     curves = {
         name: read_json_lines(folder / "curves.jsonl") for name, folder in paths.TRAININGS.items()
     }
@@ -49,13 +45,23 @@ def run(config: Config) -> None:
         samples=page.data_uri(Image.open(paths.SAMPLE_GRID)),
         shown_guidance=config.sample.grid_guidance or config.sample.guidance,
         measured_guidance=config.sample.guidance,
-        copies=page.copies_section(records, nearest, _nearest_grid(nearest)),
-        pairs=page.data_uri(pair_grid(originals, rebuilt, columns=PAIR_COLUMNS)),
+        copies=page.copies_section(
+            records,
+            nearest,
+            samples.images(np.array([row["sample"] for row in nearest])),
+            train.images(np.array([row["training_row"] for row in nearest])),
+        ),
+        tokenizer=sections(
+            tokenizer,
+            reconstruct(tokenizer, val, manifest["size"]),
+            manifest["classes"],
+            train.labels,
+        ),
         charts=[
             {"name": name, "charts": curve_charts(rows)} for name, rows in curves.items() if rows
         ],
         codebook=page.codebook_section(details),
-        drift=sorted(details["drift"].items()),
+        drift=page.drift_rows(details["drift"]),
         validation=read_object(paths.VALIDATION_METRICS, expectations=int, rows=int, failed=int),
         provenance=run_provenance(
             settings,
@@ -71,14 +77,3 @@ def run(config: Config) -> None:
         of_generator = curves["generator"]
     write_json(paths.PLOTS, plot_rows(of_generator))
     print(f"report: {paths.PAGE}")
-
-
-def _nearest_grid(nearest: list[dict[str, Any]]) -> Image.Image:
-    """Return the samples nearest to a training image, with those training images below."""
-    samples = read_split(paths.SAMPLES)
-    train = read_split(paths.SHARDS / "train")
-    return pair_grid(
-        samples.images(np.array([row["sample"] for row in nearest])),
-        train.images(np.array([row["training_row"] for row in nearest])),
-        columns=PAIR_COLUMNS,
-    )

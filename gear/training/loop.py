@@ -56,12 +56,12 @@ class TrainingStep(Protocol):
 class EvalHook:
     """A measurement of averaged weights during training: names to values, every `every` steps.
 
-    measure: Called by all ranks, which may share the work.
+    measure: Called by all ranks, which may share the work, with the averages and the step.
     protocol: How it is measured; saved beside the curve.
     """
 
     every: int
-    measure: Callable[[dict[str, EMA]], Row]
+    measure: Callable[[dict[str, EMA], int], Row]
     protocol: dict[str, Any] = field(default_factory=dict)
 
 
@@ -131,7 +131,7 @@ class Training:
             enabled=run.context.is_rank_zero,
         )
         if self.hook and first == 0:
-            self.rows.append({"step": 0, **self._measure()})
+            self.rows.append({"step": 0, **self._measure(0)})
             reporter.row(self.rows[-1])
         curve = self.rows
         try:
@@ -189,7 +189,7 @@ class Training:
             self.last_row = {"step": done, **means, **self.health.latest}
         if not (logging or measuring or last):
             return self.rows
-        measured = self._measure() if measuring or last else {}
+        measured = self._measure(done) if measuring or last else {}
         row = {**self.last_row, **measured}
         reporter.row(row)
         curve = [*self.rows, row]
@@ -201,7 +201,7 @@ class Training:
         """Return the curve of a training whose saved state is its end."""
         end = self.run.settings.steps
         row = self.last_row if self.last_row.get("step") == end else {"step": end}
-        return [r for r in self.rows if r["step"] != end] + [{**row, **self._measure()}]
+        return [r for r in self.rows if r["step"] != end] + [{**row, **self._measure(end)}]
 
     def _check_health(self, done: int) -> None:
         try:
@@ -251,8 +251,8 @@ class Training:
             f"and go on from it with `gear {self.run.stage} --from {state.parent}`"
         )
 
-    def _measure(self) -> Row:
-        return self.hook.measure(self.averages) if self.hook is not None else {}
+    def _measure(self, done: int) -> Row:
+        return self.hook.measure(self.averages, done) if self.hook is not None else {}
 
     def _state(self, done: int) -> dict[str, Any]:
         return {

@@ -1,40 +1,89 @@
-"""The report: escaped, self-contained, the same bytes for the same run."""
+"""The report: escaped, self-contained, small, the same bytes for the same run."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pytest
 
 from gear.report import page
-from gear.report.curves import curve_charts
+from gear.report.curves import CURVES, curve_charts
 from gear.report.figures import class_grid
+from gear.report.tokenizer_pictures import Reconstructed, psnr, sections
+from gear.tokenizer.config import TokenizerShape
+from gear.tokenizer.model import Tokenizer
 
-EVIL = "<script>alert(1)</script>"
+EVIL = "\"'><script>alert(1)</script>"
 COPIES = {
     "memorised": {"value": 0.5, "protocol": {"threshold": 21.3}},
     "memorised_tokens": {"value": 0.25, "protocol": {}},
     "memorised_floor": {"value": 0.01, "protocol": {}},
 }
 NEAREST = [{"sample": 3, "training_row": 7, "distance": 12.5, "agreement": 0.75}]
+LIMIT = 3 << 20  # bytes of the page
+HEADINGS = ("h1", "h2", "h3")
 
 
-class Sources(HTMLParser):
-    """Collects what a page would fetch or link to, and its tags."""
+class Parsed(HTMLParser):
+    """Collects what a page would fetch or link to, its tags, and what people cannot see."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.tags: list[str] = []
+        self.without_alt: list[str] = []
+        self.attributes: list[str] = []
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "img" and not dict(attrs).get("alt"):
+            self.without_alt.append(str(attrs))
 
 
-def render(**more: float) -> str:
-    pixels = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-    picture = page.data_uri(class_grid(pixels, np.array([0, 1]), [EVIL, "b"], columns=2))
+def tokenizer_of(codes: int) -> Tokenizer:
+    shape = {
+        "quantizer": "vq",
+        "codes": codes,
+        "code_dim": 4,
+        "base": 8,
+        "multipliers": [1, 1, 1],
+        "blocks": 1,
+        "z_channels": 8,
+    }
+    return Tokenizer(TokenizerShape.model_validate(shape)).eval()
+
+
+def reconstructed(count: int, size: int, codes: int) -> Reconstructed:
+    random = np.random.default_rng(0)
+    originals, copies = random.integers(0, 256, (2, count, size, size, 3)).astype(np.uint8)
+    tokens = random.integers(0, codes, (count, (size // 4) ** 2))
+    names = [f"{EVIL}{i}" for i in range(count)]
+    labels = np.arange(count) % 2
+    return Reconstructed(names, labels, originals, tokens, copies, psnr(originals, copies))
+
+
+def render(
+    *,
+    count: int = 3,
+    size: int = 8,
+    codes: int = 8,
+    nearest: int = 1,
+    charts: list[Any] | None = None,
+    **more: float,
+) -> str:
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (8 * 11, size, size, 3)).astype(np.uint8)
+    names = [EVIL, *"bcdefgh"]
+    picture = page.data_uri(class_grid(pixels, np.arange(88) % 8, names, columns=11))
     health = {
         "usage": 1.0,
         "perplexity": 3.0,
@@ -50,6 +99,8 @@ def render(**more: float) -> str:
         "churn": 0.25,
         "temperature": 0.1,
     }
+    if charts is None:
+        charts = curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}])
     return page.render(
         recipe=EVIL,
         manifest={
@@ -62,7 +113,13 @@ def render(**more: float) -> str:
         },
         cards=page.cards({"fd": {"value": 12.5, "protocol": {"extractor": EVIL}}}),
         copies=page.copies_section(
-            COPIES, NEAREST, class_grid(pixels, np.array([0, 1]), ["a", "b"], 2)
+            COPIES, NEAREST * nearest, pixels[:nearest], pixels[nearest : 2 * nearest]
+        ),
+        tokenizer=sections(
+            tokenizer_of(codes),
+            reconstructed(count, size, codes),
+            [EVIL, "b"],
+            np.array([0, 0, 1]),
         ),
         condition="caption",
         **more,
@@ -76,46 +133,107 @@ def render(**more: float) -> str:
             {f"fd@{scale}": {"value": 1.0, "protocol": {}} for scale in (1, 2)}
         ),
         samples=picture,
-        pairs=picture,
-        charts=[
-            {
-                "name": "joint",
-                "charts": curve_charts([{"step": 1, EVIL: 2.0}, {"step": 2, EVIL: 1.0}]),
-            }
-        ],
+        charts=[{"name": "joint", "charts": charts}],
         codebook=page.codebook_section(details),
-        drift=[("warm to joint", {"distance": 0.2, "threshold": 0.1, "drifted": True})],
+        drift=page.drift_rows(
+            {
+                "warm to joint": {"distance": 0.2, "threshold": 0.1, "drifted": True},
+                "joint to samples": {"distance": 0.3, "threshold": 0.1, "drifted": True},
+            }
+        ),
         validation={
             "expectations": 1,
             "rows": 2,
-            "failed": 0,
-            "results": [{"expectation": EVIL, "column": "key", "success": True}],
+            "failed": 1,
+            "results": [
+                {
+                    "expectation": EVIL,
+                    "column": "key",
+                    "success": False,
+                    "unexpected": 30,
+                    "rows": [f"train/{EVIL}"],
+                }
+            ],
         },
         provenance=[("git commit", EVIL)],
         params=EVIL,
     )
 
 
-def test_text_from_data_is_escaped_and_nothing_is_fetched() -> None:
-    text = render()
-    parsed = Sources()
-    parsed.feed(text)
-    assert "script" not in parsed.tags
-    assert EVIL not in text
+@pytest.fixture(scope="module")
+def text() -> str:
+    return render()
+
+
+def test_text_from_data_is_escaped_and_nothing_is_fetched(text: str) -> None:
+    parsed = Parsed(text)
+    assert parsed.tags.count("script") == 1  # the page's own
+    assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
-    assert all(
-        link.startswith("data:image/png") or not link.startswith(("http", "//"))
-        for link in parsed.links
-    )
+    assert parsed.links
+    assert all(link.startswith("data:image/") for link in parsed.links)
+    assert not [name for name in parsed.attributes if name.startswith("on")]
     assert "12.5" in text
-    assert "drifted" in text
 
 
-def test_the_same_run_gives_the_same_page() -> None:
-    assert render() == render()
+def test_only_the_pages_own_script_may_run(text: str) -> None:
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    script = re.search("<script>(.*?)</script>", text, re.DOTALL)
+    assert policy
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy[1]
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_same_run_gives_the_same_page(text: str) -> None:
+    rows = [{"step": 1, "fd": 2.0}]
+    assert curve_charts(rows) == curve_charts(rows)
+    found, model = reconstructed(3, 8, 8), tokenizer_of(8)
+    first, second = (sections(model, found, ["a", "b"], np.zeros(2)) for _ in range(2))
+    assert first == second
 
 
 def test_the_page_says_if_its_samples_have_another_guidance_than_the_measured_ones() -> None:
     sentence = "drawn at guidance 2 and no metric is of them"
     assert sentence in render(shown_guidance=2.0, measured_guidance=1.0)
     assert sentence not in render(shown_guidance=2.0, measured_guidance=2.0)
+
+
+def test_drift_that_joint_training_intends_is_no_alarm() -> None:
+    rows = {
+        row["name"]: (row["verdict"], row["colour"])
+        for row in page.drift_rows(
+            {
+                name: {"distance": 0.2, "threshold": 0.1, "drifted": True}
+                for name in ("warm to joint", "joint to samples")
+            }
+        )
+    }
+    assert rows["warm to joint"] == ("changed, as intended", "")
+    assert rows["joint to samples"] == ("drifted", "bad")
+
+
+def test_the_gate_names_the_rows_that_it_refuses(text: str) -> None:
+    assert "FAILED" in text
+    assert "and others" in text  # 30 rows, one of them named
+    assert "data-docs" not in text
+
+
+def test_headings_are_in_order_and_pictures_described(text: str) -> None:
+    parsed = Parsed(text)
+    levels = [int(tag[1]) for tag in parsed.tags if tag in HEADINGS]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert parsed.without_alt == []
+
+
+def test_the_page_of_a_default_run_is_under_three_megabytes() -> None:
+    """Noise at the size of the tiny and quickstart presets, which no picture is larger than."""
+    names = {name for curve in CURVES for name in curve.lines.values()}
+    random = np.random.default_rng(2)
+    rows = [{"step": step} | dict.fromkeys(names, random.random()) for step in range(0, 5000, 5)]
+    charts = curve_charts(rows) * 3
+    text = render(count=512, size=32, codes=512, nearest=24, charts=charts)
+    assert len(text.encode()) < LIMIT

@@ -76,7 +76,7 @@ def train(run: TrainingRun, fail_at: int = -1, every: int = 5) -> tuple[list[Any
     torch.manual_seed(0)
     module = nn.Linear(1, 1, bias=False)
     average = EMA(module, 0.5)
-    hook = EvalHook(every, lambda averages: {"fd": averages["toy"].weights["weight"].item()})
+    hook = EvalHook(every, lambda averages, step: {"fd": averages["toy"].weights["weight"].item()})
     training = Training(
         run, ToyStep(module, fail_at), averages={"toy": average}, codes=CODES, hook=hook
     )
@@ -106,6 +106,17 @@ def test_a_curve_ends_with_a_measured_row_at_the_last_step(
         {0, 4, 5, 8, 10, 12, steps} & {*range(steps + 1)}
     )
     assert rows[-1]["fd"] == average
+
+
+def test_a_measurement_is_told_its_step(world: DistributedContext, tmp_path: Path) -> None:
+    asked: list[int] = []
+    module = nn.Linear(1, 1, bias=False)
+    hook = EvalHook(5, lambda averages, step: asked.append(step) or {"fd": 1.0})
+    average = EMA(module, 0.5)
+    Training(
+        opened(tmp_path, 7), ToyStep(module, -1), averages={"toy": average}, codes=CODES, hook=hook
+    ).fit(toy_batch)  # type: ignore[arg-type]
+    assert asked == [0, 5, 7]
 
 
 def test_a_finished_training_run_again_gives_the_same_without_a_step(

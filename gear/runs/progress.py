@@ -1,0 +1,303 @@
+"""Which stages of the pipeline are done, running or left, and how long they take.
+
+Only files are read: dvc.yaml, dvc.lock, params.yaml, the locks of DVC and of trainings, logs and
+costs. No lock is taken, so that a run is never in the way of who watches it, nor the reverse.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+
+from gear import paths
+from gear.core.errors import InputError
+from gear.core.yaml_text import parse_yaml
+from gear.runs import costs
+from gear.runs.revision import LOCK, WORKSPACE, Locked, Revision, content_md5
+from gear.runs.training_log import Row, TrainingLog, seconds_per_step
+
+DVC_LOCKS = Path(".dvc/tmp/rwlock")  # JSON: who reads and writes which path, while a stage runs
+CODE = "gear/"  # dependencies that are hashed anew; data is judged by what dvc.lock says of it
+RECHECK = 30.0  # seconds between looks at the code
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """How far a stage is.
+
+    state: "done", "running" or "left". step, steps: of a training, where known. seconds: that it
+    took, where it is done and was recorded here. left: seconds that it will take, about; None if
+    nothing is known. memory: bytes at most of its process (rank 0), where known.
+    """
+
+    name: str
+    state: str
+    step: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    left: float | None = None
+    memory: int | None = None
+
+
+class Pipeline:
+    """A checkout that is looked at again and again; what did not change is not read again."""
+
+    def __init__(self, root: Path) -> None:
+        """Take a checkout. Raises `InputError` if it has no readable dvc.yaml."""
+        self.root = root.resolve()
+        self.logs = {
+            stage: TrainingLog(self.root / paths.LOGS / f"{stage}.jsonl")
+            for stage in paths.TRAININGS
+        }
+        file = self.root / paths.PIPELINE
+        stages = read_again(file, "run in a checkout").get("stages")
+        if not isinstance(stages, dict) or not stages:
+            raise InputError(f"{file}: no stages")
+        self.outs = {name: _outs(stage) for name, stage in stages.items()}
+        self._lock: dict[str, Locked] = {}
+        self._lock_stamp: tuple[int, int] | None = None
+        self._code: dict[str, str] = {}
+        self._code_time = -RECHECK
+
+    def settings(self) -> dict[str, Any]:
+        """Return params.yaml as it is. Raises `InputError` if it cannot be read."""
+        return read_again(self.root / paths.PARAMS, "write one with `gear preset`")
+
+    def progress(self, now: float | None = None) -> list[StageProgress]:
+        """Return all stages, in the order of dvc.yaml. now: seconds since 1970."""
+        now = time.time() if now is None else now
+        try:
+            settings = self.settings()
+        except InputError:  # someone is writing it
+            settings = {}
+        self._read_lock()
+        running = self._running()
+        done = self._done(settings, set(running))
+        return [
+            self._running_stage(name, settings, running[name], now)
+            if name in running
+            else self._done_stage(name)
+            if name in done
+            else StageProgress(name, "left", steps=_steps(name, settings), left=self._earlier(name))
+            for name in self.outs
+        ]
+
+    def _done_stage(self, name: str) -> StageProgress:
+        record = costs.find(self.root, self._lock[name]) or {}
+        return StageProgress(
+            name, "done", seconds=record.get("seconds"), memory=record.get("peak_memory")
+        )
+
+    def _done(self, settings: dict[str, Any], running: set[str]) -> set[str]:
+        """Return the stages that are done; one is not if another that it needs is not."""
+        done: set[str] = set()
+        while more := {
+            name
+            for name in self.outs
+            if name not in done | running and self._is_done(name, settings, done)
+        }:
+            done |= more
+        return done
+
+    def _read_lock(self) -> None:
+        """Read dvc.lock if it changed; while DVC writes it, keep what it said."""
+        try:
+            status = (self.root / LOCK).stat()
+        except OSError:
+            self._lock, self._lock_stamp = {}, None
+            return
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp == self._lock_stamp:
+            return
+        try:
+            self._lock = Revision(WORKSPACE, "", self.root).lock()
+            self._lock_stamp = stamp
+        except (InputError, DvcException, OSError, ValueError):
+            return
+
+    def _is_done(self, name: str, settings: dict[str, Any], done: set[str]) -> bool:
+        """Return whether dvc.lock records the stage with the present settings, inputs and code."""
+        stage = self._lock.get(name)
+        if stage is None or not all((self.root / out).exists() for out in self.outs[name]):
+            return False
+        for key, value in stage.params.get(str(paths.PARAMS), {}).items():
+            if value_at(settings, key) != value:
+                return False
+        made = {out: other for other, outs in self.outs.items() for out in outs}
+        for path, md5 in stage.deps.items():
+            maker = made.get(path) or next(
+                (other for out, other in made.items() if path.startswith(f"{out}/")), None
+            )
+            if maker is not None:
+                recorded = self._lock[maker].outs.get(path) if maker in self._lock else None
+                if maker not in done or (recorded is not None and recorded != md5):
+                    return False
+            elif path.startswith(CODE) and self._code_md5(path) != md5:
+                return False
+        return True
+
+    def _code_md5(self, path: str) -> str:
+        now = time.monotonic()
+        if now - self._code_time > RECHECK:
+            self._code, self._code_time = {}, now
+        if path not in self._code:
+            try:
+                self._code[path] = content_md5(self.root, path)
+            except (OSError, DvcException):
+                self._code[path] = ""
+        return self._code[path]
+
+    def _running(self) -> dict[str, int]:
+        """Return the stages that run, each with a process: the training, or else DVC."""
+        found: dict[str, int] = {}
+        try:
+            locks = json.loads((self.root / DVC_LOCKS).read_bytes())
+            writes = locks.get("write", {})
+            pids = {str(path): int(info["pid"]) for path, info in writes.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pids = {}
+        for name, outs in self.outs.items():
+            for out in outs:
+                pid = pids.get(str(self.root / out))
+                if pid is not None and is_alive(pid):
+                    found[name] = pid
+        for name in paths.TRAININGS:
+            pid = lock_holder(self.root / paths.WORK / name / "lock")
+            if name in self.outs and pid is not None:
+                found[name] = pid
+        return found
+
+    def _running_stage(
+        self, name: str, settings: dict[str, Any], pid: int, now: float
+    ) -> StageProgress:
+        steps, batch = _steps(name, settings), value_at(settings, f"{_section(name)}.batch")
+        if name not in self.logs:
+            since = _modified(self.root / DVC_LOCKS)
+            earlier = self._earlier(name)
+            left = max(0.0, earlier - (now - since)) if earlier is not None and since else earlier
+            return StageProgress(name, "running", left=left)
+        log = self.logs[name]
+        rows = log.rows()
+        started = _modified(self.root / paths.WORK / name / "lock")
+        written = _modified(log.path)
+        if not rows or (started is not None and written is not None and written < started):
+            return StageProgress(name, "running", 0, steps, left=self._earlier(name))
+        step, left = int(rows[-1]["step"]), self._earlier(name)
+        pace = seconds_per_step(rows, batch) if isinstance(batch, int) else None
+        if pace is not None and steps is not None and written is not None:
+            left = max(0.0, (steps - step) * pace - max(0.0, now - written))
+        return StageProgress(name, "running", step, steps, left=left, memory=peak_memory(pid))
+
+    def _earlier(self, name: str) -> float | None:
+        """Return what the stage took here last, with whatever settings; None if nobody knows."""
+        files = sorted(
+            (self.root / paths.COSTS).glob(f"{name}-*.json"), key=lambda f: _modified(f) or 0.0
+        )
+        for file in reversed(files):
+            try:
+                return float(json.loads(file.read_bytes())["seconds"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+    def curves(self) -> dict[str, list[Row]]:
+        """Return the logged rows of each training that has any."""
+        return {stage: rows for stage, log in self.logs.items() if (rows := log.rows())}
+
+
+def read_again(file: Path, absent: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file like `read_yaml`, parsed only if its content changed."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}: {absent}") from None
+    return parsed(content, file.name)
+
+
+@lru_cache(maxsize=8)
+def parsed(content: bytes, source: str) -> dict[str, Any]:
+    """Return the mapping in a YAML document like `parse_yaml`; it is shared, not to be changed."""
+    return parse_yaml(content, source)
+
+
+def value_at(settings: dict[str, Any], key: str) -> Any:
+    """Return a setting, or a whole section, by its dotted name; None if there is none.
+
+    >>> value_at({"joint": {"steps": 3}}, "joint.steps"), value_at({}, "joint.steps")
+    (3, None)
+    """
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def lock_holder(lock: Path) -> int | None:
+    """Return the living process that a lock file names and that runs Python; None if there is none.
+
+    The lock itself is not tried: whoever holds it for a moment could be in a training's way.
+    """
+    try:
+        named = re.fullmatch(rb"process (\d{1,9})", lock.read_bytes().strip())
+    except OSError:
+        return None
+    if named is None or not is_alive(int(named[1])):
+        return None
+    try:  # the number may have gone to another program since
+        command = Path(f"/proc/{int(named[1])}/cmdline").read_bytes()
+    except OSError:
+        return int(named[1])
+    return int(named[1]) if b"gear" in command or b"python" in command else None
+
+
+def peak_memory(pid: int) -> int | None:
+    """Return the most memory that a process has had, bytes; None where nobody can tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _outs(stage: Any) -> list[str]:
+    """Return the paths that a stage of dvc.yaml writes."""
+    entries = [*stage.get("outs", []), *stage.get("metrics", [])]
+    return [str(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries]
+
+
+def _section(stage: str) -> str:
+    return (
+        "joint" if stage == "generator" else stage
+    )  # which trains on in the joint stage's batches
+
+
+def _steps(stage: str, settings: dict[str, Any]) -> int | None:
+    steps = value_at(settings, f"{stage}.steps") if stage in paths.TRAININGS else None
+    return steps if isinstance(steps, int) else None
+
+
+def _modified(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return None

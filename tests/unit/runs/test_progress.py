@@ -1,0 +1,141 @@
+"""What is done, running and left, told from files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gear.core.errors import InputError
+from gear.runs.progress import Pipeline, StageProgress, lock_holder
+from tests.support.runs import toy_run
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return toy_run(tmp_path / "checkout")
+
+
+@pytest.fixture
+def process() -> Iterator[int]:
+    code = "import time; print(flush=True); time.sleep(60)"
+    sleeper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert sleeper.stdout
+    sleeper.stdout.readline()
+    yield sleeper.pid
+    sleeper.kill()
+    sleeper.wait()
+
+
+def states(checkout: Path) -> dict[str, str]:
+    return {stage.name: stage.state for stage in Pipeline(checkout).progress()}
+
+
+def stage(checkout: Path, name: str, now: float | None = None) -> StageProgress:
+    return next(one for one in Pipeline(checkout).progress(now) if one.name == name)
+
+
+def test_a_finished_run_is_done_with_its_costs(checkout: Path) -> None:
+    assert states(checkout) == dict.fromkeys(("shards", "joint", "evaluate"), "done")
+    joint = stage(checkout, "joint")
+    assert joint.seconds == 30
+    assert joint.memory
+    assert joint.memory > 1 << 20
+
+
+def test_a_changed_setting_leaves_its_stage_and_those_after_it(checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
+    assert states(checkout) == {"shards": "done", "joint": "left", "evaluate": "left"}
+    assert stage(checkout, "joint").left == 30  # what it took the last time
+    assert stage(checkout, "joint").steps == 400
+
+
+def test_a_deleted_output_leaves_its_stage(checkout: Path) -> None:
+    (checkout / "reports/metrics.json").unlink()
+    assert states(checkout)["evaluate"] == "left"
+    assert states(checkout)["joint"] == "done"
+
+
+def test_a_lock_file_that_is_being_written_does_not_undo_what_was_known(checkout: Path) -> None:
+    pipeline = Pipeline(checkout)
+    assert {one.state for one in pipeline.progress()} == {"done"}
+    lock = checkout / "dvc.lock"
+    lock.write_text(lock.read_text()[:70])
+    assert {one.state for one in pipeline.progress()} == {"done"}
+    lock.unlink()
+    assert {one.state for one in pipeline.progress()} == {"left"}
+
+
+def test_what_dvc_writes_just_now_is_running(checkout: Path, process: int) -> None:
+    out = str(checkout.resolve() / "data/shards")
+    rwlock = checkout / ".dvc/tmp/rwlock"
+    rwlock.write_text(json.dumps({"write": {out: {"pid": process, "cmd": "dvc repro"}}}))
+    found = states(checkout)
+    assert found == {"shards": "running", "joint": "left", "evaluate": "left"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"write": []}', '{"write": {"x": {"pid": "y"}}}'])
+def test_a_damaged_lock_of_dvc_says_nothing(checkout: Path, text: str) -> None:
+    (checkout / ".dvc/tmp/rwlock").write_text(text)
+    assert set(states(checkout).values()) == {"done"}
+
+
+def test_a_training_that_runs_tells_its_step_and_time_left(checkout: Path, process: int) -> None:
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("steps: 300}", "steps: 300, batch: 16}"))
+    work = checkout / ".gear"
+    (work / "joint").mkdir(parents=True, exist_ok=True)
+    (work / "joint/lock").write_text(f"process {process}")
+    (work / "logs").mkdir(exist_ok=True)
+    rows = [{"step": step, "images_per_s": 32.0} for step in (0, 50, 100)]
+    log = work / "logs/joint.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    now = log.stat().st_mtime
+    os.utime(work / "joint/lock", (now - 60, now - 60))
+    joint = stage(checkout, "joint", now)
+    assert (joint.state, joint.step, joint.steps) == ("running", 100, 300)
+    assert joint.left == pytest.approx(100)  # 200 steps of half a second
+    assert stage(checkout, "joint", now + 30).left == pytest.approx(70)
+    assert stage(checkout, "joint", now + 900).left == 0
+    os.utime(work / "joint/lock", (now + 60, now + 60))  # a new run that has logged nothing yet
+    assert stage(checkout, "joint", now + 90).step == 0
+
+
+def test_a_lock_names_a_living_process_or_nobody(tmp_path: Path, process: int) -> None:
+    lock = tmp_path / "lock"
+    assert lock_holder(lock) is None
+    lock.write_text(f"process {process}")
+    assert lock_holder(lock) == process
+    for text in ("", "process", "process 0x1", "process 999999999", "process 1" + "0" * 30):
+        lock.write_text(text)
+        assert lock_holder(lock) is None
+
+
+def test_looking_takes_no_lock(checkout: Path) -> None:
+    """A look changes no file but caches of DVC's own, and waits for nobody."""
+    before = {
+        f: f.stat().st_mtime_ns for f in checkout.rglob("*") if f.is_file() and ".dvc" not in str(f)
+    }
+    with (checkout / ".dvc/tmp/lock").open("w"):
+        started = time.monotonic()
+        states(checkout)
+        assert time.monotonic() - started < 30
+    after = {
+        f: f.stat().st_mtime_ns for f in checkout.rglob("*") if f.is_file() and ".dvc" not in str(f)
+    }
+    assert before == after
+
+
+def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run in a checkout"):
+        Pipeline(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    with pytest.raises(InputError, match="no stages"):
+        Pipeline(tmp_path)

@@ -88,20 +88,25 @@ def quality_hook(
     def draw_part(part: slice) -> np.ndarray:
         return sample(generator, conditions_of(part), seeds[part], settings).cpu().numpy()
 
-    def measure(averages: dict[str, EMA], step: int) -> dict[str, float]:
+    drawn: dict[str, np.ndarray] = {}
+
+    def measure(averages: dict[str, EMA]) -> dict[str, float]:
         guided.load_state_dict(averages["guided"].weights)
         decoder.load_state_dict(
             averages["tokenizer"].weights if "tokenizer" in averages else tokenizer.state_dict()
         )
         tokens = np.concatenate(list(ranks.map(draw_part, batches(joint.fd_n))))
-        if run.context.is_rank_zero:
-            write_samples(run.log.with_name(f"{run.stage}-samples"), step, decoder, tokens)
+        drawn["tokens"] = tokens
         features = decoded_features(encoder, decoder, tokens, real.input_size, ranks)
         return {
             "fd": real.fd(features),
             **validation_scores(guided, decoder, validation, ranks),
             **(gradient(guided, decoder) if gradient is not None else {}),
         }
+
+    def show(step: int) -> None:
+        if run.context.is_rank_zero:
+            write_samples(run.log.with_name(f"{run.stage}-samples"), step, decoder, drawn["tokens"])
 
     protocol = {
         "fd": {
@@ -124,7 +129,7 @@ def quality_hook(
             "weights": "EMA",
             "against": "the tokenizer's loss without the discriminator's",
         }
-    return EvalHook(joint.fd_every, measure, protocol)
+    return EvalHook(joint.fd_every, measure, protocol, show)
 
 
 def write_samples(folder: Path, step: int, decoder: Tokenizer, tokens_NL: np.ndarray) -> None:

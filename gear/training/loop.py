@@ -56,13 +56,15 @@ class TrainingStep(Protocol):
 class EvalHook:
     """A measurement of averaged weights during training: names to values, every `every` steps.
 
-    measure: Called by all ranks, which may share the work, with the averages and the step.
+    measure: Called by all ranks, which may share the work.
     protocol: How it is measured; saved beside the curve.
+    show: Called with the step after each measurement, to write what people look at.
     """
 
     every: int
-    measure: Callable[[dict[str, EMA], int], Row]
+    measure: Callable[[dict[str, EMA]], Row]
     protocol: dict[str, Any] = field(default_factory=dict)
+    show: Callable[[int], None] | None = None
 
 
 class Stopped(SystemExit):
@@ -252,7 +254,12 @@ class Training:
         )
 
     def _measure(self, done: int) -> Row:
-        return self.hook.measure(self.averages, done) if self.hook is not None else {}
+        if self.hook is None:
+            return {}
+        measured = self.hook.measure(self.averages)
+        if self.hook.show is not None:
+            self.hook.show(done)
+        return measured
 
     def _state(self, done: int) -> dict[str, Any]:
         return {

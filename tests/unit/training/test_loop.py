@@ -76,7 +76,7 @@ def train(run: TrainingRun, fail_at: int = -1, every: int = 5) -> tuple[list[Any
     torch.manual_seed(0)
     module = nn.Linear(1, 1, bias=False)
     average = EMA(module, 0.5)
-    hook = EvalHook(every, lambda averages, step: {"fd": averages["toy"].weights["weight"].item()})
+    hook = EvalHook(every, lambda averages: {"fd": averages["toy"].weights["weight"].item()})
     training = Training(
         run, ToyStep(module, fail_at), averages={"toy": average}, codes=CODES, hook=hook
     )
@@ -108,10 +108,12 @@ def test_a_curve_ends_with_a_measured_row_at_the_last_step(
     assert rows[-1]["fd"] == average
 
 
-def test_a_measurement_is_told_its_step(world: DistributedContext, tmp_path: Path) -> None:
+def test_what_a_measurement_shows_is_told_its_step(
+    world: DistributedContext, tmp_path: Path
+) -> None:
     asked: list[int] = []
     module = nn.Linear(1, 1, bias=False)
-    hook = EvalHook(5, lambda averages, step: asked.append(step) or {"fd": 1.0})
+    hook = EvalHook(5, lambda averages: {"fd": 1.0}, show=asked.append)
     average = EMA(module, 0.5)
     Training(
         opened(tmp_path, 7), ToyStep(module, -1), averages={"toy": average}, codes=CODES, hook=hook

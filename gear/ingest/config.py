@@ -16,7 +16,7 @@ class DataConfig(Section):
 
     source: Literal["openmoji", "folder", "webdataset", "huggingface", "idx"] = Field(
         "openmoji",
-        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), "
+        description="`openmoji` (packaged), `folder` (<root>/<class>/<file> or <root>/<file>), "
         "`webdataset` (tar shards), `huggingface` (a dataset on disk) or `idx` (MNIST's format).",
     )
     root: str = Field(

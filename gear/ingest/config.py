@@ -9,6 +9,7 @@ from pydantic import Field
 from gear.core.settings import Count, Section, Share
 
 PACKAGED = "gear/ingest/openmoji.md"  # the `root` of the packaged images, and what they are
+PACKAGED_IN_PROJECT = "openmoji.md"  # the same in a folder that `gear init` made
 
 
 class DataConfig(Section):

@@ -35,7 +35,7 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
     if not files:
         first = f"; {rejects[0].file}: {rejects[0].reason}" if rejects else ""
         raise InputError(
-            f"data.root: {root} holds no images: put them there, or into one folder per class{first}"
+            f"data.root: {root} holds no images, nor folders of them, one per class{first}"
         )
     captions, bad_lines = _read_captions(root / CAPTIONS)
     yield from rejects

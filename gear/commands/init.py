@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -306,16 +307,22 @@ def summary(
 
 def start_repositories(folder: Path) -> None:
     """Make a folder a DVC repository, and a git one unless it lies in one."""
-    from dvc.repo import Repo
+    command = ["git", "rev-parse", "--show-toplevel"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        _start(folder, "git", "init", "--quiet")
+    is_top = done.returncode != 0 or Path(done.stdout.strip()).samefile(folder)
+    if not (folder / ".dvc").is_dir():
+        below = [] if is_top else ["--subdir"]
+        _start(folder, sys.executable, "-m", "dvc", "init", "--quiet", *below)
+        replace_file(folder / ".dvc/config", DVC_CONFIG.encode())
 
-    top = _git_top(folder)
-    if top is None:
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-        top = folder.resolve()
-    if (folder / ".dvc").is_dir():
-        return
-    Repo.init(str(folder), subdir=top != folder.resolve()).close()
-    replace_file(folder / ".dvc/config", DVC_CONFIG.encode())
+
+def _start(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = one_line(done.stderr or done.stdout or "no reason given", 300)
+        raise InputError(f"{' '.join(command[-3:])} failed in {folder}: {said}")
 
 
 def update() -> str:
@@ -337,12 +344,6 @@ def add_lines(file: Path, text: str) -> None:
     lacking = [line for line in text.splitlines() if line not in old.splitlines()]
     joined = old if not old or old.endswith("\n") else f"{old}\n"
     replace_file(file, (joined + "".join(f"{line}\n" for line in lacking)).encode())
-
-
-def _git_top(folder: Path) -> Path | None:
-    command = ["git", "rev-parse", "--show-toplevel"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
 
 
 def _inside(path: Path, folder: Path) -> Path | None:

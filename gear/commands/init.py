@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,12 @@ def of_images(images: Path, folder: Path, *, captions: bool) -> Source:
             f"--images {images}: {len(found)} images, under {fit_preset.LEAST_IMAGES}: "
             "too few to train on and to measure with"
         )
-    classes = {item.category for item in found}
+    classes = Counter(item.category for item in found)
+    if single := [name for name, count in sorted(classes.items()) if count == 1]:
+        raise InputError(
+            f"--images {images}: class {single[0]!r} has one image, and one is held out of each: "
+            "add another or take it out; images in one folder are one class"
+        )
     side = typical_side([item.image for item in found if isinstance(item.image, Path)], images)
     inside = _inside(images, folder)
     root = str(inside or Path(os.path.abspath(images)))

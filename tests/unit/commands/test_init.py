@@ -170,6 +170,7 @@ def test_a_dataset_of_the_hub_is_named_with_the_command_that_fetches_it(
         (["new", "--images", "file"], "--images file: is not a folder"),
         (["new", "--images", "bare"], "--images: bare holds no images"),
         (["new", "--images", "few"], "--images few: 3 images, under 24"),
+        (["new", "--images", "odd"], "class 'lonely' has one image"),
         (["new", "--images", "broken"], "none of its images can be read"),
         (["new", "--images", "birds", "--captions"], "--captions: no birds/metadata.jsonl"),
         (["birds/new", "--images", "birds"], "it would hold the project"),
@@ -194,6 +195,8 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(
     Path("bare/notes.txt").write_text("mine")
     images(Path("few"), count=3)
     shutil.copytree("birds", "data/birds")
+    images(Path("odd/birds"))
+    images(Path("odd/lonely"), count=1)
     for name in ("a\x1b[31m", os.fsdecode(b"caf\xe9")):
         images(Path(name), count=1)
     Path("broken").mkdir()

@@ -268,7 +268,8 @@ def apply_preset(name: str) -> str:
     In a project of `gear init` its images stay, unless the preset names others. A params.yaml that
     cannot be read is kept as params.yaml.broken.
     """
-    config = load_preset(name, _images_of_project(name))
+    values = _merge(_images_of_project(), _overlay(name))
+    config = from_values(values, str(paths.PRESETS / f"{name}.yaml"))
     old: dict[str, Any] = {}
     kept = ""
     if PARAMS.exists() or PARAMS.is_symlink():
@@ -289,16 +290,15 @@ def apply_preset(name: str) -> str:
     return kept + ("\n".join(changed) or f"params.yaml already holds {name}")
 
 
-def _images_of_project(name: str) -> dict[str, Any]:
-    """Return where a project's images are, unless a preset says so itself; {} in a checkout."""
-    if not paths.LOCK.exists() or "source" in _overlay(name).get("data", {}):
+def _images_of_project() -> dict[str, Any]:
+    """Return where the images of a project are; {} in a checkout."""
+    if not paths.LOCK.exists():
         return {}
     try:
         data = load().data
     except InputError:
         return {"data": {"root": PACKAGED_IN_PROJECT}}
-    named = _overlay(name).get("data", {})
-    return {"data": {k: getattr(data, k) for k in OF_THE_IMAGES if k not in named}}
+    return {"data": {key: getattr(data, key) for key in OF_THE_IMAGES}}
 
 
 def to_yaml(config: Config) -> str:

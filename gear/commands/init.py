@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -282,8 +283,8 @@ def make_project(folder: Path, source: Source, *, captions: bool) -> str:
     for file, text in files.items():
         replace_file(folder / file, text.encode())
     own = source.data["root"] if source.data["source"] == "folder" else ""
-    ignored = IGNORED if not own or Path(own).is_absolute() else f"{IGNORED}/{own}\n"
-    add_lines(folder / ".gitignore", ignored)
+    inside = bool(own) and not Path(own).is_absolute()
+    add_lines(folder / ".gitignore", f"{IGNORED}/{_literal(own)}\n" if inside else IGNORED)
     add_lines(folder / ".dvcignore", DVC_IGNORED)
     replace_file(folder / paths.LOCK, project.lock_text().encode())  # last: it makes a project
     return summary(folder, source, config, machine, commands)
@@ -299,7 +300,7 @@ def summary(
     """Return what was made, and what to do next."""
     how = "on a GPU" if machine.has_gpu else f"about a quarter of an hour on {machine.cores} cores"
     used = f" ({config.data.limit} of them, data.limit)" if config.data.limit else ""
-    there = [] if folder == Path() else [f"cd {folder}"]
+    there = [] if folder == Path() else [f"cd {shlex.quote(str(folder))}"]
     return "\n".join(
         [
             f"{_shown(folder)}: a project for {source.text}{used}",
@@ -350,6 +351,15 @@ def add_lines(file: Path, text: str) -> None:
     lacking = [line for line in text.splitlines() if line not in old.splitlines()]
     joined = old if not old or old.endswith("\n") else f"{old}\n"
     replace_file(file, (joined + "".join(f"{line}\n" for line in lacking)).encode())
+
+
+def _literal(path: str) -> str:
+    r"""Return a path as a pattern of .gitignore that means it alone.
+
+    >>> print(_literal("my [old] birds"))
+    my\ \[old\]\ birds
+    """
+    return re.sub(r"([\\*?\[\] ])", r"\\\1", path)
 
 
 def _inside(path: Path, folder: Path) -> Path | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -130,6 +132,21 @@ def test_images_in_the_project_are_named_from_there_and_stay_out_of_git(elsewher
     lines = Path(".gitignore").read_text().splitlines()
     assert {"mine", "/pictures/birds", "/data/shards"} <= {*lines}
     assert lines.count(".venv/") == 1
+
+
+def test_names_that_git_dvc_or_a_shell_could_misread(elsewhere: Path) -> None:
+    name = 'my "birds" {x} ${y} [é] *#'
+    images(elsewhere / name)
+    assert main(["init", "--images", name]) == 0
+    assert params.load().data.root == name
+    ignored = subprocess.run(["git", "check-ignore", f"{name}/1.png"], capture_output=True)
+    assert ignored.returncode == 0
+    (elsewhere / "my").mkdir()
+    (elsewhere / "my/1.png").touch()
+    assert subprocess.run(["git", "check-ignore", "my/1.png"], capture_output=True).returncode == 1
+    status = [sys.executable, "-m", "dvc", "status", "--json", "ingest"]
+    said = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said)["ingest"][0]["changed deps"][name] in ("new", "modified")
 
 
 def test_a_folder_in_a_git_repository_makes_none_of_its_own(

@@ -202,7 +202,7 @@ def of_images(images: Path, folder: Path, *, captions: bool) -> Source:
     inside = _inside(images, folder)
     root = str(inside or Path(os.path.abspath(images)))
     kinds = f"{len(classes)} classes" if len(classes) > 1 else "one class"
-    text = f"{len(found)} images in {kinds}, {side} px and more in half of them"
+    text = f"{len(found)} images in {kinds}, median side {side} px"
     return Source({"source": "folder", "root": root}, len(found), side, text)
 
 

@@ -109,7 +109,7 @@ def test_a_project_is_complete_and_its_pipeline_loads(
 ) -> None:
     assert main(["init", "project", "--images", "birds"]) == 0
     said = capsys.readouterr().out
-    assert "24 images in one class, 40 px" in said
+    assert "24 images in one class, median side 40 px" in said
     folder = elsewhere / "project"
     made = {path.name for path in folder.iterdir()}
     assert made == {

@@ -19,18 +19,30 @@ ifdef DATABASE
 export PREFECT_API_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# `make setup CPU=1` installs torch without CUDA, which is the default where there is no NVIDIA device
+ifneq ($(origin CPU),command line)
+CPU := $(shell { ls /dev/nvidia[0-9]* || command -v nvidia-smi; } >/dev/null 2>&1 && echo 0 || echo 1)
+endif
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-browser test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
-setup: $(STAMP)  ## Make .venv with the pinned packages (7 GB, a few minutes, once)
+setup: $(STAMP)  ## Make .venv with the pinned packages (a few minutes, once; 7 GB, or 3 with CPU=1)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -m venv .venv
 	@echo "installing (1/4): build tools"; $(PIP) --upgrade pip wheel "setuptools<82" ninja
-	@echo "installing (2/4): torch"; $(PIP) torch torchvision
+	@echo "installing (2/4): torch"
+ifeq ($(CPU),1)
+	@$(PIP) --no-deps --retries 1 --timeout 10 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null || true
+endif
+	@$(PIP) torch torchvision
+ifeq ($(CPU),1)
+	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("nvidia") and print("no torch from $(TORCH_INDEX): this one has CUDA, 4 GB more")'
+endif
 	@echo "installing (3/4): deepspeed"; DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	@echo "installing (4/4): the rest"; $(PIP) --no-build-isolation -e '.[dev]'
 	@$(BIN)/python -m pip check

@@ -35,6 +35,7 @@ STAGES = {
     "report": "one HTML page",
 }
 COMMANDS = {  # module of gear.commands, help
+    "init": ("init", "a project folder for your images: settings fitted to them and this machine"),
     "preset": ("preset", "write a preset to params.yaml and show what changed"),
     "states": ("states", "list the resumable states of trainings; `prune` deletes old ones"),
     "generate": ("generate", "draw images of a checkpoint into one picture"),
@@ -159,8 +160,10 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
 
     options: the stage's own, beside its settings.
     """
+    from gear.commands.project import require_locked_code
     from gear.params import load_for_stage, require_inputs
 
+    require_locked_code()
     config = load_for_stage(stage)
     require_inputs(stage)
     if "OMP_WAIT_POLICY" not in os.environ:  # let another process have the cores that wait

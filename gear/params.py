@@ -22,7 +22,7 @@ from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
 from gear.generator.config import GeneratorConfig, SampleConfig
-from gear.ingest.config import PACKAGED, DataConfig
+from gear.ingest.config import PACKAGED, PACKAGED_IN_PROJECT, DataConfig
 from gear.joint.config import JointConfig, SupportConfig
 from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
@@ -39,6 +39,7 @@ MOVED = {  # keys of earlier versions
     "train.checkpoint_every": "host.checkpoint_every",
     "generator.checkpointing": "host.activation_checkpointing",
 }
+OF_THE_IMAGES = ("source", "root", "follow_links", "condition", "caption_key")  # keys of data
 MOST_WEIGHTS = 100 * 10**9  # of a generator
 MOST_CHANNELS = 8192  # of a level of the tokenizer
 BASE = "extends"  # key of a preset that names another preset below it
@@ -78,15 +79,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.data.source != "openmoji" and self.data.root in ("", PACKAGED):
+        packaged = self.data.root in (PACKAGED, PACKAGED_IN_PROJECT)
+        if self.data.source != "openmoji" and (packaged or not self.data.root):
             raise ValueError(
                 f"data.source is {self.data.source} and data.root is {self.data.root!r}: "
                 "name the folder of its images"
             )
-        if self.data.source == "openmoji" and self.data.root != PACKAGED:
+        if self.data.source == "openmoji" and not packaged:
             raise ValueError(
                 f"data.source is openmoji and data.root is {self.data.root!r}: set data.root to "
-                f"{PACKAGED}, or data.source to what lies there"
+                f"{PACKAGED} ({PACKAGED_IN_PROJECT} in a project of `gear init`), or data.source "
+                "to what lies there"
             )
         if self.sample.prompts and self.data.condition == "class":
             raise ValueError(
@@ -252,17 +255,23 @@ def list_presets() -> str:
     return "\n".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
 
 
-def load_preset(name: str) -> Config:
-    """Return the defaults with a preset laid over them. Raises `InputError` on an unknown name."""
-    return from_values(_overlay(name), str(paths.PRESETS / f"{name}.yaml"))
+def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
+    """Return the defaults with a preset laid over them, and `over` over that.
+
+    Raises:
+        InputError: if there is no preset of this name, or a value is not allowed.
+    """
+    return from_values(_merge(_overlay(name), over or {}), str(paths.PRESETS / f"{name}.yaml"))
 
 
 def apply_preset(name: str) -> str:
     """Write a preset to params.yaml, complete and commented; return one line a changed key.
 
-    A params.yaml that cannot be read is kept as params.yaml.broken.
+    In a project of `gear init` its images stay, unless the preset names others. A params.yaml that
+    cannot be read is kept as params.yaml.broken.
     """
-    config = load_preset(name)
+    values = _merge(_images_of_project(), _overlay(name))
+    config = from_values(values, str(paths.PRESETS / f"{name}.yaml"))
     old: dict[str, Any] = {}
     kept = ""
     if PARAMS.exists() or PARAMS.is_symlink():
@@ -281,6 +290,17 @@ def apply_preset(name: str) -> str:
         if old.get(key) != new.get(key)
     ]
     return kept + ("\n".join(changed) or f"params.yaml already holds {name}")
+
+
+def _images_of_project() -> dict[str, Any]:
+    """Return where the images of a project are; {} in a checkout."""
+    if not paths.LOCK.exists():
+        return {}
+    try:
+        data = load().data
+    except InputError:
+        return {"data": {"root": PACKAGED_IN_PROJECT}}
+    return {"data": {key: getattr(data, key) for key in OF_THE_IMAGES}}
 
 
 def to_yaml(config: Config) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
-_CHECKOUT_PRESETS = Path(__file__).parents[1] / "presets"
-# the wheel carries them inside the package
-PRESETS = _CHECKOUT_PRESETS if _CHECKOUT_PRESETS.is_dir() else Path(__file__).parent / "presets"
+LOCK = Path("gear.lock")  # of a project: which installed code and libraries its results are of
+PACKAGE = Path(__file__).parent
+# presets/ and dvc.yaml lie beside the package in a checkout, and in it where a wheel is installed
+_HOME = PACKAGE.parent if (PACKAGE.parent / "presets").is_dir() else PACKAGE
+PRESETS = _HOME / "presets"
+GRAPH = _HOME / "dvc.yaml"  # of the package; that of a project is made from it
 SCHEMA = Path("presets/params.schema.json")
 
 SHARDS = Path("data/shards")  # train/*.parquet, val/*.parquet, manifest.json, rejects.json

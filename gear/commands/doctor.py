@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gear import paths
+from gear.commands.project import require_locked_code
 from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
 
@@ -60,7 +62,10 @@ def python() -> str:
 
 
 def packages() -> str:
-    """Return how many packages have the versions that pyproject.toml pins."""
+    """Return whether packages are as gear.lock of a project or pyproject.toml's pins say."""
+    if paths.LOCK.exists():
+        require_locked_code()
+        return f"as {paths.LOCK} records"
     file = Path("pyproject.toml")
     if not file.exists():
         return "no pyproject.toml here to compare versions with"
@@ -91,7 +96,8 @@ def gpus() -> str:
         return "none: stages run on the CPU"
     raise Lacks(
         f"there is one (driver {driver}), which torch {torch.__version__} does not see: it needs a "
-        f"driver of {OLDEST_DRIVER} or newer and a torch with CUDA"
+        f"driver of {OLDEST_DRIVER} or newer and a torch with CUDA (in a checkout: delete .venv, "
+        "then `make setup CPU=0`)"
     )
 
 
@@ -136,7 +142,9 @@ def checkout() -> str:
             remote = repo.config["core"].get("remote")
             commit: str = repo.scm.get_rev()
     except NotDvcRepoError:
-        raise Lacks("no DVC repository here: run in a checkout of the project") from None
+        raise Lacks(
+            "no DVC repository here: run in a checkout, or in a project of `gear init`"
+        ) from None
     except SCMError as error:
         raise Lacks(f"no git commit here, and runs are recorded in git: {error}") from None
     return f"commit {commit[:7]}, DVC remote {remote or 'none (`dvc remote add --default`)'}"

@@ -9,6 +9,7 @@ from pydantic import Field
 from gear.core.settings import Count, Section, Share
 
 PACKAGED = "gear/ingest/openmoji.md"  # the `root` of the packaged images, and what they are
+PACKAGED_IN_PROJECT = "openmoji.md"  # the same in a folder that `gear init` made
 
 
 class DataConfig(Section):
@@ -16,7 +17,7 @@ class DataConfig(Section):
 
     source: Literal["openmoji", "folder", "webdataset", "huggingface", "idx"] = Field(
         "openmoji",
-        description="`openmoji` (packaged), `folder` (<root>/<class>/<file>), "
+        description="`openmoji` (packaged), `folder` (<root>/<class>/<file> or <root>/<file>), "
         "`webdataset` (tar shards), `huggingface` (a dataset on disk) or `idx` (MNIST's format).",
     )
     root: str = Field(

@@ -1,4 +1,4 @@
-"""A folder `<root>/<class>/<file>` as a data source."""
+"""A folder `<root>/<class>/<file>`, or `<root>/<file>` without classes, as a data source."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from gear.core.errors import InputError
 from gear.ingest.records import EncodedSample, Reject
 
 CAPTIONS = "metadata.jsonl"
+NAMELESS = "images"  # the class of a flat folder whose path says no name
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedSample | Reject]:
     """Yield the images of `<root>/<class>/<file>` in the order of their names.
 
-    Names that begin with a dot are left out. Captions come from metadata.jsonl if there is one;
-    others are the names of the classes. What looks like an image and cannot be read is a reject: a
-    file outside a class folder, a folder inside one, a link to nothing.
+    A flat folder, `<root>/<file>`, is one class with the folder's name. Names that begin with a dot
+    are left out. Captions come from metadata.jsonl if there is one; others are the names of the
+    classes. What looks like an image and cannot be read is a reject: a folder inside a class
+    folder, a link to nothing.
 
     follow_links: read links that lead out of `root`; otherwise they are rejects.
 
     Raises:
-        InputError: if there are no images, or a class folder is empty.
+        InputError: if there are no images, a class folder is empty, or images lie both in class
+            folders and beside them.
     """
     if not root.is_dir():
-        raise InputError(f"data.root: {root} is not a folder: name one that holds <class>/<file>")
+        raise InputError(f"data.root: {root} is not a folder: name one that holds images")
     rejects, files = _list_files(root, follow_links)
     if not files:
         first = f"; {rejects[0].file}: {rejects[0].reason}" if rejects else ""
         raise InputError(
-            f"data.root: {root} holds no <class>/<file>: one folder per class, images inside{first}"
+            f"data.root: {root} holds no images, nor folders of them, one per class{first}"
         )
     captions, bad_lines = _read_captions(root / CAPTIONS)
     yield from rejects
@@ -42,7 +45,7 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
         captions.pop(name)
         yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
     for file in files:
-        name, category = _name(file, root), file.parent.name
+        name, category = _name(file, root), _category(file, root)
         if file.stat().st_size:
             caption = captions.get(name, category.replace("_", " "))
             yield EncodedSample(name, caption, category, file)
@@ -54,10 +57,18 @@ def _name(file: Path, root: Path) -> str:
     return str(file.relative_to(root))
 
 
+def _category(file: Path, root: Path) -> str:
+    """Return the name of the folder that an image lies in; that of "." or ".." says nothing."""
+    folder = file.parent.name
+    return NAMELESS if file.parent == root and folder in ("", "..") else folder
+
+
 def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path]]:
-    """Return rejects and the files of class folders, in the order of their names."""
+    """Return rejects and the files of class folders or of a flat one, in the order of names."""
     rejects: list[Reject] = []
     files: list[Path] = []
+    loose: list[Path] = []
+    has_folders = False
     inside = root.resolve()
 
     def refused(path: Path) -> str:
@@ -87,8 +98,9 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
     for folder in entries(root):
         if not folder.is_dir():
             if folder.suffix.lower() in IMAGE_ENDINGS:
-                rejects.append(Reject(folder.name, "not in a class folder: <class>/<file> is read"))
+                loose.append(folder)
             continue
+        has_folders = True
         before = len(files) + len(rejects)
         for path in entries(folder):
             if path.is_dir():
@@ -100,7 +112,12 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
             raise InputError(
                 f"data.root: class folder {folder} holds no files: fill it, or take it out"
             )
-    return rejects, files
+    if loose and has_folders:
+        raise InputError(
+            f"data.root: {root} holds folders and, beside them, images ({loose[0].name}; "
+            f"{len(loose)} in all): move the images into class folders, or the folders away"
+        )
+    return rejects, files or loose
 
 
 def _read_captions(file: Path) -> tuple[dict[str, str], list[Reject]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from gear import paths
 from gear.core.files import sha256_of
 from gear.core.hardware import hardware_class
 
@@ -80,10 +81,11 @@ def commit() -> str:
     It says whether there are uncommitted changes. It is not HEAD, since committing a run's dvc.lock
     must not change the page that the lock names.
     """
-    head = _git("log", "-1", "--format=%H", "--", *DETERMINES)
+    names = (*DETERMINES, str(paths.LOCK))  # a project has the one or the other
+    head = _git("log", "-1", "--format=%H", "--", *names)
     if not head:
         return "unknown"
-    changed = _git("status", "--porcelain", "--", *DETERMINES)
+    changed = _git("status", "--porcelain", "--", *names)
     return head + (" (with uncommitted changes)" if changed else "")
 
 

@@ -24,6 +24,11 @@ ifneq ($(origin CPU),command line)
 CPU := $(shell { ls /dev/nvidia[0-9]* || command -v nvidia-smi; } >/dev/null 2>&1 && echo 0 || echo 1)
 endif
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ifeq ($(CPU),1)
+# builds there end in +cpu, which pip prefers to the same version elsewhere
+ANSWERS = $(PYTHON) -c 'import urllib.request as r; r.urlopen("$(TORCH_INDEX)/torch/", timeout=10)' 2>/dev/null
+WITHOUT_CUDA = if $(ANSWERS); then export PIP_EXTRA_INDEX_URL=$(TORCH_INDEX); else echo "no answer from $(TORCH_INDEX): torch with CUDA, 4 GB more"; fi;
+endif
 
 .PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-browser test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
@@ -35,14 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -m venv .venv
 	@echo "installing (1/4): build tools"; $(PIP) --upgrade pip wheel "setuptools<82" ninja
-	@echo "installing (2/4): torch"
-ifeq ($(CPU),1)
-	@$(PIP) --no-deps --retries 1 --timeout 10 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null || true
-endif
-	@$(PIP) torch torchvision
-ifeq ($(CPU),1)
-	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("nvidia") and print("no torch from $(TORCH_INDEX): this one has CUDA, 4 GB more")'
-endif
+	@echo "installing (2/4): torch"; $(WITHOUT_CUDA) $(PIP) torch torchvision
 	@echo "installing (3/4): deepspeed"; DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	@echo "installing (4/4): the rest"; $(PIP) --no-build-isolation -e '.[dev]'
 	@$(BIN)/python -m pip check

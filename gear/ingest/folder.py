@@ -11,6 +11,7 @@ from gear.core.errors import InputError
 from gear.ingest.records import EncodedSample, Reject
 
 CAPTIONS = "metadata.jsonl"
+LOOSE = "not in a class folder: <class>/<file> is read"
 NAMELESS = "images"  # the class of a flat folder whose path says no name
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -20,22 +21,21 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
 
     A flat folder, `<root>/<file>`, is one class with the folder's name. Names that begin with a dot
     are left out. Captions come from metadata.jsonl if there is one; others are the names of the
-    classes. What looks like an image and cannot be read is a reject: a folder inside a class
-    folder, a link to nothing.
+    classes. What looks like an image and cannot be read is a reject: a file beside class folders, a
+    folder inside one, a link to nothing.
 
     follow_links: read links that lead out of `root`; otherwise they are rejects.
 
     Raises:
-        InputError: if there are no images, a class folder is empty, or images lie both in class
-            folders and beside them.
+        InputError: if there are no images, or a class folder is empty.
     """
     if not root.is_dir():
-        raise InputError(f"data.root: {root} is not a folder: name one that holds images")
+        raise InputError(f"data.root: {root} is not a folder: name one that holds <class>/<file>")
     rejects, files = _list_files(root, follow_links)
     if not files:
         first = f"; {rejects[0].file}: {rejects[0].reason}" if rejects else ""
         raise InputError(
-            f"data.root: {root} holds no images, nor folders of them, one per class{first}"
+            f"data.root: {root} holds no <class>/<file>: one folder per class, images inside{first}"
         )
     captions, bad_lines = _read_captions(root / CAPTIONS)
     yield from rejects
@@ -99,6 +99,7 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
         if not folder.is_dir():
             if folder.suffix.lower() in IMAGE_ENDINGS:
                 loose.append(folder)
+                rejects.append(Reject(folder.name, LOOSE))
             continue
         has_folders = True
         before = len(files) + len(rejects)
@@ -112,12 +113,9 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
             raise InputError(
                 f"data.root: class folder {folder} holds no files: fill it, or take it out"
             )
-    if loose and has_folders:
-        raise InputError(
-            f"data.root: {root} holds folders and, beside them, images ({loose[0].name}; "
-            f"{len(loose)} in all): move the images into class folders, or the folders away"
-        )
-    return rejects, files or loose
+    if not has_folders:
+        return [reject for reject in rejects if reject.reason != LOOSE], loose
+    return rejects, files
 
 
 def _read_captions(file: Path) -> tuple[dict[str, str], list[Reject]]:

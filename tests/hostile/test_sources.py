@@ -60,6 +60,10 @@ def nested(root: Path) -> None:
     (root / "cats/more/1.png").write_bytes(picture(1))
 
 
+def loose(root: Path) -> None:
+    (root / "loose.PNG").write_bytes(picture(1))
+
+
 def dangling(root: Path) -> None:
     (root / "cats/gone.png").symlink_to("nowhere.png")
 
@@ -92,6 +96,7 @@ def captions(*lines: bytes) -> Callable[[Path], None]:
     [
         (fifo, "cats/pipe.png", "neither file nor folder"),
         (nested, "cats/more", "a folder inside a class folder"),
+        (loose, "loose.PNG", "not in a class folder"),
         (dangling, "cats/gone.png", "a link to nothing"),
         (outside, "cats/link.png", "a link out of data.root: set data.follow_links"),
         (outside_class, "birds", "a link out of data.root"),

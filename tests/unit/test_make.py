@@ -5,74 +5,85 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.support.repo import REPO
+from tests.support.toys import free_port
 
-INDEX = "--index-url https://download.pytorch.org/whl/cpu"
+# notes its arguments and the index beside the default one; the look whether that answers is real
 PYTHON = """#!/bin/bash
-echo "$*" >> {log}
-[[ "$*" == *find_spec* ]] && echo "{said}"
-[[ "$*" != *--index-url* ]]
+[[ "$*" == *urllib* ]] && exec {real} "$@"
+echo "$PIP_EXTRA_INDEX_URL $*" >> {log}
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkout with a stub for Python: it notes its arguments, and the CPU index does not answer."""
+    """A checkout with a stub for Python."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPO / name, tmp_path)
     stub = tmp_path / ".venv/bin/python"
     stub.parent.mkdir(parents=True)
-    stub.write_text(PYTHON.format(log=tmp_path / "log", said="with CUDA"))
+    stub.write_text(PYTHON.format(real=sys.executable, log=tmp_path / "log"))
     stub.chmod(0o755)
     return tmp_path
 
 
-def setup(folder: Path, *words: str, **variables: str) -> tuple[str, list[str]]:
-    """Return what `make setup` prints, and how pip is called for torch."""
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """Address of an index that has a page of torch."""
+    (tmp_path / "index/torch").mkdir(parents=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "index"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def setup(folder: Path, *words: str, **variables: str) -> tuple[str, str]:
+    """Return what `make setup` prints, and from which index besides the default torch comes."""
     command = ["make", "setup", f"PYTHON={folder / '.venv/bin/python'}", *words]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment.pop("PIP_EXTRA_INDEX_URL", None)
     done = subprocess.run(
         command, cwd=folder, env=environment | variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    calls = (folder / "log").read_text().splitlines()
-    return done.stdout, [call for call in calls if call.endswith("torch torchvision")]
-
-
-def test_cpu_asks_the_index_without_cuda_first_and_goes_on_if_it_does_not_answer(
-    folder: Path,
-) -> None:
-    said, calls = setup(folder, "CPU=1")
-    assert [INDEX in call for call in calls] == [True, False]
-    assert "--no-deps" in calls[0]
-    assert all("-c constraints.txt" in call for call in calls)
-    assert said.count("with CUDA") == 1
     assert [*folder.glob(".venv/.installed-*")]
+    calls = (folder / "log").read_text().splitlines()
+    (of_torch,) = (call for call in calls if call.endswith("torch torchvision"))
+    assert "-c constraints.txt" in of_torch
+    others = [call for call in calls if call != of_torch]
+    assert all(call.startswith(" ") for call in others), "the index is for torch alone"
+    return done.stdout, of_torch.split(" ")[0]
 
 
-def test_cuda_can_be_asked_for(folder: Path) -> None:
-    said, calls = setup(folder, "CPU=0")
-    assert [INDEX in call for call in calls] == [False]
-    assert "with CUDA" not in said
+def test_cpu_takes_the_index_without_cuda(folder: Path, index: str) -> None:
+    assert setup(folder, "CPU=1", f"TORCH_INDEX={index}")[1] == index
 
 
-def test_a_machine_with_nvidia_s_driver_gets_cuda(folder: Path) -> None:
+def test_without_an_answer_torch_comes_with_cuda_and_one_line_says_so(folder: Path) -> None:
+    lost = f"http://127.0.0.1:{free_port()}"
+    said, used = setup(folder, "CPU=1", f"TORCH_INDEX={lost}")
+    assert used == ""
+    assert said.count(f"no answer from {lost}: torch with CUDA") == 1
+
+
+def test_cuda_can_be_asked_for(folder: Path, index: str) -> None:
+    assert setup(folder, "CPU=0", f"TORCH_INDEX={index}")[1] == ""
+
+
+def test_a_machine_with_nvidia_s_driver_gets_cuda(folder: Path, index: str) -> None:
     driver = folder / "driver/nvidia-smi"
     driver.parent.mkdir()
     driver.write_text("#!/bin/sh\n")
     driver.chmod(0o755)
-    _, calls = setup(folder, PATH=f"{driver.parent}:{os.environ['PATH']}", CPU="x86_64")
-    assert [INDEX in call for call in calls] == [False]
-
-
-@pytest.mark.skipif(
-    shutil.which("nvidia-smi") is not None or bool([*Path("/dev").glob("nvidia[0-9]*")]),
-    reason="there is a GPU here",
-)
-def test_without_a_gpu_cpu_is_the_default(folder: Path) -> None:
-    _, calls = setup(folder)
-    assert [INDEX in call for call in calls] == [True, False]
+    path = f"{driver.parent}:{os.environ['PATH']}"
+    assert setup(folder, f"TORCH_INDEX={index}", PATH=path, CPU="x86_64")[1] == ""

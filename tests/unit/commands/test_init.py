@@ -185,7 +185,7 @@ def test_a_dataset_of_the_hub_is_named_with_the_command_that_fetches_it(
         (["file", "--images", "birds"], "file is not a folder"),
         (["new", "--images", "nowhere"], "--images nowhere: no such folder"),
         (["new", "--images", "file"], "--images file: is not a folder"),
-        (["new", "--images", "bare"], "--images: bare holds no images"),
+        (["new", "--images", "bare"], "--images: bare holds no <class>/<file>"),
         (["new", "--images", "few"], "--images few: 3 images, under 24"),
         (["new", "--images", "odd"], "class 'lonely' has one image"),
         (["new", "--images", "broken"], "none of its images can be read"),

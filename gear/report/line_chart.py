@@ -287,7 +287,7 @@ def _line(axes: Axes, number: int, label: str, points: list[Point]) -> str:
     """Return a line, with a mark at each point if they are few; earlier lines are wider."""
     colour = f"s{number % COLOURS}"
     places = [axes.place(x, y) for x, y in points]
-    thick = f' style="stroke-width:{max(2.6 - 0.4 * number, 1.6):.1f}"' if number < 3 else ""
+    thick = f' style="stroke-width:{max(3.0 - 0.6 * number, 1.6):.1f}"' if number < 3 else ""
     parts = [
         f'<polyline class="{colour}"{thick} points="{" ".join(places)}">'
         f"<title>{escape(label)}</title></polyline>"

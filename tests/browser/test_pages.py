@@ -227,6 +227,9 @@ def test_values_are_shown_by_pointer_and_by_keys(browser: Browser, report: str) 
     browser.mouse("mouseMoved", box["x"] + box["width"] * 0.5, box["y"] + 50)
     assert tip(browser).startswith("step ")
     assert re.search(r"\d\.\d+", tip(browser))
+    shown = browser.box(f"{CHART} .tip")
+    assert box["y"] <= shown["y"] <= box["y"] + box["height"]  # in the chart, beside the pointer
+    assert abs(shown["x"] - (box["x"] + box["width"] * 0.5)) < box["width"] / 2
     browser.mouse("mouseMoved", 1, 1)
     assert tip(browser) == ""
     browser(f"document.querySelector('{CHART} > svg').focus()")

@@ -203,8 +203,9 @@ const gearPage = (() => {
         row.append(swatch, `${series.length > 1 ? `${name}: ` : ""}${value}${where}`);
         tip.append(row);
       });
-      const scale = svg.clientWidth / 360;
-      placeTip(tip, figure, svg.offsetLeft + (area[0] + toPlot(x)) * scale, svg.offsetTop + top * scale);
+      const box = svg.getBoundingClientRect(), outer = figure.getBoundingClientRect();
+      const scale = box.width / 360;
+      placeTip(tip, figure, box.left - outer.left + (area[0] + toPlot(x)) * scale, box.top - outer.top + top * scale);
     }
 
     function nearest(x) {

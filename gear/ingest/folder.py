@@ -45,7 +45,7 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
         name, category = _name(file, root), file.parent.name
         if file.stat().st_size:
             caption = captions.get(name, category.replace("_", " "))
-            yield EncodedSample(name, caption, category, file)
+            yield EncodedSample(name, caption, category, file.absolute())
         else:
             yield Reject(name, "empty file")
 

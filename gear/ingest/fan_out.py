@@ -55,8 +55,8 @@ def decode_samples(
         except pool.broken:
             files = [one_line(_name(sample), 80) for part, _ in waiting for sample in part]
             raise StageFailed(
-                f"a decoding process died, for want of memory or by a fault of a decoder, at one "
-                f"of the {len(files)} files from {files[0]} to {files[-1]}: {pool.remedy}"
+                f"{pool.fault}, at one of the {len(files)} files from {files[0]} to {files[-1]}: "
+                f"{pool.remedy}"
             ) from None
         finally:
             for _, future in waiting:

@@ -33,13 +33,15 @@ R = TypeVar("R")
 class Pool:
     """Processes that call functions of picklable arguments.
 
-    width: how many work at once. broken: the errors that mean that processes died. remedy: what
-    to do then. code: what the processes must have (`code_identity`); empty if they surely have it.
+    width: how many work at once. broken: the errors that mean that processes are gone; fault and
+    remedy: why, and what to do then. code: what the processes must have (`code_identity`); empty
+    if they surely have it.
     """
 
     executor: Executor
     width: int
     broken: tuple[type[BaseException], ...]
+    fault: str
     remedy: str
     code: dict[str, str]
 
@@ -66,9 +68,10 @@ def _processes(count: int) -> Iterator[Pool]:
     executor = ProcessPoolExecutor(
         count, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
     )
+    fault = "a decoding process died, for want of memory or by a fault of a decoder"
     remedy = "free memory or lower host.workers; if it happens again, take that file out"
     with executor:
-        yield Pool(executor, count, (BrokenProcessPool,), remedy, {})
+        yield Pool(executor, count, (BrokenProcessPool,), fault, remedy, {})
 
 
 def _end_with(parent: int) -> None:
@@ -101,9 +104,11 @@ def _cluster(address: str) -> Iterator[Pool]:
                 f"host.cluster: {address} has no workers: start `dask worker {address}`"
             ) from None
         width = sum(client.nthreads().values())
-        remedy = "look at the logs of scheduler and workers; if it happens again, take it out"
+        broken = (KilledWorker, CancelledError)
+        fault = "the scheduler of host.cluster went away, or several workers died"
+        remedy = "see their logs; if workers die again, take that file out"
         with client.get_executor(pure=False) as executor:
-            yield Pool(executor, width, (KilledWorker, CancelledError), remedy, code_identity())
+            yield Pool(executor, width, broken, fault, remedy, code_identity())
 
 
 def _call_same_code(code: dict[str, str], function: Callable[[A], R], argument: A) -> R:

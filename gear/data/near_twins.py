@@ -20,7 +20,7 @@ SIDE = 32
 THUMBNAIL = 8
 ROUNDING = 1.0  # what rounding two thumbnails to integers may add to their difference
 BANDS = 4  # averages over whole rows of an image
-MANY = 1 / 64  # share of pairs near by bands above which 8-pixel averages of all are compared
+MANY = 1 / 256  # share of pairs near by bands above which 8-pixel averages of all are compared
 BLOCK = 2048  # thumbnails on one side of a matrix of differences
 PAIRS = 1024  # pairs that are compared at a time
 READ = 512  # images that are read at a time
@@ -220,10 +220,10 @@ def _bands(thumbnails: np.ndarray) -> np.ndarray:
 def _are_close(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return which thumbnails (P, 8, 8, 3) are near each other, mirrored or not, (P,) bool."""
     limit = (MAX_RMSE + ROUNDING) ** 2
-    first, second = first.astype(np.float32), second.astype(np.float32)
-    plain = ((first - second) ** 2).mean(axis=(1, 2, 3))
-    mirrored = ((first - second[:, :, ::-1]) ** 2).mean(axis=(1, 2, 3))
-    result: np.ndarray = np.minimum(plain, mirrored) <= limit
+    first = first.astype(np.float32)
+    differences = (first - second, first - second[:, :, ::-1])
+    squares = [np.einsum("phwc,phwc->p", one, one) for one in differences]
+    result: np.ndarray = np.minimum(*squares) <= limit * 3 * THUMBNAIL**2
     return result
 
 

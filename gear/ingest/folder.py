@@ -37,12 +37,12 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
     captions, bad_lines = _read_captions(root / CAPTIONS)
     yield from rejects
     yield from bad_lines
-    names = {_name(file, root) for file in files}
-    for name in captions.keys() - names - {reject.file for reject in rejects}:
+    for name in captions.keys() - set(files) - {reject.file for reject in rejects}:
         captions.pop(name)
         yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
-    for file in files:
-        name, category = _name(file, root), file.parent.name
+    for name in files:
+        file = root / name
+        category = file.parent.name
         if file.stat().st_size:
             caption = captions.get(name, category.replace("_", " "))
             yield EncodedSample(name, caption, category, file.absolute())
@@ -54,10 +54,10 @@ def _name(file: Path, root: Path) -> str:
     return str(file.relative_to(root))
 
 
-def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path]]:
-    """Return rejects and the files of class folders, in the order of their names."""
+def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[str]]:
+    """Return rejects and the files `<class>/<file>`, in the order of their names."""
     rejects: list[Reject] = []
-    files: list[Path] = []
+    files: list[str] = []
     inside = root.resolve()
 
     def refused(path: Path) -> str:
@@ -95,7 +95,7 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
                 reason = "a folder inside a class folder: <class>/<file> is read"
                 rejects.append(Reject(_name(path, root), reason))
             else:
-                files.append(path)
+                files.append(_name(path, root))
         if before == len(files) + len(rejects):
             raise InputError(
                 f"data.root: class folder {folder} holds no files: fill it, or take it out"

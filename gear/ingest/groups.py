@@ -68,12 +68,11 @@ def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
         entries: N entries.
         read: Returns the pixels of entries at rising positions, (n, S, S, 3) uint8.
     """
-    of_concept, _ = _first_equal(entries.concepts)
-    of_image, distinct = _first_equal(entries.images)
-    every = np.arange(len(entries))
-    links = (np.concatenate([of_concept, of_image]), np.concatenate([every, every]))
+    of_concept, _ = _link_equal(entries.concepts)
+    of_image, distinct = _link_equal(entries.images)
+    links = np.concatenate([of_concept, of_image], axis=1)
     shape = (len(entries), len(entries))
-    graph = coo_array((np.ones(len(links[0]), dtype=bool), links), shape=shape)
+    graph = coo_array((np.ones(links.shape[1], dtype=bool), tuple(links)), shape=shape)
     _, numbers = connected_components(graph, directed=False)
     # of equal images, which are together already, one is compared with others
     all_differ = len(distinct) == len(entries)
@@ -87,10 +86,15 @@ def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
     return result
 
 
-def _first_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first position of each value's equals, (N,), and those positions, ascending."""
+def _link_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs (first position, later position) of equal values, (2, P), and where new ones are.
+
+    The second result is the first position of each value, ascending.
+    """
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    return first[inverse], np.sort(first)
+    first_equal = first[inverse]
+    later = np.flatnonzero(first_equal != np.arange(len(values)))
+    return np.stack([first_equal[later], later]), np.sort(first)
 
 
 def held_out(

@@ -213,8 +213,9 @@ def _least(values: int) -> float:
 
 def _bands(thumbnails: np.ndarray) -> np.ndarray:
     """Return thumbnails (N, 8, 8, 3) averaged over bands of whole rows, (N, BANDS * 3) float32."""
-    bands = thumbnails.reshape(len(thumbnails), BANDS, -1, 3).mean(axis=2, dtype=np.float32)
-    return bands.reshape(len(thumbnails), -1)
+    values = thumbnails.reshape(len(thumbnails), BANDS, -1, 3)
+    bands: np.ndarray = values.mean(axis=2, dtype=np.float32).reshape(len(thumbnails), -1)
+    return bands
 
 
 def _are_close(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -229,7 +230,8 @@ def _are_close(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return -1/2 of the squared distances of rows (A, D) and (B, D), (A, B) float32."""
-    return _factor(first, first=True) @ _factor(second, first=False).T
+    products: np.ndarray = _factor(first, first=True) @ _factor(second, first=False).T
+    return products
 
 
 def _factor(flat: np.ndarray, *, first: bool) -> np.ndarray:

@@ -87,9 +87,9 @@ def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
 
 
 def _link_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs (first position, later position) of equal values, (2, P), and where new ones are.
+    """Return pairs (first position, later position) of equal values, (2, P), and first positions.
 
-    The second result is the first position of each value, ascending.
+    The latter are ascending, one for each value.
     """
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     first_equal = first[inverse]

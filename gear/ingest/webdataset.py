@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -113,6 +112,7 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
     current: Sample | None = None
     members = 0
     try:
+        length = file.stat().st_size
         with tarfile.open(file, "r:") as archive:  # nothing is extracted to disk
             for member in archive:
                 members += 1
@@ -130,7 +130,7 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
                     current = None
                 if ending not in IMAGES + TEXTS:
                     continue
-                _require_content(archive, member)
+                _require_content(member, length)
                 current = current or Sample(key)
                 if ending in IMAGES:
                     current.image = FileRange(file.absolute(), member.offset_data, member.size)
@@ -146,11 +146,9 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
         yield current
 
 
-def _require_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    """Raise EOFError if an archive ends within a member."""
-    assert archive.fileobj is not None
-    size = os.fstat(archive.fileobj.fileno()).st_size
-    held = min(member.size, max(0, size - member.offset_data))
+def _require_content(member: tarfile.TarInfo, length: int) -> None:
+    """Raise EOFError if an archive of `length` bytes ends within a member."""
+    held = min(member.size, max(0, length - member.offset_data))
     if held != member.size:
         raise EOFError(f"{member.name} ends after {held} of {member.size} bytes")
 

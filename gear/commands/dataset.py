@@ -25,4 +25,4 @@ def run(arguments: argparse.Namespace) -> str:
         return accept(arguments.accept)
     keep_freed_memory()
     config = load()
-    return check(config.data, arguments.root, config.host.workers, config.run.seed)
+    return check(config.data, arguments.root, config.host, config.run.seed)

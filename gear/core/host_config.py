@@ -38,6 +38,11 @@ class HostConfig(Section):
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         2, description="Decoding processes of ingest."
     )
+    cluster: str = Field(
+        "",
+        description="Address of a Dask scheduler, such as tcp://host:8786, whose workers decode "
+        "for ingest; empty for `workers` processes of this machine.",
+    )
     micro_batch: Annotated[int, Field(ge=0, le=2**20)] = Field(
         0,
         description="Images a rank trains on at a time, at most; gradients of a larger share of "

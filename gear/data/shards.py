@@ -104,46 +104,6 @@ def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield chunk
 
 
-class Spool:
-    """Encoded images on disk between decoding and writing, so that they need not fit in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._waiting: list[bytes] = []
-        self._writer = pq.ParquetWriter(
-            path, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False
-        )
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def append(self, image: bytes) -> None:
-        """Add one image at the end."""
-        self._waiting.append(image)
-        if len(self._waiting) == GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.table({"image": pa.array(self._waiting, pa.binary())}))
-            self._waiting.clear()
-
-    def read(self, places: list[int]) -> Iterator[bytes]:
-        """Yield images at rising positions, after the spool is closed."""
-        file = pq.ParquetFile(self.path)
-        group = -1
-        images: list[bytes] = []
-        for place in places:
-            if place // GROUP != group:
-                group = place // GROUP
-                images = file.read_row_group(group)["image"].to_pylist()
-            yield images[place % GROUP]
-
-
 def encode_png(pixels: np.ndarray) -> bytes:
     """Return pixels (H, W, 3) uint8 as PNG."""
     buffer = io.BytesIO()

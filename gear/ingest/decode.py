@@ -3,91 +3,57 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from gear.core.errors import StageFailed
-from gear.core.text import one_line
 from gear.data.captions import caption_fault, normalize_caption, text_fault
 from gear.ingest.records import EncodedSample, Picture, Reject
-from gear.process import exit_with
 
 MAX_PIXELS = 64_000_000  # of an image, and of what it becomes before it is cropped
 MIN_SIDE = 2  # pixels
-WINDOW_BYTES = 256 << 20
 # formats of photographs and web pictures; others of Pillow's decoders start programs (EPS) or are
 # rarely used, and so rarely attacked and mended
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 DEEP = 65535.0  # white of 16-bit images
 
 
-def decode_samples(
-    samples: Iterator[EncodedSample | Reject], size: int, workers: int, encoding: str = "png"
-) -> Iterator[Picture | Reject]:
-    """Decode samples in worker processes, in order; `encoding` is the setting data.encoding.
+def decode_slice(
+    samples: list[EncodedSample | Reject], size: int, encoding: str
+) -> list[Picture | Reject]:
+    """Return the pictures of a slice of a source, in order; rejects stay as they are.
 
-    Samples that wait in memory are limited in number and bytes.
+    A pure function of its arguments and of the files that they name, so that it may run in any
+    process that sees those files, and again if one died.
+
+    Args:
+        samples: Some consecutive samples.
+        size: Side of the pictures in pixels.
+        encoding: The setting data.encoding.
+
+    Raises:
+        InputError: if an archive cannot be read.
     """
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
-    ) as pool:
-        while window := _window(samples, 64 * workers):
-            try:
-                decode = partial(_decode_sample, size=size, encoding=encoding)
-                yield from pool.map(decode, window, chunksize=8)
-            except BrokenProcessPool:
-                names = [one_line(_name(sample), 80) for sample in (window[0], window[-1])]
-                raise StageFailed(
-                    f"a decoding process died, for want of memory or by a fault of a decoder, at "
-                    f"one of the {len(window)} files from {names[0]} to {names[1]}: free memory "
-                    "or lower host.workers; if it happens again, take that file out"
-                ) from None
+    return [
+        sample if isinstance(sample, Reject) else _decode_sample(sample, size, encoding)
+        for sample in samples
+    ]
 
 
-def _end_with(parent: int) -> None:
-    """Let a decoding process end when its parent does, or at once if that is gone already."""
-    exit_with(parent)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _window(samples: Iterator[EncodedSample | Reject], count: int) -> list[EncodedSample | Reject]:
-    window: list[EncodedSample | Reject] = []
-    room = WINDOW_BYTES
-    for sample in samples:
-        window.append(sample)
-        if isinstance(sample, EncodedSample) and isinstance(sample.image, bytes):
-            room -= len(sample.image)
-        if len(window) == count or room <= 0:
-            break
-    return window
-
-
-def _name(sample: EncodedSample | Reject) -> str:
-    return sample.file if isinstance(sample, Reject) else sample.key
-
-
-def _decode_sample(
-    sample: EncodedSample | Reject, size: int, encoding: str = "png"
-) -> Picture | Reject:
-    if isinstance(sample, Reject):
-        return sample
+def _decode_sample(sample: EncodedSample, size: int, encoding: str = "png") -> Picture | Reject:
     caption = normalize_caption(sample.caption)
     if fault := text_fault(sample.key, "name") or text_fault(sample.category, "class"):
         return Reject(sample.key, fault)
     if fault := caption_fault(caption):
         return Reject(sample.key, fault)
-    source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
+    source: Path | io.BytesIO
+    if isinstance(sample.image, Path):
+        source = sample.image
+    else:
+        content = sample.image if isinstance(sample.image, bytes) else sample.image.read()
+        source = io.BytesIO(content)
     try:
         pixels = read_square(source, size)
     except Exception as error:  # decoders of damaged files raise errors of every kind

@@ -40,15 +40,15 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
     captions, bad_lines = _read_captions(root / CAPTIONS)
     yield from rejects
     yield from bad_lines
-    names = {_name(file, root) for file in files}
-    for name in captions.keys() - names - {reject.file for reject in rejects}:
+    for name in captions.keys() - set(files) - {reject.file for reject in rejects}:
         captions.pop(name)
         yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
-    for file in files:
-        name, category = _name(file, root), _category(file, root)
+    for name in files:
+        file = root / name
+        category = _category(file, root)
         if file.stat().st_size:
             caption = captions.get(name, category.replace("_", " "))
-            yield EncodedSample(name, caption, category, file)
+            yield EncodedSample(name, caption, category, file.absolute())
         else:
             yield Reject(name, "empty file")
 
@@ -63,11 +63,11 @@ def _category(file: Path, root: Path) -> str:
     return NAMELESS if file.parent == root and folder in ("", "..") else folder
 
 
-def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path]]:
+def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[str]]:
     """Return rejects and the files of class folders or of a flat one, in the order of names."""
     rejects: list[Reject] = []
-    files: list[Path] = []
-    loose: list[Path] = []
+    files: list[str] = []
+    loose: list[str] = []
     has_folders = False
     inside = root.resolve()
 
@@ -98,7 +98,7 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
     for folder in entries(root):
         if not folder.is_dir():
             if folder.suffix.lower() in IMAGE_ENDINGS:
-                loose.append(folder)
+                loose.append(folder.name)
                 rejects.append(Reject(folder.name, LOOSE))
             continue
         has_folders = True
@@ -108,7 +108,7 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[Path
                 reason = "a folder inside a class folder: <class>/<file> is read"
                 rejects.append(Reject(_name(path, root), reason))
             else:
-                files.append(path)
+                files.append(_name(path, root))
         if before == len(files) + len(rejects):
             raise InputError(
                 f"data.root: class folder {folder} holds no files: fill it, or take it out"

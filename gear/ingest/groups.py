@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +12,53 @@ from scipy.sparse.csgraph import connected_components
 
 from gear.data.near_twins import ReadImages, near_twin_groups
 
+DIGEST = "S32"  # a SHA-256
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A picture without its pixels, which lie in the spool at `place`.
+ReadTexts = Callable[[np.ndarray], Iterator[str]]
 
-    sha256: of the encoded image at training size.
+
+@dataclass(frozen=True)
+class Entries:
+    """What is held in memory of N pictures: no pixels, names or captions, 300 bytes each.
+
+    Args:
+        places: Where the pictures lie in the spool, (N,) int64, ascending.
+        labels: Positions of their classes in `classes`, (N,) int32.
+        classes: Names of the classes, ascending; each has a picture.
+        concepts: SHA-256 of their concepts, (N,) S32.
+        images: SHA-256 of the encoded images at training size, (N,) S32.
+        thumbnails: By which near-twins are found, (N, 8, 8, 3) uint8.
     """
 
-    place: int
-    key: str
-    concept: str
-    category: str
-    caption: str
-    sha256: str
-    thumbnail: np.ndarray
+    places: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    concepts: np.ndarray
+    images: np.ndarray
+    thumbnails: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, positions: np.ndarray) -> Entries:
+        """Return the entries at rising positions, with the classes that they have."""
+        present, labels = np.unique(self.labels[positions], return_inverse=True)
+        return Entries(
+            places=self.places[positions],
+            labels=labels.astype(np.int32),
+            classes=[self.classes[label] for label in present],
+            concepts=self.concepts[positions],
+            images=self.images[positions],
+            thumbnails=self.thumbnails[positions],
+        )
 
 
-def group_entries(entries: Sequence[Entry], read: ReadImages) -> np.ndarray:
+def digest(content: bytes) -> bytes:
+    """Return the SHA-256 of a name or image: names are ordered by it, which has no meaning."""
+    return hashlib.sha256(content).digest()
+
+
+def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
     """Return the number of each entry's group, (N,) int64.
 
     Entries of one concept are in one group, and so are equal images and near-twins. A group holds
@@ -40,17 +68,15 @@ def group_entries(entries: Sequence[Entry], read: ReadImages) -> np.ndarray:
         entries: N entries.
         read: Returns the pixels of entries at rising positions, (n, S, S, 3) uint8.
     """
-    links = [*_equal(entry.concept for entry in entries)]
-    links += _equal(entry.sha256 for entry in entries)
-    rows = [first for first, _ in links]
-    columns = [second for _, second in links]
+    of_concept, _ = _link_equal(entries.concepts)
+    of_image, distinct = _link_equal(entries.images)
+    links = np.concatenate([of_concept, of_image], axis=1)
     shape = (len(entries), len(entries))
-    graph = coo_array((np.ones(len(links), dtype=bool), (rows, columns)), shape=shape)
+    graph = coo_array((np.ones(links.shape[1], dtype=bool), tuple(links)), shape=shape)
     _, numbers = connected_components(graph, directed=False)
     # of equal images, which are together already, one is compared with others
-    first = {entry.sha256: place for place, entry in reversed([*enumerate(entries)])}
-    distinct = np.array(sorted(first.values()), dtype=np.int64)
-    thumbnails = np.stack([entries[place].thumbnail for place in distinct])
+    all_differ = len(distinct) == len(entries)
+    thumbnails = entries.thumbnails if all_differ else entries.thumbnails[distinct]
     groups = near_twin_groups(
         thumbnails, numbers[distinct], lambda positions: read(distinct[positions])
     )
@@ -60,46 +86,74 @@ def group_entries(entries: Sequence[Entry], read: ReadImages) -> np.ndarray:
     return result
 
 
-def _equal(names: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Yield pairs (first position, later position) of equal names."""
-    first: dict[str, int] = {}
-    for position, name in enumerate(names):
-        if first.setdefault(name, position) != position:
-            yield first[name], position
+def _link_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs (first position, later position) of equal values, (2, P), and first positions.
+
+    The latter are ascending, one for each value.
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    first_equal = first[inverse]
+    later = np.flatnonzero(first_equal != np.arange(len(values)))
+    return np.stack([first_equal[later], later]), np.sort(first)
 
 
-def held_out(entries: Sequence[Entry], groups: np.ndarray, val_share: float) -> set[int]:
-    """Return the groups of the validation split.
+def held_out(
+    entries: Entries, groups: np.ndarray, val_share: float, read_concepts: ReadTexts
+) -> np.ndarray:
+    """Return which entries are in the validation split, (N,) bool.
 
     Of each class, the groups with the lowest hashes are held out, at least one if it has two. A
     group that is all that a class has left for training is not held out.
+
+    Args:
+        entries: N entries.
+        groups: The number of each entry's group, (N,) int64.
+        val_share: Share of the groups of each class.
+        read_concepts: Returns the concepts of entries at rising positions.
     """
-    names: dict[int, str] = {}
-    classes: dict[int, set[str]] = defaultdict(set)
-    for entry, group in zip(entries, groups.tolist(), strict=True):
-        names[group] = min(names.get(group, entry.concept), entry.concept)
-        classes[group].add(entry.category)
-    by_class: dict[str, list[int]] = defaultdict(list)
-    for group in sorted(names, key=lambda number: hash_order(names[number])):
-        for category in classes[group]:
-            by_class[category].append(group)
-    left = {category: len(members) for category, members in by_class.items()}
-    chosen: set[int] = set()
-    for _, members in sorted(by_class.items()):
+    rank = _hash_ranks(entries, groups, read_concepts)  # of each entry's group
+    count = int(rank.max()) + 1
+    labels = len(entries.classes)
+    # the pairs (class, group) and (group, class) that occur, in order
+    by_class = np.unique(entries.labels * np.int64(count) + rank)
+    by_group = np.unique(rank * labels + entries.labels)
+    starts = np.searchsorted(by_class, np.arange(labels + 1) * count)
+    left = np.diff(starts)
+    begins = np.searchsorted(by_group, np.arange(count + 1) * labels)
+    held = np.zeros(count, dtype=bool)
+    for label in range(labels):
+        members = by_class[starts[label] : starts[label + 1]] % count
         wanted = max(1, round(val_share * len(members))) if len(members) > 1 else 0
-        for group in members:
-            wanted -= group in chosen
+        wanted -= int(held[members].sum())
         for group in members:
             if wanted <= 0:
                 break
-            if group not in chosen and all(left[name] > 1 for name in classes[group]):
-                chosen.add(group)
+            its_labels = by_group[begins[group] : begins[group + 1]] % labels
+            if not held[group] and (left[its_labels] > 1).all():
+                held[group] = True
                 wanted -= 1
-                for name in classes[group]:
-                    left[name] -= 1
-    return chosen
+                left[its_labels] -= 1
+    result: np.ndarray = held[rank]
+    return result
 
 
-def hash_order(text: str) -> str:
-    """Return the SHA-256 of a text: an order that is fixed and has no meaning."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash_ranks(entries: Entries, groups: np.ndarray, read_concepts: ReadTexts) -> np.ndarray:
+    """Return the place of each entry's group in the order of hashes, (N,) int64.
+
+    The hash of a group is that of its first concept by name, so it does not depend on the order of
+    reading.
+    """
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    hashes = entries.concepts[first]
+    several = np.zeros(len(first), dtype=bool)  # groups of more than one concept
+    several[group_of[entries.concepts != hashes[group_of]]] = True
+    positions = np.flatnonzero(several[group_of])
+    names: dict[int, str] = {}
+    for group, name in zip(group_of[positions].tolist(), read_concepts(positions), strict=True):
+        names[group] = min(names.get(group, name), name)
+    for group, name in names.items():
+        hashes[group] = digest(name.encode())
+    ranks = np.empty(len(first), dtype=np.int64)
+    ranks[np.argsort(hashes, kind="stable")] = np.arange(len(first))
+    result: np.ndarray = ranks[group_of]
+    return result

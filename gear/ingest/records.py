@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gear.core.errors import InputError
 from gear.core.text import one_line
 from gear.data.near_twins import thumbnail
 from gear.data.shards import encode
@@ -63,13 +64,41 @@ class BrokenArchive(Reject):
 
 
 @dataclass(frozen=True)
+class FileRange:
+    """`size` bytes of a file from `start` on, such as a member of an archive; read when needed."""
+
+    file: Path
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            InputError: if the file cannot be read or has become shorter.
+        """
+        try:
+            with self.file.open("rb") as opened:
+                opened.seek(self.start)
+                content = opened.read(self.size)
+        except OSError as error:
+            raise InputError(
+                f"{self.file}: cannot be read ({error.strerror}): ingest, and every worker of "
+                "host.cluster, reads it at this path"
+            ) from None
+        if len(content) != self.size:
+            raise InputError(f"{self.file}: became shorter while it was read: start ingest again")
+        return content
+
+
+@dataclass(frozen=True)
 class EncodedSample:
     """An image as a source stores it, with its caption and category.
 
-    image: the encoded bytes, or the file that holds them.
+    image: the encoded bytes, or where they lie: small to send to another process.
     """
 
     key: str
     caption: str
     category: str
-    image: bytes | Path
+    image: bytes | Path | FileRange

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from gear.core.host_config import HostConfig
 from gear.ingest.config import DataConfig
-from gear.ingest.decode import decode_samples
+from gear.ingest.fan_out import decode_samples
 from gear.ingest.folder import image_folder
 from gear.ingest.huggingface import huggingface
 from gear.ingest.idx import idx
@@ -15,8 +16,8 @@ from gear.ingest.records import Picture, Reject
 from gear.ingest.webdataset import webdataset
 
 
-def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
-    """Yield the pictures of a source at training size, decoded in `workers` processes.
+def read_pictures(data: DataConfig, host: HostConfig) -> Iterator[Picture | Reject]:
+    """Yield the pictures of a source at training size, decoded where `host` says.
 
     Raises:
         InputError: if there is nothing to read.
@@ -32,4 +33,4 @@ def read_pictures(data: DataConfig, workers: int) -> Iterator[Picture | Reject]:
         samples = idx(root, data.size)
     else:
         samples = huggingface(root, data.caption_key)
-    return decode_samples(samples, data.size, workers, data.encoding)
+    return decode_samples(samples, data.size, data.encoding, host)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
-from gear.data.shards import Spool, decode, image_row, write_shards
+from gear.core.host_config import HostConfig
+from gear.data.near_twins import THUMBNAIL
+from gear.data.shards import decode, image_row, write_shards
 from gear.ingest.config import DataConfig
-from gear.ingest.groups import Entry, group_entries, hash_order, held_out
+from gear.ingest.groups import DIGEST, Entries, digest, group_entries, held_out
 from gear.ingest.openmoji import ATTRIBUTION
 from gear.ingest.records import Picture, Reject
 from gear.ingest.sources import read_pictures
+from gear.ingest.spool import Spool
 
 PROGRESS_EVERY = 10_000  # files
 
@@ -30,77 +31,93 @@ class Refused(InputError):
         self.rejects = rejects
 
 
-def ingest_source(data: DataConfig, folder: Path, workers: int) -> None:
+def ingest_source(data: DataConfig, folder: Path, host: HostConfig) -> None:
     """Write a source's train and val shards, manifest.json and rejects.json to `folder`.
 
     Raises:
         InputError: if the source cannot be read; `folder` stays as it was.
         Refused: if too many files are rejected, or a class lacks images.
     """
-    pictures = read_pictures(data, workers)
+    pictures = read_pictures(data, host)
 
     def fill(draft: Path) -> None:
-        with Spool(draft / "spool.parquet") as spool:
-            entries, rejects = _spool_pictures(pictures, spool)
+        thumbnails = draft / "thumbnails"
+        with Spool(draft / "spool.arrow") as spool:
+            entries, rejects = _spool_pictures(pictures, spool, thumbnails)
         _refuse_many(rejects, len(entries), data.max_reject_share)
-        entries = _limit(entries, data.limit)
-        classes = sorted({entry.category for entry in entries})
-        splits = _split(entries, data.val_share, spool)
-        _require_classes(splits, classes)
-        label_of = {name: number for number, name in enumerate(classes)}
+        entries = _limit(entries, data.limit, spool)
+        in_val = _split(entries, data.val_share, spool)
+        splits = {"train": np.flatnonzero(~in_val), "val": np.flatnonzero(in_val)}
+        _require_classes(entries, splits)
         size = (data.size, data.size)
         for name, members in splits.items():
-            images = spool.read([entry.place for entry in members])
+            stored = spool.read(entries.places[members], "key", "image", "caption")
             rows = (
-                image_row(entry.key, image, size, label_of[entry.category], entry.caption)
-                for entry, image in zip(members, images, strict=True)
+                image_row(key, image, size, int(label), caption)
+                for label, (key, image, caption) in zip(
+                    entries.labels[members], stored, strict=True
+                )
             )
             write_shards(rows, draft / name)
         spool.path.unlink()
+        thumbnails.unlink()
         counts = {name: len(members) for name, members in splits.items()}
         manifest = {
             **counts,
             "source": data.source,
             "size": data.size,
-            "classes": classes,
+            "classes": entries.classes,
             "rejected": len(rejects),
             "attribution": ATTRIBUTION if data.source == "openmoji" else "",
         }
         write_json(draft / "manifest.json", manifest)
         write_json(draft / "rejects.json", rejects)
         print(
-            f"{counts['train']} train and {counts['val']} val images in {len(classes)} classes; "
-            f"{len(rejects)} rejected"
+            f"{counts['train']} train and {counts['val']} val images in {len(entries.classes)} "
+            f"classes; {len(rejects)} rejected"
         )
 
     replace_folder(folder, fill)
 
 
 def _spool_pictures(
-    pictures: Iterable[Picture | Reject], spool: Spool
-) -> tuple[list[Entry], list[dict[str, str]]]:
-    """Append pictures to the spool in order; return their entries, and the table of rejects."""
-    entries: list[Entry] = []
+    pictures: Iterable[Picture | Reject], spool: Spool, thumbnails: Path
+) -> tuple[Entries, list[dict[str, str]]]:
+    """Append pictures to the spool in order; return their entries, and the table of rejects.
+
+    thumbnails: a new file that the entries' thumbnails are read from, by a memory map.
+    """
     rejects: list[dict[str, str]] = []
-    for picture in pictures:
-        if isinstance(picture, Reject):
-            rejects.append({"file": picture.file, "reason": picture.reason})
-        else:
-            entries.append(
-                Entry(
-                    place=len(entries),
-                    key=picture.key,
-                    concept=picture.concept,
-                    category=sys.intern(picture.category),  # one object for a class
-                    caption=picture.caption,
-                    sha256=hashlib.sha256(picture.image).hexdigest(),
-                    thumbnail=picture.thumbnail,
-                )
-            )
-            spool.append(picture.image)
-        if (count := len(entries) + len(rejects)) % PROGRESS_EVERY == 0:
-            print(f"{count} files read, {len(rejects)} rejected", flush=True)
+    numbers: dict[str, int] = {}  # of classes, in the order of reading
+    labels, concepts, images = array("i"), bytearray(), bytearray()
+    with thumbnails.open("wb") as small:
+        for picture in pictures:
+            if isinstance(picture, Reject):
+                rejects.append({"file": picture.file, "reason": picture.reason})
+            else:
+                labels.append(numbers.setdefault(picture.category, len(numbers)))
+                concepts += digest(picture.concept.encode())
+                images += digest(picture.image)
+                small.write(picture.thumbnail.tobytes())
+                spool.append(picture)
+            if (count := len(labels) + len(rejects)) % PROGRESS_EVERY == 0:
+                print(f"{count} files read, {len(rejects)} rejected", flush=True)
+    classes = sorted(numbers)
+    order = np.argsort([numbers[name] for name in classes]) if classes else np.zeros(0, np.int64)
+    entries = Entries(
+        places=np.arange(len(labels)),
+        labels=order.astype(np.int32)[np.frombuffer(labels, dtype=np.int32)],
+        classes=classes,
+        concepts=np.frombuffer(concepts, dtype=DIGEST),
+        images=np.frombuffer(images, dtype=DIGEST),
+        thumbnails=_map_thumbnails(thumbnails, len(labels)),
+    )
     return entries, rejects
+
+
+def _map_thumbnails(file: Path, count: int) -> np.ndarray:
+    shape = (count, THUMBNAIL, THUMBNAIL, 3)
+    return np.memmap(file, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
 
 
 def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> None:
@@ -114,38 +131,38 @@ def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> 
     )
 
 
-def _limit(entries: list[Entry], limit: int) -> list[Entry]:
+def _limit(entries: Entries, limit: int, spool: Spool) -> Entries:
     """Return the first `limit` entries in hash order, from each class in turn; all if 0."""
     if not limit or limit >= len(entries):
         return entries
-    by_class = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: hash_order(e.key)):
-        by_class[entry.category].append(entry)
-    turns = [(turn, name) for name, members in by_class.items() for turn in range(len(members))]
-    keys = {by_class[name][turn].key for turn, name in sorted(turns)[:limit]}
-    return [entry for entry in entries if entry.key in keys]
+    hashes = b"".join(digest(key.encode()) for (key,) in spool.read(entries.places, "key"))
+    order = np.lexsort([np.frombuffer(hashes, dtype=DIGEST), entries.labels])
+    starts = np.searchsorted(entries.labels[order], np.arange(len(entries.classes)))
+    turns = np.empty(len(entries), dtype=np.int64)
+    turns[order] = np.arange(len(entries)) - starts[entries.labels[order]]
+    return entries.take(np.sort(np.lexsort([entries.labels, turns])[:limit]))
 
 
-def _split(entries: list[Entry], val_share: float, spool: Spool) -> dict[str, list[Entry]]:
-    """Return the entries of the `train` and `val` splits; no group of entries is on both sides."""
+def _split(entries: Entries, val_share: float, spool: Spool) -> np.ndarray:
+    """Return which entries are held out, (N,) bool; no group of entries is on both sides."""
 
     def read(positions: np.ndarray) -> np.ndarray:
-        images = spool.read([entries[n].place for n in positions])
-        return np.stack([decode(image) for image in images])
+        stored = spool.read(entries.places[positions], "image")
+        return np.stack([decode(image) for (image,) in stored])
+
+    def read_concepts(positions: np.ndarray) -> Iterator[str]:
+        return (concept for (concept,) in spool.read(entries.places[positions], "concept"))
 
     groups = group_entries(entries, read)
-    val = held_out(entries, groups, val_share)
-    splits: dict[str, list[Entry]] = {"train": [], "val": []}
-    for entry, group in zip(entries, groups.tolist(), strict=True):
-        splits["val" if group in val else "train"].append(entry)
-    return splits
+    return held_out(entries, groups, val_share, read_concepts)
 
 
-def _require_classes(splits: dict[str, list[Entry]], classes: list[str]) -> None:
+def _require_classes(entries: Entries, splits: dict[str, np.ndarray]) -> None:
     for name, members in splits.items():
-        if missing := set(classes) - {entry.category for entry in members}:
+        counts = np.bincount(entries.labels[members], minlength=len(entries.classes))
+        if len(missing := np.flatnonzero(counts == 0)):
             raise Refused(
-                f"class {min(missing)!r} has no image for the {name} split: give it at least two "
-                "images that are no duplicates or near-twins of each other",
+                f"class {entries.classes[missing[0]]!r} has no image for the {name} split: give it "
+                "at least two images that are no duplicates or near-twins of each other",
                 [],
             )

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gear.core.errors import InputError
-from gear.ingest.records import ONE_CLASS, BrokenArchive, EncodedSample, Reject
+from gear.ingest.records import ONE_CLASS, BrokenArchive, EncodedSample, FileRange, Reject
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("json", "txt", "cls")
@@ -18,7 +18,7 @@ MAX_MEMBER = 64 << 20  # bytes
 
 
 def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[EncodedSample | Reject]:
-    """Yield the samples of tar shards.
+    """Yield the samples of tar shards; images are not read, only where they lie.
 
     Samples without image or caption, and those whose key occurred before, are rejects.
 
@@ -27,11 +27,14 @@ def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[Enco
         caption_key: Key of the caption in a sample's .json; a .txt file is used if it is absent.
         max_broken: Share of archives that may be broken.
     """
-    seen: set[str] = set()
+    archive = ""
+    seen: set[str] = set()  # keys of one archive: they begin with its name
     for sample in read_archives(root, max_broken):
         if isinstance(sample, Reject):
             yield sample
             continue
+        if archive != (archive := sample.key.partition("/")[0]):
+            seen.clear()
         try:
             caption, category = sample.describe(caption_key)
         except ValueError as error:
@@ -39,7 +42,7 @@ def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[Enco
             continue
         if sample.key in seen:
             yield Reject(sample.key, "its key came before")
-        elif not sample.image:
+        elif sample.image is None or not sample.image.size:
             yield Reject(sample.key, f"no image: .{', .'.join(IMAGES)} are read")
         else:
             seen.add(sample.key)
@@ -48,10 +51,10 @@ def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[Enco
 
 @dataclass
 class Sample:
-    """Members of an archive with the same key: an encoded image and its descriptions."""
+    """Members of an archive with the same key: where the image lies, and its descriptions."""
 
     key: str
-    image: bytes = b""
+    image: FileRange | None = None
     parts: dict[str, bytes] = field(default_factory=dict)
 
     def describe(self, caption_key: str) -> tuple[str, str]:
@@ -109,6 +112,7 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
     current: Sample | None = None
     members = 0
     try:
+        length = file.stat().st_size
         with tarfile.open(file, "r:") as archive:  # nothing is extracted to disk
             for member in archive:
                 members += 1
@@ -126,12 +130,13 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
                     current = None
                 if ending not in IMAGES + TEXTS:
                     continue
-                content = _content(archive, member)
+                _require_content(member, length)
                 current = current or Sample(key)
                 if ending in IMAGES:
-                    current.image = content
+                    current.image = FileRange(file.absolute(), member.offset_data, member.size)
                 else:
-                    current.parts[ending] = content
+                    stream = archive.extractfile(member)
+                    current.parts[ending] = stream.read() if stream is not None else b""
             _require_end(archive)
     except Exception as error:  # tarfile raises errors of many kinds on damaged headers
         reason = f"broken after {members} members ({error}): what follows is lost; copy it again"
@@ -141,12 +146,11 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
         yield current
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    content = stream.read() if stream is not None else b""
-    if len(content) != member.size:
-        raise EOFError(f"{member.name} ends after {len(content)} of {member.size} bytes")
-    return content
+def _require_content(member: tarfile.TarInfo, length: int) -> None:
+    """Raise EOFError if an archive of `length` bytes ends within a member."""
+    held = min(member.size, max(0, length - member.offset_data))
+    if held != member.size:
+        raise EOFError(f"{member.name} ends after {held} of {member.size} bytes")
 
 
 def _require_end(archive: tarfile.TarFile) -> None:

@@ -12,7 +12,7 @@ from gear.params import Config
 def run(config: Config) -> None:
     """Write `data/shards` from `data.source`; if the source is refused, `.gear/rejects.json`."""
     try:
-        ingest_source(config.data, paths.SHARDS, config.host.workers)
+        ingest_source(config.data, paths.SHARDS, config.host)
     except Refused as refused:
         table = paths.WORK / "rejects.json"
         write_json(table, refused.rejects)

@@ -22,6 +22,7 @@ from PIL import Image
 from gear import paths
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import atomic_file, exclusive_lock, read_json, write_json
+from gear.core.host_config import HostConfig
 from gear.data.shards import load_manifest
 from gear.ingest.config import DataConfig
 from gear.ingest.decode import FORMATS
@@ -34,7 +35,7 @@ TABLE = "table.parquet"  # of a version that only drifted, in its folder in quar
 VERDICT = "verdict.json"
 
 
-def check(data: DataConfig, root: str, workers: int, seed: int) -> str:
+def check(data: DataConfig, root: str, host: HostConfig, seed: int) -> str:
     """Examine the configured source, or the same kind of source at `root`.
 
     The verdict is written to reports/dataset.json.
@@ -53,7 +54,7 @@ def check(data: DataConfig, root: str, workers: int, seed: int) -> str:
         verdict: dict[str, Any] = {"source": data.source, "root": data.root}
         verdict |= {"compared_with": "", "columns": [], "page": ""}
         try:
-            ingest_source(data, paths.INCOMING, workers)
+            ingest_source(data, paths.INCOMING, host)
         except Refused as refused:
             content = f"{refused}{refused.rejects}"
             verdict["version"] = f"refused-{hashlib.sha256(content.encode()).hexdigest()[:12]}"

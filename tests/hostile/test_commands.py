@@ -162,12 +162,13 @@ def test_a_killed_ingest_leaves_no_decoder_behind() -> None:
         os.mkfifo(f"root/cats/{number}")  # listing them takes a moment
     code = (
         "import sys, time\n"
-        "from gear.ingest import decode\n"
+        "from gear.core.host_config import HostConfig\n"
+        "from gear.ingest import fan_out\n"
         "from gear.ingest.records import EncodedSample\n"
         "def samples():\n"
         "    while True: yield EncodedSample('a', 'a', 'a', b'x')\n"
         "if __name__ == '__main__':\n"
-        "    for n, _ in enumerate(decode.decode_samples(samples(), 32, 2)):\n"
+        "    for n, _ in enumerate(fan_out.decode_samples(samples(), 32, 'png', HostConfig())):\n"
         "        if n == 200: print('decoding', flush=True)\n"
     )
     Path("ingest_marker.py").write_text(code)

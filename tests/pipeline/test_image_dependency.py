@@ -26,6 +26,10 @@ def test_a_new_image_in_the_root_makes_ingest_run_again(tmp_path: Path) -> None:
     edit_params(folder, data=data)
     run(folder, sys.executable, "-m", "dvc", "repro", "ingest")
     assert changed_stages(folder) == set()
+    edit_params(folder, host={"workers": 3, "cluster": "tcp://127.0.0.1:1"})
+    again = run(folder, sys.executable, "-m", "dvc", "repro", "ingest")
+    assert "Stage 'ingest' didn't change, skipping" in again
+    edit_params(folder, host={"cluster": ""})
     (root / "cat" / "new.png").write_bytes(picture(99))
     assert changed_stages(folder) == {"ingest"}
     run(folder, sys.executable, "-m", "dvc", "repro", "ingest")

@@ -5,6 +5,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from gear.data import near_twins as module
 from gear.data.near_twins import (
     MAX_RMSE,
     average_pool,
@@ -14,6 +15,12 @@ from gear.data.near_twins import (
     thumbnail,
 )
 from tests.support.images import blotches
+
+
+@pytest.fixture(params=[0.0, 1.0], ids=["by 8-pixel averages", "by bands first"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare thumbnails in each of the two ways, whatever suits the images."""
+    monkeypatch.setattr(module, "MANY", request.param)
 
 
 def pairs_by_brute_force(images: np.ndarray) -> set[tuple[int, int]]:

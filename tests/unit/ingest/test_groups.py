@@ -1,30 +1,30 @@
 from __future__ import annotations
 
-import hashlib
+from collections import defaultdict
 
 import numpy as np
+import pytest
 
 from gear.data.near_twins import thumbnail
-from gear.ingest.groups import Entry, group_entries, held_out
+from gear.ingest.groups import DIGEST, Entries, ReadTexts, digest, group_entries, held_out
 from gear.ingest.openmoji import concept_of
 from tests.support.images import blotches
 
 
-def entries(images: np.ndarray, concepts: list[str], classes: list[str]) -> list[Entry]:
-    return [
-        Entry(
-            place=number,
-            key=str(number),
-            concept=concept,
-            category=category,
-            caption="",
-            sha256=hashlib.sha256(image.tobytes()).hexdigest(),
-            thumbnail=thumbnail(image),
-        )
-        for number, (image, concept, category) in enumerate(
-            zip(images, concepts, classes, strict=True)
-        )
-    ]
+def entries(images: np.ndarray, concepts: list[str], classes: list[str]) -> Entries:
+    names = sorted(set(classes))
+    return Entries(
+        places=np.arange(len(images)),
+        labels=np.array([names.index(name) for name in classes], np.int32),
+        classes=names,
+        concepts=np.array([digest(concept.encode()) for concept in concepts], DIGEST),
+        images=np.array([digest(image.tobytes()) for image in images], DIGEST),
+        thumbnails=thumbnail(images),
+    )
+
+
+def reading(concepts: list[str]) -> ReadTexts:
+    return lambda positions: (concepts[position] for position in positions)
 
 
 def test_concept_equal_image_and_mirrored_image_link() -> None:
@@ -51,23 +51,62 @@ def test_a_class_keeps_a_group_for_training_though_another_class_holds_it_out() 
     concepts = ["shared", "shared", "p", "q", "r"]
     made = entries(images, concepts, ["only", "more", "more", "more", "more"])
     groups = group_entries(made, lambda positions: images[positions])
-    held = held_out(made, groups, val_share=0.5)
-    assert groups[0] not in held
-    assert len(held) == 2
+    held = held_out(made, groups, 0.5, reading(concepts))
+    assert held.tolist()[:2] == [False, False]
+    assert len(set(groups[held].tolist())) == 2
 
 
 def test_split_does_not_depend_on_the_order_of_reading() -> None:
     images = blotches(3, count=20, size=32)
+    images[15:] = images[:5, :, ::-1]  # groups of two concepts
     concepts = [f"concept {n % 13}" for n in range(20)]
-    made = entries(images, concepts, ["x"] * 20)
 
-    def val_keys(order: list[Entry]) -> set[str]:
-        pixels = np.stack([images[entry.place] for entry in order])
-        groups = group_entries(order, lambda positions: pixels[positions])
-        held = held_out(order, groups, val_share=0.2)
-        return {entry.key for entry, group in zip(order, groups, strict=True) if group in held}
+    def val_keys(order: list[int]) -> set[int]:
+        names = [concepts[n] for n in order]
+        made = entries(images[order], names, ["x"] * 20)
+        groups = group_entries(made, lambda positions: images[order][positions])
+        held = held_out(made, groups, 0.2, reading(names))
+        return set(np.array(order)[held].tolist())
 
-    assert val_keys(made) == val_keys(made[::-1])
+    assert val_keys([*range(20)]) == val_keys([*range(20)][::-1])
+
+
+def held_out_by_hand(
+    groups: list[int], concepts: list[str], classes: list[str], val_share: float
+) -> list[bool]:
+    """The rule of `held_out` in dictionaries and sets."""
+    members = sorted(set(groups))
+    name = {g: min(c for c, of in zip(concepts, groups, strict=True) if of == g) for g in members}
+    its = {g: {c for c, of in zip(classes, groups, strict=True) if of == g} for g in members}
+    by_class = defaultdict(list)
+    for group in sorted(members, key=lambda g: digest(name[g].encode()).hex()):
+        for category in its[group]:
+            by_class[category].append(group)
+    left = {category: len(of) for category, of in by_class.items()}
+    held: set[int] = set()
+    for _, of in sorted(by_class.items()):
+        wanted = max(1, round(val_share * len(of))) if len(of) > 1 else 0
+        wanted -= sum(group in held for group in of)
+        for group in of:
+            if wanted > 0 and group not in held and all(left[c] > 1 for c in its[group]):
+                held.add(group)
+                wanted -= 1
+                for category in its[group]:
+                    left[category] -= 1
+    return [group in held for group in groups]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_split_of_groups_that_share_classes_is_by_the_rule(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = 200
+    groups = random.integers(0, 90, count)
+    concepts = [f"{group}, {random.integers(3)}" for group in groups]
+    classes = [f"class {random.integers(1 + group % 9)}" for group in groups]
+    made = entries(np.zeros((count, 8, 8, 3), np.uint8), concepts, classes)
+    held = held_out(made, groups, 0.3, reading(concepts))
+    assert held.tolist() == held_out_by_hand(groups.tolist(), concepts, classes, 0.3)
+    assert 0 < held.sum() < count
 
 
 def test_openmoji_concepts_leave_out_who_and_which_way() -> None:
@@ -85,11 +124,11 @@ def test_of_equal_images_one_is_read() -> None:
     made = entries(images, [f"concept {n}" for n in range(42)], ["x"] * 42)
     read: list[int] = []
 
-    def reading(positions: np.ndarray) -> np.ndarray:
+    def read_images(positions: np.ndarray) -> np.ndarray:
         read.extend(positions.tolist())
         return images[positions]
 
-    groups = group_entries(made, reading)
+    groups = group_entries(made, read_images)
     assert (groups[:40] == groups[0]).all()
     assert groups[41] == groups[0] != groups[40]
     assert sorted(read) == [0, 41]

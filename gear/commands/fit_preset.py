@@ -91,7 +91,8 @@ def _cores(machine: Machine) -> int:
 def _codes(images: int, machine: Machine) -> int:
     """Return the codebook's size, a power of two: a code for about three images."""
     most = 4096 if machine.has_gpu else 1024
-    return min(max(128, 2 ** round(math.log2(images / 3))), most)
+    power: int = 2 ** round(math.log2(images / 3))
+    return min(max(128, power), most)
 
 
 def _shares(images: int, machine: Machine) -> dict[str, Any]:

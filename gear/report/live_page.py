@@ -51,7 +51,7 @@ class LivePage:
         values: dict[str, dict[str, Any]] = {
             "progress": {
                 "stages": [stage_row(stage) for stage in progress],
-                "left": time_left(progress),
+                "left": time_left(progress, dvc_runs=self.pipeline.dvc_runs()),
                 "report": self.report() is not None and _is_done(progress, "report"),
                 "whole": whole,
             },
@@ -179,7 +179,7 @@ def stage_row(stage: StageProgress) -> dict[str, Any]:
     }
 
 
-def time_left(progress: list[StageProgress]) -> str:
+def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
     """Return in words what is left to do.
 
     >>> time_left([StageProgress("a", "done"), StageProgress("b", "running", left=70.0)])
@@ -190,14 +190,15 @@ def time_left(progress: list[StageProgress]) -> str:
     open_stages = [stage for stage in progress if stage.state != "done"]
     if not open_stages:
         return "All stages are done."
-    idle = "" if any(stage.state == "running" for stage in progress) else "Nothing runs. "
+    idle = not dvc_runs and all(stage.state == "left" for stage in open_stages)
+    start = "Nothing runs. " if idle else ""
     known = sum(stage.left for stage in open_stages if stage.left is not None)
     unknown = [stage.name for stage in open_stages if stage.left is None]
     if not unknown:
-        return f"{idle}About {duration(known)} left."
-    if len(unknown) == len(open_stages):
-        return f"{idle}Left: {', '.join(unknown)}; how long they take is known after one run."
-    return f"{idle}About {duration(known)} and the unknown time of {', '.join(unknown)} are left."
+        return f"{start}About {duration(known)} left."
+    if known < 1:
+        return f"{start}Left: {', '.join(unknown)}; how long they take is known after one run."
+    return f"{start}About {duration(known)} and the unknown time of {', '.join(unknown)} are left."
 
 
 def _state(progress: list[StageProgress], name: str) -> str:

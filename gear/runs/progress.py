@@ -24,6 +24,7 @@ from gear.runs import costs
 from gear.runs.revision import LOCK, WORKSPACE, Locked, Revision, content_md5
 from gear.runs.training_log import Row, TrainingLog, seconds_per_step
 
+DVC_LOCK = Path(".dvc/tmp/lock")  # names the process that runs DVC, between stages too
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # JSON: who reads and writes which path, while a stage runs
 CODE = "gear/"  # dependencies that are hashed anew; data is judged by what dvc.lock says of it
 RECHECK = 30.0  # seconds between looks at the code
@@ -208,6 +209,14 @@ class Pipeline:
                 continue
         return None
 
+    def dvc_runs(self) -> bool:
+        """Return whether DVC is at work here; between two stages none of them is running."""
+        try:
+            named = re.fullmatch(rb"\s*(\d{1,9})\s*", (self.root / DVC_LOCK).read_bytes())
+        except OSError:
+            return False
+        return named is not None and is_alive(int(named[1])) and b"dvc" in _command(int(named[1]))
+
     def curves(self) -> dict[str, list[Row]]:
         """Return the logged rows of each training that has any."""
         return {stage: rows for stage, log in self.logs.items() if (rows := log.rows())}
@@ -262,11 +271,16 @@ def lock_holder(lock: Path) -> int | None:
         return None
     if named is None or not is_alive(int(named[1])):
         return None
-    try:  # the number may have gone to another program since
-        command = Path(f"/proc/{int(named[1])}/cmdline").read_bytes()
-    except OSError:
-        return int(named[1])
+    command = _command(int(named[1]))  # the number may have gone to another program since
     return int(named[1]) if b"gear" in command or b"python" in command else None
+
+
+def _command(pid: int) -> bytes:
+    """Return the command line of a process; where nobody can tell, one that could be any."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b"python dvc"
 
 
 def peak_memory(pid: int) -> int | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from gear.report.live_page import LARGEST_STRIP, STRIPS, LivePage, stage_row, time_left
 from gear.runs.progress import StageProgress
 from tests.support.runs import git, toy_run
-from tests.unit.report.test_page import EVIL, Parsed
+from tests.unit.report.test_page import EVIL, NO_ICON, Parsed
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_text_from_files_is_escaped(checkout: Path) -> None:
     assert parsed.tags.count("script") == 1
     assert "<script>alert" not in text
     assert parsed.without_alt == []
-    assert all(link.startswith("data:image/png") for link in parsed.links)
+    assert all(link.startswith("data:image/png") or link == NO_ICON for link in parsed.links)
     assert "connect-src 'self'" in text
 
 
@@ -133,6 +133,9 @@ def test_what_is_left_in_words() -> None:
     done, unknown = StageProgress("a", "done", seconds=5.0), StageProgress("b", "left")
     assert time_left([done]) == "All stages are done."
     assert time_left([done, unknown]).startswith("Nothing runs. Left: b;")
+    assert time_left([done, unknown], dvc_runs=True).startswith("Left: b;")  # between two stages
+    ending = StageProgress("c", "running", left=0.2)
+    assert time_left([ending, unknown]).startswith("Left: b;")
 
 
 def test_git_is_not_needed(checkout: Path, tmp_path: Path) -> None:

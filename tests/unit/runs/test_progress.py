@@ -118,6 +118,22 @@ def test_a_lock_names_a_living_process_or_nobody(tmp_path: Path, process: int) -
         assert lock_holder(lock) is None
 
 
+def test_dvc_is_at_work_while_the_process_of_its_lock_lives(checkout: Path, process: int) -> None:
+    lock = checkout / ".dvc/tmp/lock"
+    assert not Pipeline(checkout).dvc_runs()  # the run of this checkout has ended
+    lock.write_text(f" {process}\n")
+    assert not Pipeline(checkout).dvc_runs()  # another program has the number now
+    code = "import time; print(flush=True); time.sleep(60)  # dvc"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as dvc:
+        assert dvc.stdout
+        dvc.stdout.readline()
+        lock.write_text(f" {dvc.pid}\n")
+        assert Pipeline(checkout).dvc_runs()
+        dvc.kill()
+    assert not Pipeline(checkout).dvc_runs()
+
+
 def test_looking_takes_no_lock(checkout: Path) -> None:
     """A look changes no file but caches of DVC's own, and waits for nobody."""
     before = {

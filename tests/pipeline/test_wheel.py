@@ -16,7 +16,7 @@ from tests.support.datasets import picture
 from tests.support.repo import REPO
 from tests.support.settings import write_params
 
-COMMIT = "git -c user.name=t -c user.email=t@example.com commit -qm start".split()
+COMMIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "start"]
 SOURCES = ("gear", "presets", "dvc.yaml", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 

@@ -20,7 +20,7 @@ from gear.commands.fit_preset import MANY, Machine, fit
 from tests.support.datasets import picture
 from tests.support.repo import REPO
 
-COMMIT = "git -c user.name=t -c user.email=t@example.com commit -qm start".split()
+COMMIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "start"]
 LAPTOP = Machine(cores=2, has_gpu=False)
 SERVER = Machine(cores=32, has_gpu=False)
 GPU = Machine(cores=16, has_gpu=True)

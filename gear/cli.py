@@ -160,10 +160,11 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
 
     options: the stage's own, beside its settings.
     """
-    from gear.commands.project import require_locked_code
+    from gear.commands.project import require_commit, require_locked_code
     from gear.params import load_for_stage, require_inputs
 
     require_locked_code()
+    require_commit()
     config = load_for_stage(stage)
     require_inputs(stage)
     if "OMP_WAIT_POLICY" not in os.environ:  # let another process have the cores that wait

@@ -91,8 +91,7 @@ def _cores(machine: Machine) -> int:
 def _codes(images: int, machine: Machine) -> int:
     """Return the codebook's size, a power of two: a code for about three images."""
     most = 4096 if machine.has_gpu else 1024
-    power: int = 2 ** round(math.log2(images / 3))
-    return min(max(128, power), most)
+    return min(max(128, 1 << round(math.log2(images / 3))), most)
 
 
 def _shares(images: int, machine: Machine) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _set_batches(values: dict[str, Any], preset: str, images: int, machine: Mach
 
     base = load_preset(preset)
     training = images * (1 - values["data"]["val_share"])
-    most = 2 ** int(math.log2(training / 2))
+    most = 1 << int(math.log2(training / 2))
     for section in ("tokenizer", "joint"):
         wanted = getattr(base, section).batch * (2 if machine.has_gpu else 1)
         values[section]["batch"] = min(wanted, most)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,26 @@ def require_locked_code() -> None:
             f"{paths.LOCK} records another installation: {', '.join(found[:4])}"
             f"{', ...' if len(found) > 4 else ''}: `gear init --update` takes over what is "
             "installed, and what depends on it runs again; or install what is recorded"
+        )
+
+
+def require_commit() -> None:
+    """Check that the git repository of a project has a commit: trainings name the one they are of.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if not paths.LOCK.exists():
+        return
+    command = ["git", "rev-list", "--max-count=1", "--all"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git, and so no repository
+        return
+    if done.returncode == 0 and not done.stdout.strip():
+        raise InputError(
+            "git has no commit here, and runs are recorded in it: "
+            '`git add . && git commit -m "Start"`'
         )
 
 

@@ -16,6 +16,7 @@ from tests.support.datasets import picture
 from tests.support.repo import REPO
 from tests.support.settings import write_params
 
+COMMIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "start"]
 SOURCES = ("gear", "presets", "dvc.yaml", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
@@ -90,6 +91,8 @@ def test_a_project_s_pipeline_runs_and_runs_again_where_the_installed_code_chang
     data = {"source": "folder", "root": str(birds), "val_share": 0.2, "limit": 0}
     tiny = params.load_preset("tiny", {"data": data})
     write_params(folder, tiny)
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    subprocess.run(COMMIT, cwd=folder, check=True)
     run(site, folder, "dvc", "repro")
     assert (folder / "reports/index.html").stat().st_size > 100_000
     assert "birds" in (folder / "reports/index.html").read_text()

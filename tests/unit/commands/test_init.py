@@ -20,6 +20,7 @@ from gear.commands.fit_preset import MANY, Machine, fit
 from tests.support.datasets import picture
 from tests.support.repo import REPO
 
+COMMIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "start"]
 LAPTOP = Machine(cores=2, has_gpu=False)
 SERVER = Machine(cores=32, has_gpu=False)
 GPU = Machine(cores=16, has_gpu=True)
@@ -251,6 +252,10 @@ def test_a_stage_refuses_other_code_until_the_lock_is_updated(
     said = capsys.readouterr().out
     assert "runs again: validate, codebook, and what follows" in said
     assert project.differences() == []
+    assert main(["validate"]) == 2
+    assert "git has no commit here" in capsys.readouterr().err
+    subprocess.run([*COMMIT, "--allow-empty"], check=True)
+    project.require_commit()
 
 
 def test_every_dependency_on_code_or_library_becomes_an_entry_of_the_lock() -> None:

@@ -51,6 +51,7 @@ TITLES = {
 }
 
 
+SPATIAL = ("spatial", "spatial_teacher")  # contrast of our features, and of the teacher's
 SHARES = (
     "coverage",
     "recall",
@@ -201,6 +202,7 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
             row["features"],
             row["teacher"],
             *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe")),
+            ", teacher ".join(f"{row[k]['value']:.3f}" for k in SPATIAL if k in row),
         ]
         for row in details.get("representation", [])
     ]

@@ -26,7 +26,7 @@ COPIES = {
     "memorised_floor": {"value": 0.01, "protocol": {}},
 }
 NEAREST = [{"sample": 3, "training_row": 7, "distance": 12.5, "agreement": 0.75}]
-NO_ICON = "data:,"  # else a browser would ask for one
+NO_ICON = "data:image/png;base64,iVBORw0KGgo="  # else a browser would ask for one
 LIMIT = 3 << 20  # bytes of the page
 HEADINGS = ("h1", "h2", "h3")
 

@@ -45,7 +45,8 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+        named = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.fetched += [value for value in named if not value.startswith("data:")]
         self.charts += tag == "svg"
 
 

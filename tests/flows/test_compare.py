@@ -47,7 +47,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = [value or "" for name, value in attrs if name in ("src", "href")]
         self.fetched += [value for value in named if not value.startswith("data:")]
-        self.charts += tag == "svg"
+        self.charts += "data-chart" in dict(attrs)
 
 
 def rows_of(text: str, title: str) -> dict[str, list[str]]:

@@ -43,6 +43,13 @@ class TrainingProgress:
         now = time.monotonic()
         if match["stage"] == self.stage and done < steps and now - self.updated < EVERY:
             return
+        self.updated = now
+        try:
+            self._publish(match, done, steps)
+        except Exception as error:  # of a server that is away: the training goes on
+            self.log(f"progress was not published: {type(error).__name__}")
+
+    def _publish(self, match: re.Match[str], done: int, steps: int) -> None:
         progress = min(100.0, 100.0 * done / steps)
         text = html.escape(f"{match['stage']}, step {done} of {steps}: {match['values']}")
         if match["stage"] != self.stage:
@@ -54,4 +61,4 @@ class TrainingProgress:
         else:
             assert self.artifact is not None
             update_progress_artifact(self.artifact, progress, description=text)
-        self.stage, self.updated = match["stage"], now
+        self.stage = match["stage"]

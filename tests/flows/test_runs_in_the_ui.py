@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from tests.flows.test_dataset_flow import images
 from tests.flows.test_pipeline import finish
 from tests.support.prefect_server import latest, post
 from tests.support.settings import tiny_settings, write_params
-from tests.support.toys import toy
+from tests.support.toys import free_port, toy
 from tests.support.wait import wait_until
 
 TRAIN = 'printf "%b" "joint 5/10  ntp 3.2  fd <b>180</b>\\njoint 10/10  ntp 3.1\\nloaded 3/0  x\\n"'
@@ -58,6 +59,25 @@ def test_only_chatter_is_left_out() -> None:
     assert CHATTER.fullmatch("")
     for line in ("Running stage 'joint':", "gear joint: git add more memory", "ERROR: failed"):
         assert not CHATTER.fullmatch(line)
+
+
+def test_a_training_goes_on_while_the_server_is_away() -> None:
+    code = """
+from flows.training_progress import TrainingProgress
+show = TrainingProgress(print)
+show("joint 1/2  ntp 3.0")
+show("joint 2/2  ntp 2.0")
+"""
+    env = os.environ | {
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "joint 1/2" in done.stdout
+    assert "joint 2/2" in done.stdout
+    assert "progress was not published" in done.stdout
 
 
 def test_the_ui_offers_presets_recipes_and_stages() -> None:

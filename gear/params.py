@@ -103,6 +103,13 @@ class Config(Section):
             )
         if self.host.offload_optimizer and self.host.zero_stage == 0:
             raise ValueError("host.offload_optimizer needs host.zero_stage 1, 2 or 3, not 0")
+        if self.host.compile and self.host.zero_stage == 3:
+            raise ValueError("host.compile needs whole weights: use host.zero_stage 2 or less")
+        if self.host.compile and self.train.portable:
+            raise ValueError(
+                "train.portable gives the same bits on any processor, and host.compile generates "
+                "code for this one: set one of them to false"
+            )
         if self.generator.class_dropout == 1:
             raise ValueError(
                 "generator.class_dropout is 1: the generator would never see a class or caption"

@@ -39,18 +39,22 @@ class Dropout(nn.Dropout):
     number = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        if x.is_cuda and not _seeds:
-            return F.dropout(x, self.p, self.training)
-        words = torch.empty(len(x), -(-x[0].numel() // 4), dtype=torch.int64, device=x.device)
-        if _seeds:
-            for row, generator in zip(words, _generators(self.number, x.device), strict=True):
-                row.random_(-(2**63), None, generator=generator)
-        else:
-            words.random_(-(2**63), None)
-        bits = words.view(torch.int16)[:, : x[0].numel()].view(x.shape)
-        return torch.where(bits >= round(self.p * 65536) - 32768, x * (1.0 / (1.0 - self.p)), 0.0)
+        return _drop(x, self.p, self.number) if self.training and self.p > 0.0 else x
+
+
+# it depends on the seeds, of which a compiled part knows nothing
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _drop(x: torch.Tensor, p: float, number: int) -> torch.Tensor:
+    if x.is_cuda and not _seeds:
+        return F.dropout(x, p)
+    words = torch.empty(len(x), -(-x[0].numel() // 4), dtype=torch.int64, device=x.device)
+    if _seeds:
+        for row, generator in zip(words, _generators(number, x.device), strict=True):
+            row.random_(-(2**63), None, generator=generator)
+    else:
+        words.random_(-(2**63), None)
+    bits = words.view(torch.int16)[:, : x[0].numel()].view(x.shape)
+    return torch.where(bits >= round(p * 65536) - 32768, x * (1.0 / (1.0 - p)), 0.0)
 
 
 def uniforms_by_image(count: int, device: torch.device) -> torch.Tensor:

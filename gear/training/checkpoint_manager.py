@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch.distributed as dist
 from gear.core.errors import InputError
 from gear.core.files import exclusive_lock, replace_file
 from gear.core.text import one_line
+from gear.training.background_writer import BackgroundWriter
+from gear.training.compiled import is_compiled
 from gear.training.distributed import DistributedContext
 from gear.training.engine import apply_settings
 from gear.training.fingerprint import Identity
 from gear.training.resharding import load_whole_state, read_whole_state
-from gear.training.state_files import find_whole, flush, retire, write_manifest
+from gear.training.state_files import FileFacts, find_whole, flush, retire, write_manifest
 from gear.training.states import (
     DESCRIPTION,
     LOCK,
@@ -30,6 +33,18 @@ from gear.training.states import (
     read_tag,
     step_of,
 )
+
+
+@dataclass
+class _Pending:
+    """A state that is being written.
+
+    copy_seconds: what training waited for. healthy: whether it is to be marked so.
+    """
+
+    tag: str
+    copy_seconds: float
+    healthy: bool = False
 
 
 class CheckpointManager:
@@ -42,7 +57,8 @@ class CheckpointManager:
     `settings.json`: the checkout and its settings. `description.json`: what the state is of.
 
     A state is written under another name, flushed to the disk, and only then renamed and pointed
-    to, so that neither a kill nor a power cut leaves half of one.
+    to, so that neither a kill nor a power cut leaves half of one. Between `begin_save` and
+    `finish_save` a thread writes a copy of it, and training goes on.
     """
 
     def __init__(
@@ -60,6 +76,8 @@ class CheckpointManager:
         self.folder, self.context, self.identity = folder, context, identity
         self.started_from: dict[str, Any] | None = None  # of another training, by --from
         self.save_seconds: float | None = None  # that the last save took
+        self._writer = BackgroundWriter()
+        self._pending: _Pending | None = None
         self.locks = ExitStack()
         if context.is_rank_zero:
             stage = identity.stage if identity else folder.parent.name
@@ -80,18 +98,41 @@ class CheckpointManager:
 
     def save(self, engines: dict[str, Any], state: dict[str, Any]) -> None:
         """Save all engines and `state`, which has a `step`; older states are deleted."""
-        tag = f"step-{state['step']}"
-        self._write(tag, engines, state)
+        self.begin_save(engines, state)
+        self.finish_save()
+
+    def begin_save(self, engines: dict[str, Any], state: dict[str, Any]) -> None:
+        """Copy all engines and `state`, which has a `step`, and begin to write the copy."""
+        self.finish_save()
+        self._pending = self._copy(f"step-{state['step']}", engines, state)
+
+    def writing(self) -> bool:
+        """Return whether this rank is still writing a state."""
+        return self._writer.busy()
+
+    def finish_save(self) -> None:
+        """Wait for the save that was begun, if any, and make it the latest; all ranks have to ask.
+
+        Raises:
+            OSError: if a file could not be written; the state before is the latest then.
+        """
+        saved, self._pending = self._pending, None
+        if saved is None:
+            return
+        self._put_in_place(saved)
         if self.context.is_rank_zero:
-            self._point("latest", tag)
-            self.describe(state["step"])
+            self._point("latest", saved.tag)
+            self.describe(step_of(saved.tag))
+            if saved.healthy:
+                self._point("healthy", saved.tag)
             self._drop_old()
         dist.barrier()
 
     def save_stopped(self, engines: dict[str, Any], state: dict[str, Any]) -> Path:
         """Save the state of a run that was asked to stop; it becomes `latest` only if none is."""
+        self.finish_save()
         tag = f"stopped-step-{state['step']}"
-        self._write(tag, engines, state)
+        self._put_in_place(self._copy(tag, engines, state))
         if self.context.is_rank_zero and self.read("latest") is None:
             self._point("latest", tag)
             self.describe(state["step"])
@@ -100,6 +141,9 @@ class CheckpointManager:
 
     def mark_healthy(self) -> None:
         """Mark the latest state as healthy; it is kept until a newer one is marked."""
+        if self._pending is not None:
+            self._pending.healthy = True
+            return
         tag = self.read("latest")
         if self.context.is_rank_zero and tag is not None and tag != self.read("healthy"):
             self._point("healthy", tag)
@@ -107,6 +151,7 @@ class CheckpointManager:
 
     def roll_back(self) -> Path | None:
         """Make the last healthy state the latest. Returns what the next run resumes from."""
+        self.finish_save()
         healthy = self.read("healthy")
         if self.context.is_rank_zero and healthy is not None:
             self._point("latest", healthy)
@@ -203,6 +248,7 @@ class CheckpointManager:
 
     def finish(self) -> None:
         """Mark a training as ended: its state is kept, those of other ended ones are deleted."""
+        self.finish_save()
         dist.barrier()
         step = self.latest_step()
         if self.context.is_rank_zero and step is not None:
@@ -244,10 +290,12 @@ class CheckpointManager:
             "ranks": self.context.size,
             "zero_stage": stages[0] if stages else 0,
             "threads": torch.get_num_threads(),
+            "compile": any(is_compiled(engine.module) for engine in engines.values()),
             "device": self.context.device.type,
         }
 
-    def _write(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> None:
+    def _copy(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> _Pending:
+        """Copy a state to memory, and begin to write it under another name."""
         began = time.monotonic()
         draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
@@ -256,16 +304,33 @@ class CheckpointManager:
             draft.mkdir()
         dist.barrier()
         for name, engine in engines.items():
+            engine.checkpoint_engine.save = self._writer.add
             engine.save_checkpoint(str(draft), tag=name, save_latest=False)
         if self.context.is_rank_zero:
-            torch.save({**state, "layout": self._layout(engines)}, draft / "state.pt")
-        dist.barrier()
+            self._writer.add({**state, "layout": self._layout(engines)}, draft / "state.pt")
+        return _Pending(tag, time.monotonic() - began)
+
+    def _put_in_place(self, saved: _Pending) -> None:
+        """Wait until all ranks have written a state, and give it its name."""
+        writes = self._writer.wait()
+        began = time.monotonic()
+        facts = self._of_all_ranks({path: write.facts for path, write in writes.items()})
+        draft = self.folder / f"{saved.tag}.partial"
         if self.context.is_rank_zero:
-            write_manifest(draft)
-            retire(self.folder / tag)  # of another run of these steps
-            draft.rename(self.folder / tag)
+            write_manifest(draft, facts)
+            retire(self.folder / saved.tag)  # of another run of these steps
+            draft.rename(self.folder / saved.tag)
             flush(self.folder)
-        self.save_seconds = round(time.monotonic() - began, 1)
+        seconds = sum(write.seconds for write in writes.values()) + time.monotonic() - began
+        self.save_seconds = round(saved.copy_seconds + seconds, 1)
+
+    def _of_all_ranks(self, facts: dict[Path, FileFacts]) -> dict[Path, FileFacts]:
+        """Return what all ranks wrote, once all have."""
+        if self.context.size == 1:
+            return facts
+        parts: list[Any] = [None] * self.context.size
+        dist.all_gather_object(parts, facts)
+        return {path: fact for part in parts for path, fact in part.items()}
 
     def _point(self, name: str, tag: str) -> None:
         draft = self.folder / f"{name}.partial"

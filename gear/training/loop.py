@@ -145,6 +145,8 @@ class Training:
                 self._save_or_stop(number + 1, caught["signal"] or gone)
         finally:
             reporter.close()
+            if run.context.size == 1:  # of more, one may have failed, and it takes all of them
+                run.checkpoints.finish_save()
         if first == steps > 0:
             curve = self._ended_curve()
         _release_signals()
@@ -212,19 +214,26 @@ class Training:
             raise Collapse(f"{error}; {self._where_next()}") from None
 
     def _save_or_stop(self, done: int, caught: int) -> None:
-        """Save the state if it is due; stop if a signal or a request says so."""
+        """Save the state if it is due; stop if a signal or a request says so.
+
+        A save is finished once all ranks have written, and before training ends.
+        """
         run, checkpoints, host = self.run, self.run.checkpoints, self.run.settings.host
         window_ends = done % run.settings.health.window == 0
         looking = run.context.is_rank_zero and (done % host.log_every == 0 or window_ends)
         requested = REQUESTED if looking and checkpoints.stop_requested() else 0
-        stopping = _any_rank(caught or requested, run.context)
+        stopping, writing = _largest_of_ranks(
+            [caught or requested, int(checkpoints.writing())], run.context
+        )
         if stopping == REQUESTED:
             self._stop_as_requested(done)
         due = done % host.checkpoint_every == 0 or done == run.settings.steps
         if stopping or due:
-            checkpoints.save(self.step.engines, self._state(done))
+            checkpoints.begin_save(self.step.engines, self._state(done))
         if window_ends and self.health.broken() is None:
             checkpoints.mark_healthy()
+        if stopping or done == run.settings.steps or not (due or writing):
+            checkpoints.finish_save()
         if stopping:
             if run.context.is_rank_zero:
                 print(
@@ -352,13 +361,14 @@ def _release_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _any_rank(number: int, context: DistributedContext) -> int:
-    """Return the largest number of all ranks."""
+def _largest_of_ranks(numbers: list[int], context: DistributedContext) -> list[int]:
+    """Return for each place the largest number of all ranks."""
     if context.size == 1:
-        return number
-    flag = torch.tensor(number, device=context.device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return int(flag.item())
+        return numbers
+    flags = torch.tensor(numbers, device=context.device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    largest: list[int] = flags.tolist()
+    return largest
 
 
 def _mean_over_ranks(losses: Losses, context: DistributedContext) -> Row:

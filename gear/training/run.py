@@ -16,6 +16,7 @@ from gear.core.host_config import HostConfig, RunConfig
 from gear.core.model_folder import save_model
 from gear.tokenizer.config import TokenizerShape
 from gear.training.checkpoint_manager import CheckpointManager
+from gear.training.compiled import compile_parts
 from gear.training.config import HealthConfig, TrainConfig
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
@@ -67,7 +68,9 @@ class TrainingRun:
         return accumulation(settings.batch, self.context.size, settings.host.micro_batch)
 
     def engine(self, module: nn.Module, lr: float) -> Any:
-        """Return a DeepSpeed engine of a module."""
+        """Return a DeepSpeed engine of a module, whose blocks are compiled if host.compile."""
+        if self.settings.host.compile:
+            compile_parts(module)
         return build_engine(
             module,
             self.settings.train,

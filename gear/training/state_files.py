@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gear.core.errors import InputError
@@ -15,18 +17,26 @@ from gear.training.states import OLDER, TAG, read_tag, step_of
 MANIFEST = "manifest.json"
 
 
-def write_manifest(state: Path) -> None:
-    """Write size and sha256 of a state's files into it, and flush all of it to the disk."""
+@dataclass(frozen=True)
+class FileFacts:
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def write_manifest(state: Path, flushed: Mapping[Path, FileFacts] | None = None) -> None:
+    """Write size and sha256 of a state's files into it, and flush all of it to the disk.
+
+    flushed: files that are on the disk already, which are not read again.
+    """
     files = sorted(file for file in state.rglob("*") if file.is_file())
-    facts = {
-        file.relative_to(state).as_posix(): {
-            "bytes": file.stat().st_size,
-            "sha256": sha256_of(file),
-        }
-        for file in files
-    }
-    replace_file(state / MANIFEST, (json.dumps(facts, indent=1) + "\n").encode())
-    for path in (*files, state / MANIFEST, *(p for p in state.rglob("*") if p.is_dir()), state):
+    known = flushed or {}
+    left = [file for file in files if file not in known]
+    facts = {**known, **{f: FileFacts(f.stat().st_size, sha256_of(f)) for f in left}}
+    manifest = {file.relative_to(state).as_posix(): asdict(facts[file]) for file in files}
+    replace_file(state / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    for path in (*left, state / MANIFEST, *(p for p in state.rglob("*") if p.is_dir()), state):
         flush(path)
 
 

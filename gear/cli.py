@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -196,6 +197,7 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
             leave_ranks()
         if stage == "report":
             costs.note_ranks(paths.PROVENANCE)
+        _say_what_is_left(stage)
     except InputError:
         if launch.repeats_rank_zero():
             raise SystemExit(2) from None
@@ -222,6 +224,18 @@ def _blamed_on_inputs(stage: str, error: Exception) -> Exception:
             f"({type(error).__name__}: {error}): `dvc repro {stage}` makes it anew"
         )
     return error
+
+
+def _say_what_is_left(stage: str) -> None:
+    """Print how long the stages after this one take, if DVC goes on to run them."""
+    from gear.runs.progress import left_after
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    with suppress(InputError, BrokenPipeError):
+        left = left_after(stage)
+        if left is not None:
+            print(f"{stage}: done. {left}", flush=True)
 
 
 def _end_with_who_started_this() -> None:

@@ -20,7 +20,7 @@ from gear.params import flatten
 from gear.report.curves import curve_charts
 from gear.report.page import LIVE_PAGE, PNG, render_fragment, render_template
 from gear.runs.comparison import differing
-from gear.runs.progress import Pipeline, StageProgress, parsed
+from gear.runs.progress import Pipeline, StageProgress, parsed, time_left
 from gear.training.reporter import duration
 
 STRIP = re.compile(r"(\d{1,9})\.png")  # name of a file of samples: the step
@@ -177,28 +177,6 @@ def stage_row(stage: StageProgress) -> dict[str, Any]:
         "left": "" if stage.left is None else f"about {duration(stage.left)}",
         "memory": "" if stage.memory is None else f"{stage.memory / 2**30:.2f} GiB",
     }
-
-
-def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
-    """Return in words what is left to do.
-
-    >>> time_left([StageProgress("a", "done"), StageProgress("b", "running", left=70.0)])
-    'About 1 min left.'
-    >>> time_left([StageProgress("a", "left", left=70.0), StageProgress("b", "left")])
-    'Nothing runs. About 1 min and the unknown time of b are left.'
-    """
-    open_stages = [stage for stage in progress if stage.state != "done"]
-    if not open_stages:
-        return "All stages are done."
-    idle = not dvc_runs and all(stage.state == "left" for stage in open_stages)
-    start = "Nothing runs. " if idle else ""
-    known = sum(stage.left for stage in open_stages if stage.left is not None)
-    unknown = [stage.name for stage in open_stages if stage.left is None]
-    if not unknown:
-        return f"{start}About {duration(known)} left."
-    if known < 1:
-        return f"{start}Left: {', '.join(unknown)}; how long they take is known after one run."
-    return f"{start}About {duration(known)} and the unknown time of {', '.join(unknown)} are left."
 
 
 def _state(progress: list[StageProgress], name: str) -> str:

@@ -23,6 +23,7 @@ from gear.core.yaml_text import parse_yaml
 from gear.runs import costs
 from gear.runs.revision import LOCK, WORKSPACE, Locked, Revision, content_md5
 from gear.runs.training_log import Row, TrainingLog, seconds_per_step
+from gear.training.reporter import duration
 
 DVC_LOCK = Path(".dvc/tmp/lock")  # names the process that runs DVC, between stages too
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # JSON: who reads and writes which path, while a stage runs
@@ -220,6 +221,43 @@ class Pipeline:
     def curves(self) -> dict[str, list[Row]]:
         """Return the logged rows of each training that has any."""
         return {stage: rows for stage, log in self.logs.items() if (rows := log.rows())}
+
+
+def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
+    """Return in words what is left to do.
+
+    >>> time_left([StageProgress("a", "done"), StageProgress("b", "running", left=70.0)])
+    'About 1 min left.'
+    >>> time_left([StageProgress("a", "left", left=70.0), StageProgress("b", "left")])
+    'Nothing runs. About 1 min and the unknown time of b are left.'
+    """
+    open_stages = [stage for stage in progress if stage.state != "done"]
+    if not open_stages:
+        return "All stages are done."
+    idle = not dvc_runs and all(stage.state == "left" for stage in open_stages)
+    start = "Nothing runs. " if idle else ""
+    known = sum(stage.left for stage in open_stages if stage.left is not None)
+    unknown = [stage.name for stage in open_stages if stage.left is None]
+    if not unknown:
+        return f"{start}About {duration(known)} left."
+    if known < 1:
+        return f"{start}Left: {', '.join(unknown)}; how long they take is known after one run."
+    return f"{start}About {duration(known)} and the unknown time of {', '.join(unknown)} are left."
+
+
+def left_after(stage: str) -> str | None:
+    """Return in words what DVC has left to do once a stage ends that runs here.
+
+    None if DVC does not run.
+
+    Raises:
+        InputError: if this is no checkout.
+    """
+    pipeline = Pipeline(Path())
+    if not pipeline.dvc_runs():
+        return None
+    left = [one for one in pipeline.progress() if one.name != stage and one.state == "left"]
+    return time_left(left, dvc_runs=True)
 
 
 def read_again(file: Path, absent: str) -> dict[str, Any]:

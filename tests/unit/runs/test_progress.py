@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gear.core.errors import InputError
-from gear.runs.progress import Pipeline, StageProgress, lock_holder
+from gear.runs.progress import Pipeline, StageProgress, left_after, lock_holder
 from tests.support.runs import toy_run
 
 
@@ -55,6 +55,26 @@ def test_a_changed_setting_leaves_its_stage_and_those_after_it(checkout: Path) -
     assert states(checkout) == {"shards": "done", "joint": "left", "evaluate": "left"}
     assert stage(checkout, "joint").left == 30  # what it took the last time
     assert stage(checkout, "joint").steps == 400
+
+
+def test_what_is_left_after_a_stage_is_told_while_dvc_runs(
+    checkout: Path, process: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert left_after("shards") is None
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
+    lock = checkout / ".dvc/tmp/lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(str(process))
+    monkeypatch.setattr("gear.runs.progress._command", lambda pid: b"python -m dvc repro")
+    assert left_after("shards") == "About 1 min left."  # joint and evaluate, 30 s each
+    assert left_after("joint") == "About 30 s left."
+    for record in (checkout / ".gear/costs").glob("evaluate-*"):
+        record.unlink()
+    assert left_after("joint") == "Left: evaluate; how long they take is known after one run."
+    params.write_text(params.read_text().replace("steps: 400", "steps: 300"))
+    assert left_after("evaluate") == "All stages are done."
 
 
 def test_a_deleted_output_leaves_its_stage(checkout: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.report.page import picture
 from gear.report.token_figure import error_map, token_tiles
+from gear.report.token_predictions import Predictions
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 
@@ -76,12 +78,22 @@ def psnr(originals: np.ndarray, copies: np.ndarray) -> np.ndarray:
     return ratios
 
 
+def mapped(found: Reconstructed) -> np.ndarray:
+    """Return which of the images are shown with maps of their tokens."""
+    return evenly_spaced(len(found.names), MAPS)
+
+
 def sections(
-    tokenizer: Tokenizer, found: Reconstructed, classes: list[str], training: np.ndarray
+    tokenizer: Tokenizer,
+    found: Reconstructed,
+    classes: list[str],
+    training: np.ndarray,
+    predictions: Predictions | None = None,
 ) -> dict[str, Any]:
     """Return what the page shows of a tokenizer.
 
-    classes: names of classes. training: labels of the training images.
+    classes: names of classes. training: labels of the training images. predictions: of the
+    generator, for the `mapped` images.
     """
     codes = tokenizer.config.codes
     counts = np.bincount(found.tokens.reshape(-1), minlength=codes)
@@ -105,9 +117,11 @@ def sections(
         ],
         "classes": class_table(found, classes, training),
         "rarity": [f"{in_use.min():.1f}", f"{in_use.max():.1f}"],
+        "most_entropy": f"{math.log2(codes):.0f}" if predictions else "",
         "maps": [
             _token_map(found, i, bits_K, (in_use.min(), in_use.max()))
-            for i in evenly_spaced(len(found.names), MAPS).tolist()
+            | (_prediction_map(found.tokens[i], predictions, place, codes) if predictions else {})
+            for place, i in enumerate(mapped(found).tolist())
         ],
         "codes": code_tiles(tokenizer, counts),
     }
@@ -181,8 +195,6 @@ def _token_map(
     tokens = found.tokens[number]
     bits = bits_K[tokens]
     side = round(len(tokens) ** 0.5)
-    lightness = 1 - (bits - ends[0]) / max(ends[1] - ends[0], 1e-9)
-    grey = (lightness * PEAK).round().astype(np.uint8).reshape(side, side)
     original, copy = found.originals[number], found.copies[number]
     return {
         "name": found.names[number],
@@ -192,7 +204,7 @@ def _token_map(
         "rebuilt": picture(copy),
         "error": picture(error_map(original, copy)),
         "map": picture(token_tiles(tokens)),
-        "rare": picture(np.repeat(grey[..., None], 3, axis=2)),
+        "rare": picture(_greys(bits, *ends)),
         "indices": _tiles(side, [f"code {token}" for token in tokens.tolist()]),
         "bits": _tiles(
             side,
@@ -202,6 +214,29 @@ def _token_map(
             ],
         ),
     }
+
+
+def _prediction_map(
+    tokens: np.ndarray, predictions: Predictions, place: int, codes: int
+) -> dict[str, Any]:
+    entropy, cost = predictions.entropy[place], predictions.cost[place]
+    labels = [
+        f"entropy {spread:.1f} bits; code {token} costs {bits:.1f}"
+        for token, spread, bits in zip(tokens.tolist(), entropy, cost, strict=True)
+    ]
+    return {
+        "entropy": picture(_greys(entropy, 0.0, math.log2(codes))),
+        "costs": _tiles(round(len(tokens) ** 0.5), labels),
+        "bits_of_image": f"{cost.sum():.0f}",
+    }
+
+
+def _greys(values_L: np.ndarray, white: float, black: float) -> np.ndarray:
+    """Return a pixel for each token, (s, s, 3) uint8: white and black at these values."""
+    lightness = 1 - (values_L - white) / max(black - white, 1e-9)
+    side = round(len(values_L) ** 0.5)
+    grey = (lightness * PEAK).round().clip(0, PEAK).astype(np.uint8).reshape(side, side)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _tiles(columns: int, labels: list[str]) -> str:

@@ -8,13 +8,17 @@ from PIL import Image
 
 from gear import paths
 from gear.core.files import read_json, read_json_lines, read_object, replace_file, write_json
+from gear.data.row_selection import evenly_spaced
 from gear.data.shards import load_manifest, read_split
 from gear.evaluation.metric_protocol import require_records
+from gear.generator.conditions import conditions_for
+from gear.generator.inference import load_generator
 from gear.params import Config
 from gear.report import page
 from gear.report.curves import curve_charts, generator_curve, plot_rows
 from gear.report.provenance import machine_provenance, run_provenance
-from gear.report.tokenizer_pictures import reconstruct, sections
+from gear.report.token_predictions import predict_tokens
+from gear.report.tokenizer_pictures import mapped, reconstruct, sections
 from gear.tokenizer.inference import load_tokenizer
 
 
@@ -35,6 +39,10 @@ def run(config: Config) -> None:
     curves = {
         name: read_json_lines(folder / "curves.jsonl") for name, folder in paths.TRAININGS.items()
     }
+    found = reconstruct(tokenizer, val, manifest["size"])
+    generator = load_generator(paths.GENERATOR / "generator")
+    shown = evenly_spaced(len(val), len(found.names))[mapped(found)]
+    given = conditions_for(val, config.data.condition, paths.FEATURES)(shown)
     text = page.render(
         recipe=config.joint.recipe,
         manifest=manifest,
@@ -53,9 +61,10 @@ def run(config: Config) -> None:
         ),
         tokenizer=sections(
             tokenizer,
-            reconstruct(tokenizer, val, manifest["size"]),
+            found,
             manifest["classes"],
             train.labels,
+            predict_tokens(generator, found.tokens[mapped(found)], given),
         ),
         charts=[
             {"name": name, "charts": curve_charts(rows)} for name, rows in curves.items() if rows

@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,6 +106,11 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 20
     server_version = "gear"
     sys_version = ""
+
+    def handle(self) -> None:
+        """Answer; a browser that goes away meanwhile is none of anybody's concern."""
+        with suppress(ConnectionError):
+            super().handle()
 
     def do_GET(self) -> None:
         """Answer; 403 for another host's name, 404 for any other address."""

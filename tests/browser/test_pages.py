@@ -12,15 +12,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import axe_core_python
 import numpy as np
 import pytest
 
 from gear.report.curves import CURVES, curve_charts
 from tests.support.browser import Browser
+from tests.support.checkout import checkout
 from tests.support.commands import ENV
+from tests.support.repo import REPO
 from tests.support.runs import toy_run
+from tests.support.settings import edit_params
 from tests.support.wait import wait_until
 from tests.unit.report.test_live_page import write_strip
 from tests.unit.report.test_page import render
@@ -77,6 +82,13 @@ class Live:
 def live(tmp_path: Path) -> Iterator[Live]:
     folder = toy_run(tmp_path / "checkout")
     (folder / ".gear/logs").mkdir(parents=True)
+    with watching(folder) as url:
+        yield Live(folder, url)
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[str]:
+    """Run `gear watch` in a checkout; yield the page's address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gear", "watch", "--port", "0"],
         cwd=folder,
@@ -90,7 +102,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
     found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
     killer.cancel()
     assert found
-    yield Live(folder, found[0])
+    yield found[0]
     process.kill()
     process.wait()
 
@@ -197,6 +209,44 @@ def test_samples_slide_over_steps(browser: Browser, live: Live) -> None:
     assert browser.errors == []
 
 
+@pytest.mark.timeout(1200)
+def test_the_page_follows_a_real_run_to_its_end(browser: Browser, tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "checkout")
+    edit_params(folder, host={"log_every": 2}, joint={"steps": 40, "fd_every": 20})
+    repro = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=folder,
+        env=ENV | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with watching(folder) as url:
+        browser.open(url)
+        browser("window.sameDocument = true")
+        most = "Math.max(0, ...[...document.querySelectorAll('figure.chart')].flatMap((chart) => "
+        most += "JSON.parse(chart.dataset.chart).series.map((one) => one.points.length)))"
+        grown = []
+        for least in (1, 4, 12):
+            assert wait_until(lambda least=least: browser(most) >= least, 300), repro.poll()
+            grown.append(browser(most))
+        assert grown[0] < grown[-1]
+        slider = "document.querySelector('.strips input')"
+        assert wait_until(lambda: browser(f"{slider}?.max > 0"), 300)
+        shown = "document.querySelector('.strips img').src"
+        latest = browser(shown)
+        browser(f"{slider}.focus()")
+        browser.key("Home")
+        assert wait_until(lambda: browser(shown) != latest, 20)
+        picture(browser, "watch-real")
+        progress = "document.getElementById('progress').innerText"
+        assert wait_until(lambda: "All stages are done." in browser(progress), 600)
+        assert repro.wait(60) == 0
+        assert browser("window.sameDocument")
+        assert browser.errors == []
+        assert all(u.startswith((url, "data:", "blob:")) for u in browser.requests)
+        picture(browser, "watch-real-end")
+
+
 def test_the_page_says_when_nobody_answers_any_more(browser: Browser, live: Live) -> None:
     browser.open(live.url)
     link = "document.getElementById('link').textContent"
@@ -274,6 +324,39 @@ def test_a_code_is_named_under_the_pointer(browser: Browser, report: str) -> Non
     box = browser.box("figure.codes img")
     browser.mouse("mouseMoved", box["x"] + 5, box["y"] + 5)
     assert "rank 1" in browser("document.querySelector('figure.codes .tip').textContent")
+
+
+def serious_faults(browser: Browser) -> list[str]:
+    """Return what axe says of the page, but for moderate and minor advice."""
+    axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
+    browser(f"{axe}; 0")
+    found = browser("axe.run(document).then((result) => JSON.stringify(result.violations))")
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in json.loads(found)
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_no_serious_fault(
+    browser: Browser, report: str, live: Live, width: int, dark: bool
+) -> None:
+    live.rows(0, 10, 20)
+    write_strip(live.folder, 0)
+    studies = [page.as_uri() for page in sorted((REPO / "docs/studies").glob("*/index.html"))]
+    assert studies
+    for url in (report, live.url, *studies):
+        browser.size(width, 900, dark=dark)
+        browser.open(url)
+        assert serious_faults(browser) == [], url
+    browser("document.body.innerHTML = '<img src=x><button></button>'; 0")
+    assert {fault.split(":")[0] for fault in serious_faults(browser)} == {
+        "image-alt",
+        "button-name",
+    }
 
 
 @pytest.mark.parametrize("width", [390, 1100])

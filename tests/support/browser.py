@@ -47,7 +47,7 @@ class Browser:
             return bool(pages)
 
         assert wait_until(found, 20)
-        self.socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None)
+        self.socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, ping_interval=None)
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 

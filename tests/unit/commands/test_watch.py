@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,23 @@ def test_the_page_its_state_a_picture_and_the_report(server: Server) -> None:
     assert ask(server, "/strip?stage=joint&step=5")[1].startswith("data:image/png;base64,")
     assert ask(server, "/report")[1] == "<p>the report"
     assert ask(server, "/", method="HEAD")[:2] == (200, "")
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = threading.Event()
+    html = server.page.html
+    monkeypatch.setattr(server.page, "html", lambda: [gone.wait(20), html() * 200][1])
+    with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+        address = f"127.0.0.1:{server.server_port}"
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        at_once = struct.pack("ii", 1, 0)  # closes without waiting for what is on its way
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    gone.set()
+    assert ask(server, "/state")[0] == 200  # one request is answered after the other
+    server.server_close()  # which waits for the requests
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

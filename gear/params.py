@@ -28,6 +28,7 @@ from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
 from gear.training.config import HealthConfig, TrainConfig
+from gear.training.trackers import require_packages
 
 NEUTRAL = ("host", "health")  # sections that no stage declares: they change no result
 MOVED = {  # keys of earlier versions
@@ -179,6 +180,7 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     config = load(path)
     if stage in paths.TRAININGS:
         _check_batches(config)
+        require_packages(config.host.trackers)
     if not pipeline.exists():
         return config
     stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}
@@ -262,6 +264,20 @@ def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
         InputError: if there is no preset of this name, or a value is not allowed.
     """
     return from_values(_merge(_overlay(name), over or {}), str(paths.PRESETS / f"{name}.yaml"))
+
+
+def nearest_preset(config: Config) -> str:
+    """Return the preset that settings differ least from, such as `tiny`; `tiny+2` by two of them.
+
+    Settings that a stage does not declare are not looked at.
+    """
+    own = result_settings(config)
+    differing = {}
+    for name in list_presets().split():
+        values = result_settings(load_preset(name))
+        differing[name] = sum(values.get(key) != value for key, value in own.items())
+    name = min(differing, key=lambda name: differing[name])
+    return f"{name}+{differing[name]}" if differing[name] else name
 
 
 def apply_preset(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gear.core.settings import Count, Positive, Section
 
@@ -64,3 +64,15 @@ class HostConfig(Section):
     )
     checkpoint_every: Positive = Field(100, description="Steps between resumable states.")
     log_every: Positive = Field(20, description="Steps between log lines.")
+    trackers: tuple[Literal["dvclive", "tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("dvclive",),
+        description="Where trainings are logged besides their own files: dvclive, tensorboard, "
+        "wandb, mlflow (docs/training.md).",
+    )
+
+    @field_validator("trackers")
+    @classmethod
+    def _check_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a tracker is named twice")
+        return names

@@ -67,7 +67,12 @@ def opened(
         batch=1,
     )
     return open_training(
-        identity(lr=lr), settings, states=folder / "s", work=folder / "w", start_from=start_from
+        identity(lr=lr),
+        settings,
+        states=folder / "s",
+        work=folder / "w",
+        live=folder / "live",
+        start_from=start_from,
     )
 
 

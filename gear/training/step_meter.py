@@ -5,6 +5,7 @@ Nothing here changes a result or is part of one.
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GIB = 2**30
-PHASES = ("data", "step", "measure", "save")
+PHASES = ("data", "compute", "measure", "save")
 # Dense bf16 peak in FLOP/s, by the start of the name that torch gives, from the data sheets
 PEAKS = {
     "NVIDIA A100": 312e12,
@@ -76,11 +77,11 @@ class StepMeter:
     def step(self) -> Iterator[None]:
         """Time a step. Its FLOPs are counted if it is the first with these losses."""
         counter = FlopCounter() if self.count_next else None
-        with self.phase("step"), counter or nullcontext():
+        with self.phase("compute"), counter or nullcontext():
             yield
         self.steps += 1
         if counter is not None:
-            self.flops, self.count_next = float(counter.total), False
+            self.flops, self.count_next = counter.total, False
 
     def note_losses(self, names: Iterable[str]) -> None:
         """Tell what a step trained on: with other losses the next step's FLOPs are counted."""
@@ -98,8 +99,8 @@ class StepMeter:
         row["memory/peak_gib"] = peak_memory(self.device) / GIB
         if self.steps:
             row |= {f"time/{name}": s / self.steps for name, s in self.seconds.items()}
-            busy = self.seconds["data"] + self.seconds["step"]
-            if self.peak and self.flops:
+            busy = self.seconds["data"] + self.seconds["compute"]
+            if self.peak and self.flops is not None and math.isfinite(self.flops):
                 name = "hfu" if self.recomputes else "mfu"
                 row[name] = self.flops * self.steps / busy / self.peak
         self._restart()
@@ -112,12 +113,12 @@ class FlopCounter(TorchDispatchMode):
     >>> with FlopCounter() as counter:
     ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
     >>> counter.total
-    48
+    48.0
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total = 0.0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -126,7 +127,10 @@ class FlopCounter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
-            self.total += int(count(*args, **(kwargs or {}), out_val=out))
+            try:
+                self.total += count(*args, **(kwargs or {}), out_val=out)
+            except Exception:  # of shapes that torch cannot count: the step itself is fine
+                self.total = math.nan
         return out
 
 

@@ -142,7 +142,10 @@ class DvcLive:
 
 
 class TensorBoard:
-    """An event file of the whole run, written anew; those of killed processes are deleted."""
+    """An event file of the whole run, written anew; those of killed processes are emptied.
+
+    A running server stops at a file that is deleted, and goes on after an empty one.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -153,7 +156,7 @@ class TensorBoard:
         # a server that has read the old files forgets their points
         self.writer = SummaryWriter(str(folder), purge_step=0)
         for file in before:
-            file.unlink()
+            os.truncate(file, 0)
         about = json.dumps({"params": run.params, **run.tags}, indent=2)
         self.writer.add_text("settings", "\n".join(f"    {line}" for line in about.splitlines()))
 

@@ -27,7 +27,7 @@ from gear.core.text import one_line
 EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # what to install
 PROJECT = "gear"  # at W&B, and the experiment at MLflow
 MOST_PARAMS = 100  # of MLflow's batches
-WANDB_LIMITS: dict[str, Any] = {"init_timeout": 30, "finish_timeout": 60, "x_disable_stats": True}
+WANDB_WAITS: dict[str, Any] = {"init_timeout": 30, "finish_timeout": 60}  # seconds
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 Row = Mapping[str, float]
@@ -193,7 +193,7 @@ class Wandb:
             mode=mode,  # type: ignore[arg-type]
             dir=str(run.home),
             config={**run.params, **run.tags},
-            settings=wandb.Settings(silent=True, console="off", **WANDB_LIMITS),
+            settings=wandb.Settings(silent=True, console="off", **WANDB_WAITS),
         )
         self.first = 0 if self.run.offline else self.run.step
         if self.run.offline:

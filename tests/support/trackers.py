@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-Points = dict[str, list[tuple[int, float]]]  # steps and values by name, in the order they were logged
+Points = dict[
+    str, list[tuple[int, float]]
+]  # steps and values by name, in the order they were logged
 
 
 def live_points(folder: Path) -> Points:

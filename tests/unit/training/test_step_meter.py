@@ -23,16 +23,19 @@ def test_seconds_are_those_of_the_phases_of_a_mean_step() -> None:
             time.sleep(0.02)
             yield number
 
+    began = time.perf_counter()
     for _ in meter.waiting(slow()):
         with meter.step():
             time.sleep(0.05)
     with meter.phase("save"):
         time.sleep(0.1)
+    whole = time.perf_counter() - began
     row = meter.read({})
-    assert 0.02 <= row["time/data"] < row["time/compute"]
-    assert 0.05 <= row["time/compute"]
-    assert 0.05 <= row["time/save"] < 0.1
+    assert row["time/data"] >= 0.02
+    assert row["time/compute"] >= 0.05
+    assert row["time/save"] >= 0.05
     assert row["time/measure"] == 0
+    assert sum(value for name, value in row.items() if name.startswith("time/")) * 2 <= whole
     assert row["memory/peak_gib"] > 0.01
     assert "mfu" not in row
     assert "time/data" not in meter.read({})  # no step since

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import read_json, replace_file
-from gear.core.host_config import HostConfig, RunConfig
+from gear.core.host_config import HostConfig, RunConfig, require_trackers
 from gear.core.settings import Section, dotted_key, faults, refuse_truth_values
 from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
@@ -28,7 +28,6 @@ from gear.losses.config import GanConfig, LossConfig
 from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
 from gear.training.config import HealthConfig, TrainConfig
-from gear.training.trackers import require_packages
 
 NEUTRAL = ("host", "health")  # sections that no stage declares: they change no result
 MOVED = {  # keys of earlier versions
@@ -180,7 +179,7 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     config = load(path)
     if stage in paths.TRAININGS:
         _check_batches(config)
-        require_packages(config.host.trackers)
+        require_trackers(config.host.trackers)
     if not pipeline.exists():
         return config
     stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}

@@ -13,18 +13,14 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from gear import DISTRIBUTION
-from gear.core.errors import InputError
 from gear.core.files import replace_file
 from gear.core.text import one_line
 
-EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # what to install
 PROJECT = "gear"  # at W&B, and the experiment at MLflow
 MOST_PARAMS = 100  # of MLflow's batches
 WANDB_WAITS: dict[str, Any] = {"init_timeout": 30, "finish_timeout": 60}  # seconds
@@ -60,23 +56,6 @@ class TrackedRun:
     live: Path
     state: Path
     home: Path
-
-
-def require_packages(names: Iterable[str]) -> None:
-    """Check that the packages of trackers are installed.
-
-    Raises:
-        InputError: if one is not; the message says how to install it.
-    """
-    for name in names:
-        spec = find_spec(EXTRAS[name]) if name in EXTRAS else None
-        # a folder of this name, such as the one of W&B's runs, is no package
-        if name in EXTRAS and (spec is None or spec.origin is None):
-            raise InputError(
-                f"host.trackers: the package of {name} is not installed: `pip install "
-                f"'{DISTRIBUTION}[{name}]'` (in a checkout: `pip install -c constraints.txt -e "
-                f"'.[{name}]'`), or leave {name} out"
-            )
 
 
 class Trackers:
@@ -282,4 +261,9 @@ class Mlflow:
         self.client.set_terminated(self.run_id, status="FINISHED" if finished else "KILLED")
 
 
-KINDS = {"dvclive": DvcLive, "tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {
+    "dvclive": DvcLive,
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}

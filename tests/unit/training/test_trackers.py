@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gear.core.errors import InputError
-from gear.training.trackers import Row, TrackedRun, Trackers, require_packages
+from gear.core.host_config import require_trackers
+from gear.training.trackers import Row, TrackedRun, Trackers
 from tests.support.toys import free_port
 from tests.support.trackers import live_points, mlflow_points, tensorboard_points
 
@@ -113,9 +114,9 @@ def test_a_tracker_that_fails_in_a_training_is_left_out_with_one_line(
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    require_packages(["dvclive", name])
+    require_trackers(["dvclive", name])
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError) as raised:
-        require_packages(["dvclive", name])
+        require_trackers(["dvclive", name])
     assert f"pip install 'gear-autoregression[{name}]'" in str(raised.value)
     assert "\n" not in str(raised.value)

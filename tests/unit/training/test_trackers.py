@@ -10,7 +10,9 @@ import pytest
 
 from gear.core.errors import InputError
 from gear.core.host_config import require_trackers
+from gear.params import load_for_stage
 from gear.training.trackers import Row, TrackedRun, Trackers
+from tests.support.settings import tiny_settings, write_params
 from tests.support.toys import free_port
 from tests.support.trackers import live_points, mlflow_points, tensorboard_points
 
@@ -120,3 +122,14 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(
         require_trackers(["dvclive", name])
     assert f"pip install 'gear-autoregression[{name}]'" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_missing_package_stops_trainings_and_no_other_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_settings(host={"trackers": ["wandb"]}))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    load_for_stage("sample")
+    with pytest.raises(InputError, match="the package of wandb is not installed"):
+        load_for_stage("joint")

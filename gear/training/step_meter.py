@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GIB = 2**30
+# none is called step: DVCLive names a column after the end of a name, beside the column `step`
 PHASES = ("data", "compute", "measure", "save")
 # Dense bf16 peak in FLOP/s, by the start of the name that torch gives, from the data sheets
 PEAKS = {

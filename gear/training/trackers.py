@@ -23,6 +23,7 @@ from gear.core.text import one_line
 
 PROJECT = "gear"  # at W&B, and the experiment at MLflow
 MOST_PARAMS = 100  # of MLflow's batches
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of a lost run
 WANDB_WAITS: dict[str, Any] = {"init_timeout": 30, "finish_timeout": 60}  # seconds
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -215,13 +216,17 @@ class Mlflow:
         }
 
     def _known(self, run: TrackedRun) -> str | None:
-        """Return the run that this training was logged to, if the server has it."""
+        """Return the run that this training was logged to; None if there is none, or no more."""
         from mlflow.exceptions import MlflowException
 
         try:
             run_id = (run.state / "mlflow-run").read_text()
             self.client.update_run(run_id, status="RUNNING")
-        except (FileNotFoundError, MlflowException):
+        except FileNotFoundError:
+            return None
+        except MlflowException as error:
+            if error.error_code not in GONE:
+                raise
             return None
         return run_id
 
@@ -236,6 +241,7 @@ class Mlflow:
             tags=run.tags,
         )
         run_id = str(created.info.run_id)
+        replace_file(run.state / "mlflow-run", run_id.encode())
         params = [
             Param(f"{section}.{key}", str(value))
             for section, values in run.params.items()
@@ -243,7 +249,6 @@ class Mlflow:
         ]
         for start in range(0, len(params), MOST_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MOST_PARAMS])
-        replace_file(run.state / "mlflow-run", run_id.encode())
         return run_id
 
     def log(self, step: int, values: Row) -> None:

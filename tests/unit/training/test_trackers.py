@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ ROWS = [{"step": s, "loss/ntp": 5.0 - s, "time/compute": 0.5} for s in (0, 2, 4,
 ALL = {name: [(row["step"], row[name]) for row in ROWS] for name in ("loss/ntp", "time/compute")}
 
 
-def tracked(folder: Path, **params: Any) -> TrackedRun:
+def tracked(folder: Path) -> TrackedRun:
     (folder / "state").mkdir(exist_ok=True)
     return TrackedRun(
         "joint",
@@ -84,6 +83,9 @@ def test_mlflow_holds_each_step_once_after_a_kill(tmp_path: Path) -> None:
     assert run.info.run_name == "joint gear tiny"
     assert run.data.params == {"joint.steps": "6", "joint.recipe": "gear"}
     assert run.data.tags["data/shards"] == "feed"
+    client.delete_run(run_id)  # a run that somebody deleted is made anew
+    log(["mlflow"], tmp_path, ROWS[3:], ROWS[:3])
+    assert mlflow_points(tmp_path / "home") == ALL
 
 
 def test_a_server_that_is_away_is_left_out_with_one_line(

@@ -51,9 +51,7 @@ DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 STUDIES = Path("docs/studies")  # of `gear study`: a folder each, records and page, in git
 COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
 
-LIVE = (
-    REPORTS / "live"
-)  # volatile: DVCLive's files of trainings, which `dvc plots` reads, not hashed
+LIVE = REPORTS / "live"  # volatile: DVCLive's files of trainings, for `dvc plots`, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
 LOGS = WORK / "logs"  # of trainings, and tracebacks of unforeseen errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -268,13 +269,16 @@ def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
 def nearest_preset(config: Config) -> str:
     """Return the preset that settings differ least from, such as `tiny`; `tiny+2` by two of them.
 
-    Settings that a stage does not declare are not looked at.
+    Settings that a stage does not declare are not looked at. Empty if there are no presets.
     """
     own = result_settings(config)
     differing = {}
     for name in list_presets().split():
-        values = result_settings(load_preset(name))
-        differing[name] = sum(values.get(key) != value for key, value in own.items())
+        with suppress(InputError):  # of a preset that is broken, or of another version
+            values = result_settings(load_preset(name))
+            differing[name] = sum(values.get(key) != value for key, value in own.items())
+    if not differing:
+        return ""
     name = min(differing, key=lambda name: differing[name])
     return f"{name}+{differing[name]}" if differing[name] else name
 

@@ -130,7 +130,9 @@ class TensorBoard:
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = run.home / "tensorboard" / f"{run.name.replace(' ', '-')}-{run.run[:8]}"
+        home, end = run.home / "tensorboard", f"-{run.run[:8]}"
+        earlier = sorted(home.glob(f"*{end}"))  # with more steps the name may be another
+        folder = earlier[0] if earlier else home / f"{run.name.replace(' ', '-')}{end}"
         folder.mkdir(parents=True, exist_ok=True)
         before = [*folder.glob("events.out.tfevents.*")]
         # a server that has read the old files forgets their points

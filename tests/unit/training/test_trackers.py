@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ def tracked(folder: Path) -> TrackedRun:
     )
 
 
-def log(names: list[str], folder: Path, rows: list[Row], earlier: list[Row]) -> Trackers:
-    trackers = Trackers(names, tracked(folder), earlier)
+def log(
+    names: list[str], folder: Path, rows: list[Row], earlier: list[Row], name: str = ""
+) -> Trackers:
+    run = tracked(folder)
+    trackers = Trackers(names, replace(run, name=name or run.name), earlier)
     for row in rows:
         trackers.log(row)
     return trackers
@@ -45,7 +49,8 @@ def test_dvclive_and_tensorboard_hold_each_step_once_after_a_kill(tmp_path: Path
     log(names, tmp_path, ROWS[:3], [])  # killed after step 4, the state is that of step 2
     (events,) = (tmp_path / "home").rglob("events.*")
     events.write_bytes(events.read_bytes()[:-7])
-    log(names, tmp_path, ROWS[2:], ROWS[:2]).close(finished=True)
+    trackers = log(names, tmp_path, ROWS[2:], ROWS[:2], name="joint gear tiny+1")
+    trackers.close(finished=True)
     assert live_points(tmp_path / "live/joint") == ALL
     assert tensorboard_points(tmp_path / "home") == ALL
 

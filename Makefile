@@ -114,4 +114,4 @@ stop: setup  ## Stop the workers and servers that were started here
 	@python -m flows.server stop
 
 clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
-	@rm -rf .gear reports/data-docs reports/drift
+	@rm -rf .gear reports/data-docs reports/drift reports/live

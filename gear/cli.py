@@ -96,8 +96,10 @@ QUIET = {  # telemetry and network look-ups of every tool, off by default
     "GX_ANALYTICS_ENABLED": "false",
     OFFLINE: "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_ERROR_REPORTING": "false",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import read_json, replace_file
-from gear.core.host_config import HostConfig, RunConfig
+from gear.core.host_config import HostConfig, RunConfig, require_trackers
 from gear.core.settings import Section, dotted_key, faults, refuse_truth_values
 from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
@@ -186,6 +187,7 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     config = load(path)
     if stage in paths.TRAININGS:
         _check_batches(config)
+        require_trackers(config.host.trackers)
     if not pipeline.exists():
         return config
     stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}
@@ -269,6 +271,23 @@ def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
         InputError: if there is no preset of this name, or a value is not allowed.
     """
     return from_values(_merge(_overlay(name), over or {}), str(paths.PRESETS / f"{name}.yaml"))
+
+
+def nearest_preset(config: Config) -> str:
+    """Return the preset that settings differ least from, such as `tiny`; `tiny+2` by two of them.
+
+    Settings that a stage does not declare are not looked at. Empty if there are no presets.
+    """
+    own = result_settings(config)
+    differing = {}
+    for name in list_presets().split():
+        with suppress(InputError):  # of a preset that is broken, or of another version
+            values = result_settings(load_preset(name))
+            differing[name] = sum(values.get(key) != value for key, value in own.items())
+    if not differing:
+        return ""
+    name = min(differing, key=lambda name: differing[name])
+    return f"{name}+{differing[name]}" if differing[name] else name
 
 
 def apply_preset(name: str) -> str:

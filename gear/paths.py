@@ -51,6 +51,8 @@ DRIFT_PAGES = REPORTS / "drift"  # volatile: Evidently pages, not hashed
 STUDIES = Path("docs/studies")  # of `gear study`: a folder each, records and page, in git
 COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hashed
 
+LIVE = REPORTS / "live"  # volatile: DVCLive's files of trainings, for `dvc plots`, not hashed
+
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
 LOGS = WORK / "logs"  # of trainings, and tracebacks of unforeseen errors
 # Where resumable states lie. For `dvc exp run --temp`, whose own folder is new every time, a flow
@@ -59,3 +61,9 @@ STATES = Path(os.environ.get("GEAR_STATES", str(WORK)))
 COSTS = (
     WORK / "costs"
 )  # what each stage cost on this machine: seconds, memory, hardware, by its inputs' hash
+
+
+def home() -> Path:
+    """Return the checkout that keeps what an experiment leaves: the one that started it."""
+    root = os.environ.get("DVC_ROOT")
+    return Path(root) if root and "DVC_STAGE" in os.environ else Path()

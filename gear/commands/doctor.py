@@ -151,12 +151,14 @@ def checkout() -> str:
 
 
 def settings() -> str:
-    """Return whether params.yaml is valid and its batches divide by the ranks."""
+    """Return whether params.yaml is valid, and what it asks for is here: ranks, trackers."""
     from gear.core.device import pick_device
+    from gear.core.host_config import require_trackers
     from gear.launch import ranks_here
     from gear.params import load
 
     config = load()
+    require_trackers(config.host.trackers)
     pick_device(config.host)  # refuses host.device: cuda where there is none
     ranks = ranks_here(config.host)
     for name in ("tokenizer", "joint"):

@@ -44,6 +44,7 @@ __pycache__/
 /reports/data-docs/
 /reports/drift/
 /reports/compare/
+/reports/live/
 /params.yaml.broken*
 """
 DVC_IGNORED = "__pycache__/\n.venv/\n.gear/\n"

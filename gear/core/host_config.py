@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from gear import DISTRIBUTION
+from gear.core.errors import InputError
 from gear.core.settings import Count, Positive, Section
 
 
@@ -69,3 +73,32 @@ class HostConfig(Section):
     )
     checkpoint_every: Positive = Field(100, description="Steps between resumable states.")
     log_every: Positive = Field(20, description="Steps between log lines.")
+    trackers: tuple[Literal["dvclive", "tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("dvclive",),
+        description="Where trainings are logged besides their own files: dvclive, tensorboard, "
+        "wandb, mlflow (docs/training.md).",
+    )
+
+    @field_validator("trackers")
+    @classmethod
+    def _check_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a tracker is named twice")
+        return names
+
+
+def require_trackers(names: Iterable[str]) -> None:
+    """Check that the packages of trackers are installed.
+
+    Raises:
+        InputError: if one is not; the message says how to install it.
+    """
+    for name in set(names) - {"dvclive"}:  # the others are extras, called as their packages are
+        spec = find_spec(name)
+        # a folder of this name, such as the one of W&B's runs, is no package
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"host.trackers: the package of {name} is not installed: `pip install "
+                f"'{DISTRIBUTION}[{name}]'` (in a checkout: `pip install -c constraints.txt -e "
+                f"'.[{name}]'`), or leave {name} out"
+            )

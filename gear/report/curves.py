@@ -18,6 +18,8 @@ class Curve:
     from_zero: bool = False
 
 
+ENGINES = ("tokenizer", "generator", "discriminator")
+
 CURVES = (
     Curve("FD of fresh samples", {"fd": "fd"}, from_zero=True),
     Curve(
@@ -52,7 +54,19 @@ CURVES = (
     ),
     Curve("codebook usage", {"usage": "codebook/usage"}, from_zero=True),
     Curve("codebook perplexity", {"perplexity": "codebook/perplexity"}, from_zero=True),
-    Curve("images per second", {"images": "images_per_s"}, from_zero=True),  # in live logs only
+    # the following are in live logs only
+    Curve("images per second", {"images": "images_per_s"}, from_zero=True),
+    Curve(
+        "seconds a step",
+        {name: f"time/{name}" for name in ("data", "compute", "measure", "save")},
+        from_zero=True,
+    ),
+    Curve("gradient norm before clipping", {name: f"grad_norm/{name}" for name in ENGINES}),
+    Curve("learning rate", {name: f"lr/{name}" for name in ENGINES}, from_zero=True),
+    Curve("peak memory, GiB", {"memory": "memory/peak_gib"}, from_zero=True),
+    Curve(
+        "FLOP utilisation of the GPU", {"model": "mfu", "with recomputation": "hfu"}, from_zero=True
+    ),
 )
 
 

@@ -68,7 +68,7 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     try:
-        path = record_path(_home(), _inputs(stage))
+        path = record_path(paths.home(), _inputs(stage))
         stopped = path.with_suffix(".stopped")
         total = seconds + (float(stopped.read_text()) if stopped.exists() else 0.0)
         if finished:
@@ -90,7 +90,7 @@ def note_ranks(provenance: Path) -> None:
         facts = json.loads(provenance.read_bytes())
     except (InputError, OSError, ValueError, DvcException):
         return
-    found = {name: find(_home(), stage) for name, stage in stages.items()}
+    found = {name: find(paths.home(), stage) for name, stage in stages.items()}
     facts["ranks"] = {name: record["ranks"] for name, record in found.items() if record}
     write_json(provenance, facts)
 
@@ -110,9 +110,3 @@ def _inputs(name: str) -> Locked:
             {d.def_path: d.hash_info.value for d in deps},
             {},
         )
-
-
-def _home() -> Path:
-    """Return the checkout that keeps the records: the one that started an experiment."""
-    root = os.environ.get("DVC_ROOT")
-    return Path(root) if root and "DVC_STAGE" in os.environ else Path()

@@ -15,7 +15,7 @@ from gear.joint.quality_curve import quality_hook
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.joint.token_cache import cached_tokens
-from gear.params import Config
+from gear.params import Config, nearest_preset
 from gear.tokenizer.inference import load_tokenizer
 from gear.training.fingerprint import JOINT_CODE, Identity, identify
 from gear.training.loop import Training
@@ -44,7 +44,13 @@ def run(config: Config, start_from: Path | None = None) -> None:
         config.run, config.train, config.host, config.health, steps, joint.batch
     )
     training = open_training(
-        identity(config), settings, states=paths.STATES, work=paths.WORK, start_from=start_from
+        identity(config),
+        settings,
+        states=paths.STATES,
+        work=paths.WORK,
+        live=paths.LIVE,
+        preset=nearest_preset(config),
+        start_from=start_from,
     )
     data = read_joint_dataset(
         paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gear import paths
 from gear.data.shards import read_split
-from gear.params import Config
+from gear.params import Config, nearest_preset
 from gear.tokenizer.inference import start_tokenizer
 from gear.training.autoencoder import build_autoencoder
 from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
@@ -28,7 +28,13 @@ def run(config: Config, start_from: Path | None = None) -> None:
         config.run, config.train, config.host, config.health, section.steps, section.batch
     )
     training = open_training(
-        identity(config), settings, states=paths.STATES, work=paths.WORK, start_from=start_from
+        identity(config),
+        settings,
+        states=paths.STATES,
+        work=paths.WORK,
+        live=paths.LIVE,
+        preset=nearest_preset(config),
+        start_from=start_from,
     )
     split = read_split(paths.SHARDS / "train")
     tokenizer = start_tokenizer(section).to(training.device)

@@ -150,6 +150,7 @@ def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise NonFinite(module, norm.item(), keys, "gradient")
+        engine._global_grad_norm = norm  # for logs; ZeRO notes its own
     engine.step()
     if last_part and not engine.was_step_applied():  # ZeRO skips it and says nothing
         raise NonFinite(module, math.nan, keys, "gradient")

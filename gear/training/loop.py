@@ -25,6 +25,7 @@ from gear.training.engine import NonFinite, set_lr
 from gear.training.reporter import Reporter
 from gear.training.run import TrainingRun
 from gear.training.states import read_description
+from gear.training.step_meter import StepMeter, peak_flops
 
 Row = dict[str, float]
 
@@ -85,6 +86,7 @@ class Training:
 
     rows: the logged curve (step, losses, codebook, measurements; no times), as a run of more steps
         would have it. last_row: losses and codebook of the last step, logged or not.
+    logged: the rows of the curve with speed, memory and the like, for logs alone.
     """
 
     def __init__(
@@ -109,6 +111,13 @@ class Training:
         self.health = CodebookHealth(run.settings.health, codes, run.device)
         self.rows: list[Row] = []
         self.last_row: Row = {}
+        self.logged: list[Row] = []
+        train, host = run.settings.train, run.settings.host
+        self.meter = StepMeter(
+            run.device,
+            None if host.compile else peak_flops(run.device, bf16=train.bf16),
+            recomputes=host.activation_checkpointing,
+        )
 
     def fit(self, loader: BatchLoader[Any]) -> list[Row]:
         """Train all steps, from the saved state if there is one. Returns the curve.
@@ -129,16 +138,20 @@ class Training:
             steps=steps,
             batch=run.settings.batch,
             log=run.log,
-            earlier=self.rows,
+            trackers=run.settings.host.trackers,
+            tracked=run.tracked,
+            earlier=self.logged,
             enabled=run.context.is_rank_zero,
         )
         if self.hook and first == 0:
             self.rows.append({"step": 0, **self._measure(0)})
-            reporter.row(self.rows[-1])
+            self.logged.append(reporter.row(self.rows[-1], self.meter.read(self.step.engines)))
         curve = self.rows
         try:
-            for number, batch in prefetch(loader, first, steps):
-                losses = self._train_step(batch, number)
+            for number, batch in self.meter.waiting(prefetch(loader, first, steps)):
+                with self.meter.step():
+                    losses = self._train_step(batch, number)
+                self.meter.note_losses(losses)
                 curve = self._log(number + 1, losses, reporter)
                 self._check_health(number + 1)
                 gone = signal.SIGPIPE if reporter.reader_gone else 0
@@ -193,12 +206,14 @@ class Training:
             self.last_row = {"step": done, **means, **self.health.latest}
         if not (logging or measuring or last):
             return self.rows
-        measured = self._measure(done) if measuring or last else {}
+        with self.meter.phase("measure"):
+            measured = self._measure(done) if measuring or last else {}
         row = {**self.last_row, **measured}
-        reporter.row(row)
+        logged = reporter.row(row, self.meter.read(self.step.engines))
         curve = [*self.rows, row]
         if logging or measuring:  # a row of the end alone is no row of a longer training
             self.rows.append(row if measuring else self.last_row)
+            self.logged.append(logged)
         return curve
 
     def _ended_curve(self) -> list[Row]:
@@ -229,11 +244,13 @@ class Training:
             self._stop_as_requested(done)
         due = done % host.checkpoint_every == 0 or done == run.settings.steps
         if stopping or due:
-            checkpoints.begin_save(self.step.engines, self._state(done))
+            with self.meter.phase("save"):
+                checkpoints.begin_save(self.step.engines, self._state(done))
         if window_ends and self.health.broken() is None:
             checkpoints.mark_healthy()
         if stopping or done == run.settings.steps or not (due or writing):
-            checkpoints.finish_save()
+            with self.meter.phase("save"):
+                checkpoints.finish_save()
         if stopping:
             if run.context.is_rank_zero:
                 print(
@@ -279,6 +296,7 @@ class Training:
             "latest": self.health.latest,
             "rows": self.rows,
             "last_row": self.last_row,
+            "logged": self.logged,
         }
 
     def _resume(self) -> int:
@@ -322,6 +340,7 @@ class Training:
         self.health.latest = state["latest"]
         self.rows.extend(state["rows"])
         self.last_row = state["last_row"]
+        self.logged.extend(state.get("logged", state["rows"]))
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,14 +1,15 @@
-"""Progress lines, curves and DVCLive logs of a training."""
+"""Progress lines and logs of a training."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gear.core.exit_codes import discard_output
+from gear.training.trackers import TrackedRun, Trackers
 
 # what people are shown of a row, in this order, and its name there
 OF_GENERATOR = {"loss/ntp": "ntp", "fd": "fd", "val/ntp_bits": "bits", "codebook/usage": "usage"}
@@ -19,7 +20,7 @@ COLUMNS = 79
 class Reporter:
     """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools.
 
-    People see a few values in lines of a terminal's width; the log and DVCLive's files have all.
+    People see a few values in lines of a terminal's width; the log and the trackers have all.
     All of it is volatile: no stage depends on it. Ranks other than zero report nothing.
     """
 
@@ -31,13 +32,24 @@ class Reporter:
         steps: int,
         batch: int,
         log: Path,
+        trackers: Iterable[str],
+        tracked: TrackedRun,
         earlier: list[dict[str, float]],
         enabled: bool,
     ) -> None:
-        """Open the logs of steps `first` to `steps`; `batch` is the number of images a step.
+        """Open the logs of steps `first` to `steps`.
 
-        `earlier`: the curve of the steps before `first`. DVCLive's files are written anew from it,
-        because a run that was killed may have left half a line in them, or rows of later steps.
+        Args:
+            name: Stage.
+            first: First step of this process.
+            steps: Steps of the training.
+            batch: Images a step.
+            log: File to append rows to, as JSON.
+            trackers: Names of the trackers.
+            tracked: What they are told of the training.
+            earlier: What was logged of the steps before `first`. Trackers complete themselves from
+                it, because a run that was killed may have left half a row, or rows of later steps.
+            enabled: Whether to report at all.
         """
         self.name, self.steps, self.first, self.batch = name, steps, first, batch
         self.enabled = enabled
@@ -46,18 +58,9 @@ class Reporter:
         self.last_time = self.start = time.monotonic()
         if not enabled:
             return
-        from dvclive import Live
-
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log.open("a")
-        self.live = Live(
-            str(log.with_suffix("")),
-            save_dvc_exp=False,
-            dvcyaml=None,
-            report=None,
-        )
-        for row in earlier:
-            self._log_live(row)
+        self.trackers = Trackers(trackers, tracked, earlier)
         self._print(f"{name}: all values are in {log}")
         self.bar = self.values = None
         if sys.stderr.isatty():
@@ -66,10 +69,10 @@ class Reporter:
             self.bar = tqdm(total=steps, initial=first, desc=name, unit="step", ncols=COLUMNS)
             self.values = tqdm(total=0, bar_format="{desc}", position=1, leave=False)
 
-    def row(self, row: dict[str, float]) -> None:
-        """Show and log one row of the curve."""
+    def row(self, row: dict[str, float], measured: dict[str, float]) -> dict[str, float]:
+        """Show and log a row of the curve, with what was measured beside it. Returns all of it."""
         if not self.enabled:
-            return
+            return row
         now, done = time.monotonic(), int(row["step"])
         rate = (done - self.last_step) * self.batch / max(now - self.last_time, 1e-9)
         eta = (self.steps - done) * (now - self.start) / max(done - self.first, 1)
@@ -81,10 +84,11 @@ class Reporter:
         else:
             ends = f"{speed}, {duration(eta)} left"
             self._print(shorten(f"{self.name} {done}/{self.steps}  {headline(row)}  {ends}"))
-        self.log.write(json.dumps({**row, "images_per_s": rate}) + "\n")
+        whole = {**row, **measured, "images_per_s": rate}
+        self.log.write(json.dumps(whole) + "\n")
         self.log.flush()
-        self._log_live(row)
-        self.live.make_summary()
+        self.trackers.log(whole)
+        return whole
 
     def _print(self, line: str) -> None:
         try:
@@ -92,12 +96,6 @@ class Reporter:
         except BrokenPipeError:
             self.reader_gone = True
             discard_output()
-
-    def _log_live(self, row: dict[str, float]) -> None:
-        self.live.step = int(row["step"])
-        for key, value in row.items():
-            if key != "step":
-                self.live.log_metric(key, value)
 
     def close(self) -> None:
         """End the bar and the logs."""
@@ -107,7 +105,7 @@ class Reporter:
             self.values.close()
             self.bar.close()
         self.log.close()
-        self.live.end()
+        self.trackers.close(finished=self.last_step == self.steps)
 
 
 def headline(row: Mapping[str, float]) -> str:

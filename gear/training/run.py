@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
 from gear.core.host_config import HostConfig, RunConfig
@@ -23,6 +24,7 @@ from gear.training.ema import EMA
 from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
 from gear.training.states import describe_nearest
+from gear.training.trackers import TrackedRun
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class TrainingRun:
     context: DistributedContext
     checkpoints: CheckpointManager
     log: Path
+    tracked: TrackedRun
     start_from: Path | None = None  # another state to go on from
 
     @property
@@ -128,6 +131,8 @@ def open_training(
     *,
     states: Path,
     work: Path,
+    live: Path = paths.LIVE,
+    preset: str = "",
     start_from: Path | None = None,
 ) -> TrainingRun:
     """Join the ranks, lock the stage and open the training's resumable state.
@@ -136,7 +141,9 @@ def open_training(
         identity: What makes this training the same as an earlier one.
         settings: Its settings.
         states: Folder of all resumable states.
-        work: Work folder of this checkout, for the stage's lock and log.
+        work: Work folder of this checkout, for the stage's lock, log and trackers.
+        live: Folder of DVCLive's files, which holds one for each stage.
+        preset: The preset that the settings are of, for trackers.
         start_from: State of another training to go on from: a folder that `gear states` lists.
 
     Raises:
@@ -156,4 +163,16 @@ def open_training(
         if nearest:
             print(nearest, flush=True)
     log = work / "logs" / f"{identity.stage}.jsonl"
-    return TrainingRun(identity.stage, settings, context, checkpoints, log, start_from)
+    recipe = identity.params.get("joint", {}).get("recipe", "")
+    tags = {"stage": identity.stage, "recipe": recipe, "preset": preset}
+    tracked = TrackedRun(
+        identity.stage,
+        name=" ".join(filter(None, (identity.stage, recipe, preset))),
+        run=identity.fingerprint,
+        params=identity.params,
+        tags=tags | {"run": identity.fingerprint} | identity.inputs,
+        live=live / identity.stage,
+        state=folder,
+        home=paths.home() / work,
+    )
+    return TrainingRun(identity.stage, settings, context, checkpoints, log, tracked, start_from)

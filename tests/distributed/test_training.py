@@ -16,6 +16,12 @@ from safetensors.torch import load_file
 from tests.support.commands import ENV, gear, run_gear, start_joint
 from tests.support.repo import REPO
 from tests.support.settings import edit_params
+from tests.support.trackers import (
+    live_points,
+    mlflow_points,
+    tensorboard_points,
+    wandb_points,
+)
 from tests.support.wait import wait_until
 
 
@@ -66,14 +72,16 @@ def test_a_killed_joint_run_resumes_bitwise(prepared: Path, tmp_path: Path, numb
 
 
 def test_a_killed_run_resumes_after_neutral_changes(prepared: Path, tmp_path: Path) -> None:
-    """Another folder, other host and health settings, and words in a docstring."""
+    """Another folder, other host and health settings, all trackers, and words in a docstring."""
     cwd = twin(prepared, tmp_path)
+    edit_params(cwd, host={"trackers": ["dvclive", "tensorboard", "wandb", "mlflow"]})
     kill_at_step_4(cwd)
     (latest,) = cwd.glob(".gear/joint/*/latest")
     saved = latest.read_text().removeprefix("step-")
     moved = cwd.rename(tmp_path / "moved")
-    (live,) = moved.glob(".gear/logs/joint*/metrics.json")
-    live.write_text("")  # as a kill in the middle of a write leaves it
+    (moved / "reports/live/joint/metrics.json").write_text(
+        ""
+    )  # as a kill in the middle of a write leaves it
     shutil.copytree(REPO / "gear", moved / "gear", ignore=shutil.ignore_patterns("__pycache__"))
     losses = moved / "gear/losses/adversarial.py"
     losses.write_text(losses.read_text().replace('"""', '"""Three more words: ', 1))
@@ -88,9 +96,24 @@ def test_a_killed_run_resumes_after_neutral_changes(prepared: Path, tmp_path: Pa
     assert f"resuming after step {saved} of" in done.stderr
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_models(moved, prepared)
-    (logged,) = moved.glob(".gear/logs/joint*/plots/metrics/**/ntp.tsv")
-    steps = [int(line.split("\t")[0]) for line in logged.read_text().splitlines()[1:]]
-    assert steps == sorted(set(steps)), "a step is logged twice"
+    assert_logged_once(moved)
+
+
+def assert_logged_once(cwd: Path) -> None:
+    """Check that every tracker has every step once, however the training was killed."""
+    live = live_points(cwd / "reports/live/joint")
+    rows = [json.loads(line) for line in curve(cwd).splitlines()]
+    assert [value for _, value in live["loss/ntp"]] == [row["loss/ntp"] for row in rows[1:]]
+    kinds = {name.split("/")[0] for name in live} - {key.split("/")[0] for key in rows[-1]}
+    assert kinds == {"grad_norm", "images_per_s", "lr", "memory", "time"}
+    for read in (tensorboard_points, wandb_points, mlflow_points):
+        points = read(cwd / ".gear")
+        assert points.keys() == live.keys()
+        for name, expected in live.items():
+            logged = points[name]
+            assert [step for step, _ in logged] == [step for step, _ in expected], name
+            if name in rows[-1]:  # a time is that of the first of the processes that took the step
+                assert [v for _, v in logged] == pytest.approx([v for _, v in expected]), name
 
 
 def test_more_steps_continue_a_finished_run_bitwise(prepared: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
+from gear.training.step_meter import FlopCounter
 from tests.distributed.accumulation import IMAGES, QUANTIZERS, STEPS, joint_step, weights
 from tests.distributed.kill_matrix import difference, kill, twin
 from tests.support.commands import gear, run_gear
@@ -84,6 +85,17 @@ def test_joint_steps_repeat_to_the_bit(world: DistributedContext) -> None:
         take_steps(step, "vq", world.device)
         found.append(weights(step))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_counting_flops_changes_no_bit(world: DistributedContext, stage: int) -> None:
+    plain, counted = (joint_step("vq", stage, 1, world) for _ in range(2))
+    take_steps(plain, "vq", world.device)
+    with FlopCounter() as counter:
+        take_steps(counted, "vq", world.device)
+    expected, found = weights(plain), weights(counted)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert counter.total > 1e6
 
 
 @pytest.fixture(scope="module")

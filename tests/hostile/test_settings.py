@@ -52,6 +52,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"joint:\n  steps: 1:30", "joint.steps = '1:30'"),
         (b"joint: {steps: 1e400}", "joint.steps = inf"),
         (b"joint: {steps: 1000000000000}", "joint.steps = 1000000000000"),
+        (
+            b"host: {trackers: [wandbb]}",
+            "'wandbb': Input should be 'dvclive', 'tensorboard', 'wandb'",
+        ),
+        (b"host: {trackers: wandb}", "host.trackers = 'wandb': Input should be a list"),
+        (b"host: {trackers: [wandb, wandb]}", "host.trackers: a tracker is named twice"),
         (b"joint: {temperature: hot}", "joint.temperature = 'hot': Input should be a valid number"),
         (b"joint: {temperature: {support: 0}}", "joint.temperature.support = 0"),
         (b"joint: {temperature: {suport: 4}}", "joint.temperature.suport"),

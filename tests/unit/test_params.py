@@ -131,3 +131,18 @@ def test_restrict_hides_undeclared_settings_and_keeps_host_and_health() -> None:
         _ = config.joint.batch
     with pytest.raises(UndeclaredParamError, match=r"DataConfig\.size"):
         _ = config.grid
+
+
+def test_the_nearest_preset_is_named_with_the_number_of_settings_that_differ() -> None:
+    assert params.nearest_preset(params.load_preset("tiny")) == "tiny"
+    changed = params.load_preset("tiny", {"joint": {"steps": 3}, "host": {"log_every": 9}})
+    assert params.nearest_preset(changed) == "tiny+1"
+    assert params.nearest_preset(params.restrict(changed, {"tokenizer"})) == "tiny"
+
+
+def test_there_is_no_nearest_preset_where_none_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.yaml").write_text("joint: {stps: 3}")
+    monkeypatch.setattr(paths, "PRESETS", tmp_path)
+    assert params.nearest_preset(params.Config()) == ""

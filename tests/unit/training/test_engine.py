@@ -13,6 +13,7 @@ from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
 from gear.training.ema import EMA
 from gear.training.engine import NonFinite, build_engine, frozen, update_weights
+from gear.training.step_meter import StepMeter
 
 
 def test_frozen_restores_mode_and_gradients() -> None:
@@ -74,6 +75,22 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(
         update_weights(engine, loss, "model", ["bad"])
     assert raised.value.keys == ["bad"]
     assert torch.equal(engine.module.weight, before)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_gradient_norm_of_a_step_is_that_before_clipping(
+    world: DistributedContext, stage: int
+) -> None:
+    train = TrainConfig(bf16=False, clip=0.1)
+    engine = build_engine(
+        torch.nn.Linear(3, 1, bias=False), train, world, lr=0.1, batch=1, zero_stage=stage
+    )
+    gradient = torch.tensor([[3.0, 0.0, 4.0]])
+    update_weights(engine, engine(gradient).sum(), "model", ["image"])
+    meter = StepMeter(torch.device("cpu"), None, recomputes=False)
+    row = meter.read({"model": engine})
+    assert row["grad_norm/model"] == pytest.approx(5.0)
+    assert row["lr/model"] == pytest.approx(0.1)
 
 
 def small_engine(world: DistributedContext, stage: int, *, offload: bool) -> Any:

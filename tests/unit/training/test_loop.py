@@ -20,6 +20,7 @@ from gear.training.engine import NonFinite
 from gear.training.fingerprint import Identity
 from gear.training.loop import EvalHook, Training
 from gear.training.run import TrainingRun, TrainingSettings, open_training
+from tests.support.trackers import live_points
 
 CODES = 4
 
@@ -56,18 +57,29 @@ def identity(**settings: Any) -> Identity:
 
 
 def opened(
-    folder: Path, steps: int, *, start_from: Path | None = None, lr: float = 0.1, **health: Any
+    folder: Path,
+    steps: int,
+    *,
+    start_from: Path | None = None,
+    lr: float = 0.1,
+    trackers: tuple[str, ...] = ("dvclive",),
+    **health: Any,
 ) -> TrainingRun:
     settings = TrainingSettings(
         RunConfig(seed=3),
         TrainConfig(),
-        HostConfig(checkpoint_every=3, log_every=4),
+        HostConfig(checkpoint_every=3, log_every=4, trackers=trackers),
         HealthConfig(window=2, **health),
         steps,
         batch=1,
     )
     return open_training(
-        identity(lr=lr), settings, states=folder / "s", work=folder / "w", start_from=start_from
+        identity(lr=lr),
+        settings,
+        states=folder / "s",
+        work=folder / "w",
+        live=folder / "live",
+        start_from=start_from,
     )
 
 
@@ -95,6 +107,32 @@ def test_more_steps_continue_a_finished_training(
     longer = train(opened(tmp_path / "parts", 11))
     assert f"resuming after step {first}" in capsys.readouterr().err
     assert longer == whole
+
+
+def test_a_resumed_training_keeps_what_was_measured_beside_the_curve(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    train(opened(tmp_path, 7))
+    before = live_points(tmp_path / "live/toy")["time/compute"]
+    rows, *_ = train(opened(tmp_path, 11))
+    points = live_points(tmp_path / "live/toy")
+    assert [step for step, _ in points["loss/toy"]] == [4, 5, 8, 10, 11]
+    assert points["loss/toy"] == [(row["step"], row["loss/toy"]) for row in rows if row["step"]]
+    assert points["time/compute"][:2] == before[:2]
+    assert [step for step, _ in points["time/compute"]] == [4, 5, 8, 10, 11]
+    assert not any("time/compute" in row for row in rows)
+
+
+def test_a_training_goes_on_without_a_tracker_that_fails(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(opened(tmp_path / "whole", 7, trackers=()))
+    (tmp_path / "other/w").mkdir(parents=True)
+    (tmp_path / "other/w/tensorboard").write_text("no folder")
+    assert train(opened(tmp_path / "other", 7, trackers=("tensorboard", "dvclive"))) == whole
+    assert "toy: tensorboard is left out from here on (" in capsys.readouterr().err
+    assert "loss/toy" in live_points(tmp_path / "other/live/toy")
+    assert not (tmp_path / "whole/live").exists()
 
 
 @pytest.mark.parametrize("steps", [7, 8, 10, 12])

@@ -55,8 +55,9 @@ repro-t2i: setup  ## The text-to-image pipeline on captions of the packaged imag
 tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes params.yaml)
 	@python -m gear preset tiny && dvc repro && echo "report: $(CURDIR)/reports/index.html"
 
+# not --quiet, with which --strict lets warnings pass
 docs: setup  ## Build the documentation as a site (build/site), which loads nothing from elsewhere; every link is checked
-	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet && echo "site: $(CURDIR)/build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict && echo "site: $(CURDIR)/build/site/index.html"
 
 # three processes on two cores, as the flow tests mostly wait; one thread each, or they would slow each other down
 test: setup  ## Run the tests
@@ -65,8 +66,8 @@ test: setup  ## Run the tests
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
 
-test-docs: setup  ## Run the Python of the documentation, and check that its commands exist
-	@python -m pytest tests/unit/test_docs.py
+test-docs: setup  ## Run the commands, Python and settings of the documentation in a finished tiny run (ten minutes)
+	@OMP_NUM_THREADS=1 python -m pytest -m 'slow or not slow' tests/unit/test_docs.py tests/pipeline/test_docs_commands.py
 
 test-gpu: setup  ## Run the tests of what a GPU computes (needs one)
 	@python -m pytest -m gpu tests/gpu

@@ -6,7 +6,6 @@ same on the site, in an editor and on a code host, and all are checked by `mkdoc
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from markdown_it import MarkdownIt
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 REPO = Path(__file__).resolve().parents[1]
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "EXPERIMENTS.md", "SECURITY.md")
@@ -48,6 +48,21 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     """Return a page with its API references shown, its Mermaid graphs drawn and its lists apart."""
     shown = MERMAID.sub(lambda block: draw(block[1]), REFERENCE.sub(r"\1", markdown))
     return separate_lists(shown)
+
+
+def on_page_content(content: str, page: Page, **_: object) -> None:
+    """Refuse a page that would show other lists, tables or blocks of code than a code host."""
+    text = page.markdown or ""
+    if "\n:::" in text:
+        return
+    expected = MarkdownIt().enable("table").render(text)
+    for tag in ("li", "table", "pre"):
+        here, there = (len(re.findall(rf"<{tag}\b", shown)) for shown in (content, expected))
+        if here != there:
+            raise PluginError(
+                f"{page.file.src_uri}: {here} <{tag}> on the site, {there} on a code host: indent "
+                "what belongs to an item of a list by four spaces, and fence code in it"
+            )
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -102,8 +117,9 @@ def draw(graph: str) -> str:
     boxes = [_box(name, x, y) for name, (x, y) in place.items()]
     width, height = (max(side) for side in zip(*place.values(), strict=True))
     size = f"0 0 {width + BOX[0]} {height + BOX[1]}"
+    label = "; ".join(f"{writer} to {reader}" for writer, reader in edges)
     return (
-        f'<svg viewBox="{size}" role="img" aria-label="{html.escape("; ".join(map(" to ".join, edges)))}">'
+        f'<svg viewBox="{size}" role="img" aria-label="{label}">'
         f"{TIP}{''.join(arrows + boxes)}</svg>\n"
     )
 

@@ -46,9 +46,7 @@ def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
     }
     command = ["bash", "-c", f"set -euo pipefail\n{text}"]
-    return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=900
-    )
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
 
 
 def pictures(folder: Path) -> None:

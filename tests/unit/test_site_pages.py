@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import griffe
 import pytest
 import yaml
 from mkdocs.exceptions import PluginError
 
 from tests.support.repo import REPO
+from tools.docstrings import Docstrings, as_markdown
 from tools.site_pages import draw, on_page_content, on_page_markdown, outside, separate_lists
 
 
@@ -77,3 +79,26 @@ def test_a_page_that_shows_less_than_a_code_host_is_refused() -> None:
     on_page_content("<ul><li>one</li><li>two</li></ul>", page)
     with pytest.raises(PluginError, match=r"docs/x\.md: 1 <li> on the site, 2 on a code host"):
         on_page_content("<ul><li>one - two</li></ul>", page)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "shown"),
+    [
+        ("Sum.\n\n>>> 1 + 1\n2", "Sum.\n\n```pycon\n>>> 1 + 1\n2\n```"),
+        (
+            "Sum.\n\nx: One.\n  More.\ny: Two.",
+            "Sum.\n\nArgs:\n    x: One.\n      More.\n    y: Two.",
+        ),
+        ("Sum.\n\nNote: slow.", "Sum.\n\nNote: slow."),
+        ("d = -2 <z, e>", "d = -2 &lt;z, e>"),
+        ("Sum.\n\nRaises:\n    A: if b.", "Sum.\n\nRaises:\n    A: if b."),
+    ],
+)
+def test_docstrings_are_markdown(docstring: str, shown: str) -> None:
+    assert as_markdown(docstring, {"x", "y"}, "Args:") == shown
+
+
+def test_the_comment_of_a_field_is_its_description() -> None:
+    extensions = griffe.load_extensions(Docstrings)
+    module = griffe.load("gear.tokenizer.quantizers", search_paths=[REPO], extensions=extensions)
+    assert module["Quantized.indices"].docstring.value == "(B, L) int64"

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.docs import blocks, reason_not_to_run, script
 from tests.support.repo import REPO
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SCRIPTS = {
     f"{block.page}:{block.line}" + (f"-{number}" if number else ""): script(paragraph)
     for block in blocks()
@@ -46,7 +46,9 @@ def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
     }
     command = ["bash", "-c", f"set -euo pipefail\n{text}"]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800
+    )
 
 
 def pictures(folder: Path) -> None:

@@ -10,7 +10,9 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +107,7 @@ def test_study_files_are_valid(
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_commands_are_known_with_their_arguments(page: str, line: str) -> None:
-    for command in re.split(r"&&|;|\|", line):
-        program, *words = shlex.split(command.replace("...", ""))
+    for program, *words in _commands(line.replace("...", "")):
         if program == "make":
             _require_targets(words)
         elif program == "gear" and words[0] != "--version":
@@ -114,6 +115,15 @@ def test_commands_are_known_with_their_arguments(page: str, line: str) -> None:
             assert unknown == []
         elif program == "dvc":
             _dvc().parse_args(words)
+
+
+def _commands(line: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a line, apart at && and |."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
+    lexer.whitespace_split = True
+    for is_operator, words in groupby(lexer, lambda word: set(word) <= set("&|;")):
+        if not is_operator:
+            yield list(words)
 
 
 def _require_targets(words: list[str]) -> None:

@@ -30,7 +30,7 @@ ANSWERS = $(PYTHON) -c 'import urllib.request as r; r.urlopen("$(TORCH_INDEX)/to
 WITHOUT_CUDA = if $(ANSWERS); then export PIP_EXTRA_INDEX_URL=$(TORCH_INDEX); else echo "no answer from $(TORCH_INDEX): torch with CUDA, 4 GB more"; fi;
 endif
 
-.PHONY: help setup repro repro-t2i tiny test test-slow test-docs test-gpu test-browser test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
+.PHONY: help setup repro repro-t2i tiny docs test test-slow test-docs test-gpu test-browser test-postgres lint bench zero-table kill-matrix damage-matrix image graph-check schema server worker deploy reports-server stop clean
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
@@ -55,6 +55,10 @@ repro-t2i: setup  ## The text-to-image pipeline on captions of the packaged imag
 tiny: setup  ## The whole pipeline in a minute or two on the tiny preset (writes params.yaml)
 	@python -m gear preset tiny && dvc repro && echo "report: $(CURDIR)/reports/index.html"
 
+# not --quiet, with which --strict lets warnings pass
+docs: setup  ## Build the documentation as a site (build/site), which loads nothing from elsewhere; every link is checked
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict && echo "site: $(CURDIR)/build/site/index.html"
+
 # three processes on two cores, as the flow tests mostly wait; one thread each, or they would slow each other down
 test: setup  ## Run the tests
 	@OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
@@ -62,8 +66,8 @@ test: setup  ## Run the tests
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
 
-test-docs: setup  ## Run the Python of the documentation, and check that its commands exist
-	@python -m pytest tests/unit/test_docs.py
+test-docs: setup  ## Run the commands, Python and settings of the documentation in a finished tiny run (ten minutes)
+	@OMP_NUM_THREADS=1 python -m pytest -m 'slow or not slow' tests/unit/test_docs.py tests/pipeline/test_docs_commands.py
 
 test-gpu: setup  ## Run the tests of what a GPU computes (needs one)
 	@python -m pytest -m gpu tests/gpu

@@ -37,9 +37,10 @@ LARGEST_SIZE = 2048  # pixels a side
 class ImageTokenizer(HubModel):
     """A trained tokenizer.
 
-    model: The module; its images are (B, 3, H, W) in [-1, 1].
-    size: Pixels a side that PIL images are resized to: that of the training images. None if the
-        folder does not say; set it before PIL images are encoded.
+    Attributes:
+        model: The module; its images are (B, 3, H, W) in [-1, 1].
+        size: Pixels a side that PIL images are resized to: that of the training images. None if
+            the folder does not say; set it before PIL images are encoded.
     """
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
@@ -161,9 +162,11 @@ class ImageTokenizer(HubModel):
 class ImageGenerator(HubModel):
     """A trained generator with its tokenizer.
 
-    model: The transformer. tokenizer: what decodes its tokens.
-    condition: "class" or "caption".
-    class_names: Names of its classes; empty if it is conditioned on captions.
+    Attributes:
+        model: The transformer.
+        tokenizer: What decodes its tokens.
+        condition: "class" or "caption".
+        class_names: Names of its classes; empty if it is conditioned on captions.
     """
 
     def __init__(

@@ -125,9 +125,10 @@ def group(runs: list[Run]) -> list[Arm]:
             seeds[run.seed] = run.name
     firsts = [same[0] for same in arms.values()]
     labels = _labels(firsts)
-    for place, (label, first) in enumerate(zip(labels, firsts, strict=True)):
-        if labels.count(label) > 1:
-            labels[place] = one_line(f"{label}: {first.name}", LABEL + len(first.name))
+    labels = [
+        label if labels.count(label) == 1 else f"{label}: {one_line(first.name, LABEL)}"
+        for label, first in zip(labels, firsts, strict=True)
+    ]
     return [Arm(label, same) for label, same in zip(labels, arms.values(), strict=True)]
 
 

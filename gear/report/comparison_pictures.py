@@ -155,7 +155,9 @@ def _heads(run: Run, samples: list[Sample]) -> list[str]:
     heads = []
     for number, sample in enumerate(samples):
         seed = sample_seed(words, number)
-        where = f"sample {number}" if seed is None else f"seed {seed}"
+        where = (
+            f"sample\N{NO-BREAK SPACE}{number}" if seed is None else f"seed\N{NO-BREAK SPACE}{seed}"
+        )
         name = one_line(sample.caption, NAME) or f"class {sample.label}"
         heads.append(f"{name}, {where}")
     return heads

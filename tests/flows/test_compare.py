@@ -192,7 +192,7 @@ def test_samples_across_sampling_are_side_by_side(guided: Path) -> None:
     assert done.stdout.startswith("Samples were drawn with different settings (guidance)")
     assert rows_of(done.stdout, "Metrics")["fd"] == ["100", "100", "+0"]
     assert "gear (guidance 4)" in done.stdout
-    page = (guided / done.stdout.rsplit("page: ", 1)[1].strip()).read_text()
+    page = (guided / done.stdout.rsplit("page: ", 1)[1].strip()).read_text().replace("\xa0", " ")
     assert not Page(page).fetched
     assert "recipe gear (guidance" not in page  # the recipe is the same
     pictures = re.findall(r'<img alt="([^"]*)" src="([^"]*)"', page)

@@ -144,6 +144,7 @@ def test_a_page_of_many_large_pictures_stays_small() -> None:
     )
     text = comparison.page(arms, [], pictures(arms, size=256, count=16))
     assert len(text) < LIMIT
+    assert text.count("<h2>Samples of seed") == 6  # none is left out while fewer samples fit
     assert len([alt for alt in alts(text) if EVIL[1:4] in alt]) >= 6  # each arm has some
 
 

@@ -150,8 +150,9 @@ def _remedy(revision: Revision, output: str) -> str:
     """Return the command that brings an output into DVC's cache."""
     if not revision.commit:
         return f"`dvc pull {output}`"
-    experiment = f"`dvc exp pull origin {revision.name}` (an experiment)"
-    return f"{experiment} or `dvc fetch --all-commits {output}`"
+    if revision.experiment:
+        return f"`dvc exp pull origin {revision.name}`"
+    return f"`dvc fetch --all-commits {output}`"
 
 
 def _pictures(revision: Revision, run: Run) -> RunPictures:

@@ -94,7 +94,7 @@ def sample_sections(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[
         left -= _size(cut)
         if left < 0 and shown:
             break
-        note = f"The first {len(cut.heads)} samples, from the same seeds in all rows."
+        note = f"The first {len(cut.heads)} samples, from the same seeds for all arms."
         shown.append(Section(f"Samples of seed {seed}", note, cut.parts()))
     return shown
 

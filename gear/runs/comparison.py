@@ -161,7 +161,10 @@ def _labels(runs: list[Run]) -> list[str]:
 def _label(run: Run, keys: list[str]) -> str:
     if not 0 < len(keys) <= 2:
         return one_line(run.name, LABEL)
-    values = (f"{key.rsplit('.', 1)[-1]} {run.settings.get(key, '-')}" for key in keys)
+    names = [key.rsplit(".", 1)[-1] for key in keys]
+    if len(set(names)) < len(names):  # joint.steps and generator.steps
+        names = keys
+    values = (f"{name} {run.settings.get(key, '-')}" for name, key in zip(names, keys, strict=True))
     return one_line(", ".join(values), LABEL)
 
 

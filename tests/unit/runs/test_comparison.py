@@ -185,6 +185,16 @@ def test_arms_are_named_by_their_sampling() -> None:
     assert names(drawn("a"), drawn("b", "continued")) == ["recipe gear", "recipe continued"]
 
 
+def test_settings_of_one_name_keep_their_sections() -> None:
+    steps = {"joint.steps": 200, "generator.steps": 550}
+    other = replace(SLOW[0], settings=SLOW[0].settings | dict.fromkeys(steps, 100))
+    arms = group([replace(SLOW[0], settings=SLOW[0].settings | steps), other])
+    assert [arm.label for arm in arms] == [
+        "generator.steps 550, joint.steps 200",
+        "generator.steps 100, joint.steps 100",
+    ]
+
+
 def test_no_two_arms_have_one_name() -> None:
     """Else one would hide the other in the charts."""
     other = [replace(SLOW[0], name="other", code="other"), replace(FAST[0], name="third")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -77,26 +78,37 @@ def sample_sections(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[
 
     found: Pictures by the names of runs.
     """
-    seeds = list(dict.fromkeys(run.seed for arm in arms for run in arm.runs))
-    sections = []
-    for seed in seeds:
-        runs = [(a.label, r, found[r.name].samples) for a in arms for r in a.runs if r.seed == seed]
-        runs = [(label, run, samples) for label, run, samples in runs if samples]
-        if not runs:
-            continue
-        heads = _heads(runs[0][1], runs[0][2])
-        rows = [Row(label, [_small(one.pixels) for one in samples]) for label, _, samples in runs]
-        sections.append((seed, Grid(heads, rows, _is_smooth(runs[0][2][0].pixels))))
-    count = _fitting([grid for _, grid in sections], SAMPLES)
-    left, shown = BUDGET, []
-    for seed, grid in sections:
-        cut = _first(grid, count)
-        left -= _size(cut)
-        if left < 0 and shown:
+    by_seed = {run.seed: _sample_grid(arms, found, run.seed) for arm in arms for run in arm.runs}
+    grids = {seed: grid for seed, grid in by_seed.items() if grid is not None}
+    count = _fitting(list(grids.values()), SAMPLES)
+    left, sections = BUDGET, []
+    for seed, whole in grids.items():
+        grid = _first(whole, count)
+        left -= _size(grid)
+        if left < 0 and sections:
             break
-        note = f"The first {len(cut.heads)} samples, from the same seeds for all arms."
-        shown.append(Section(f"Samples of seed {seed}", note, cut.parts()))
-    return shown
+        note = f"The first {len(grid.heads)} samples, from the same seeds for all arms."
+        if not sections and len(grid.heads) < len(whole.heads):
+            note += " More would make this page too large."
+        sections.append(Section(f"Samples of seed {seed}", note, grid.parts()))
+    if len(sections) < len(grids):
+        hidden = ", ".join(str(seed) for seed in list(grids)[len(sections) :])
+        note = f"Not shown, since they would make this page too large: samples of seeds {hidden}."
+        sections.append(Section("Other seeds", note, []))
+    return sections
+
+
+def _sample_grid(arms: Sequence[Arm], found: dict[str, RunPictures], seed: Any) -> Grid | None:
+    """Return the samples of all runs of a seed; None if none are at hand."""
+    runs = [(arm.label, run) for arm in arms for run in arm.runs if run.seed == seed]
+    runs = [(label, run) for label, run in runs if found[run.name].samples]
+    if not runs:
+        return None
+    first, samples = runs[0][1], found[runs[0][1].name].samples
+    rows = [
+        Row(label, [_small(one.pixels) for one in found[run.name].samples]) for label, run in runs
+    ]
+    return Grid(_heads(first, samples), rows, _is_smooth(samples[0].pixels))
 
 
 def reconstruction_section(arms: Sequence[Arm], found: dict[str, RunPictures]) -> Section | None:
@@ -198,6 +210,6 @@ def _first(grid: Grid, count: int) -> Grid:
 def _fitting(grids: Sequence[Grid], most: int) -> int:
     """Return how many columns of all grids fit into the budget: `most`, or a half, a quarter …"""
     count = most
-    while count > 2 and sum(_size(_first(grid, count)) for grid in grids) > BUDGET:
+    while count > 1 and sum(_size(_first(grid, count)) for grid in grids) > BUDGET:
         count //= 2
     return count

@@ -81,7 +81,8 @@ def sample_sections(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[
     by_seed = {run.seed: _sample_grid(arms, found, run.seed) for arm in arms for run in arm.runs}
     grids = {seed: grid for seed, grid in by_seed.items() if grid is not None}
     count = _fitting(list(grids.values()), SAMPLES)
-    left, sections = BUDGET, []
+    left = BUDGET
+    sections: list[Section] = []
     for seed, whole in grids.items():
         grid = _first(whole, count)
         left -= _size(grid)

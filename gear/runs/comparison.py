@@ -67,7 +67,9 @@ class Run:
         Empty if no metric of samples is recorded.
         """
         protocols = (record["protocol"] for name, record in self.records.items() if "@" not in name)
-        drawn = next((protocol for protocol in protocols if "guidance" in protocol), {})
+        drawn: dict[str, Any] = next(
+            (protocol for protocol in protocols if "guidance" in protocol), {}
+        )
         return {key: drawn[key] for key in SAMPLING if key in drawn}
 
     def values(self) -> dict[str, float]:

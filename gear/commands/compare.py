@@ -10,14 +10,18 @@ import re
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import parse_json, replace_file
+from gear.core.text import one_line
 from gear.evaluation.metric_protocol import require_records
 from gear.params import flatten
-from gear.report.comparison_page import STAGE, page, tables
+from gear.report.comparison_page import STAGE, page, sampling_warning, tables
+from gear.report.comparison_pictures import RECONSTRUCTIONS, SAMPLES, RunPictures
 from gear.runs import costs
 from gear.runs.comparison import Rows, Run, check_protocols, group
-from gear.runs.revision import Revision, checkout_root, find_revision
+from gear.runs.recorded_pictures import Reconstructions, Sample, first_samples, reconstructions
+from gear.runs.revision import MissingContentError, Revision, checkout_root, find_revision
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
+NOTED = 8  # settings that a note names, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="run",
         help="an experiment, a git revision or `workspace`; the first is the baseline",
     )
+    parser.add_argument(
+        "--across",
+        choices=["sample"],
+        help="compare runs whose sampling differs as well (guidance, temperature, top-k, top-p); "
+        "all else of their protocols has to be the same",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Return the tables as text."""
-    return compare(arguments.runs)
+    return compare(arguments.runs, across_sampling=arguments.across == "sample")
 
 
-def compare(names: list[str]) -> str:
+def compare(names: list[str], *, across_sampling: bool = False) -> str:
     """Compare runs; the first one's arm is the baseline.
 
+    across_sampling: Compare runs whose sampling settings differ, too.
+
     Returns:
-        Tables as text; the same with curves is written to `reports/compare/`.
+        Tables as text; the same with pictures and curves is written to `reports/compare/`.
 
     Raises:
         InputError: on an unknown run, one without metrics or curves at hand, or runs measured
@@ -51,15 +63,21 @@ def compare(names: list[str]) -> str:
     revisions = [find_revision(name, root) for name in names]
     runs = [_read(revision) for revision in revisions]
     try:
-        check_protocols(runs)
+        check_protocols(runs, across_sampling=across_sampling)
         arms = group(runs)
     except ValueError as error:
         raise InputError(str(error)) from None
     stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
+    pictures = {
+        revision.name: _pictures(revision, run)
+        for revision, run in zip(revisions, runs, strict=True)
+    }
+    notes = [note for revision in revisions for note in _notes(revision)]
     file = root / paths.COMPARISONS / f"{_file_name(names)}.html"
-    replace_file(file, page(arms, stages).encode())
+    replace_file(file, page(arms, stages, pictures, notes).encode())
+    warnings = [line for line in (sampling_warning(arms), *notes) if line]
     texts = [table.text() for table in tables(arms, stages) if table.rows]
-    return "\n\n".join([*texts, f"page: {file.relative_to(root)}"])
+    return "\n\n".join([*warnings, *texts, f"page: {file.relative_to(root)}"])
 
 
 def _file_name(names: list[str]) -> str:
@@ -117,15 +135,75 @@ def _curve(revision: Revision) -> Rows:
     file = paths.JOINT / "curves.jsonl"
     content = revision.read(str(file))
     if content is None:
-        pull = "`dvc pull`"
-        if revision.commit:
-            experiment = f"`dvc exp pull origin {revision.name}` (an experiment)"
-            pull = f"{experiment} or `dvc fetch --all-commits`"
         raise InputError(
-            f"{file} of {revision.name} is not in this checkout's DVC cache: {pull} brings it"
+            f"{file} of {revision.name} is not in this checkout's DVC cache: "
+            f"{_remedy(revision, str(file))} brings it"
         )
     source = f"{file} of {revision.name}"
     rows = [parse_json(line, source) for line in content.splitlines()]
     if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
         raise InputError(f"{source}: not the rows of a curve: `dvc repro joint` writes it anew")
     return rows
+
+
+def _remedy(revision: Revision, output: str) -> str:
+    """Return the command that brings an output into DVC's cache."""
+    if not revision.commit:
+        return f"`dvc pull {output}`"
+    if revision.experiment:
+        return f"`dvc exp pull origin {revision.name}`"
+    return f"`dvc fetch --all-commits {output}`"
+
+
+def _pictures(revision: Revision, run: Run) -> RunPictures:
+    """Return the samples and the reconstructions that are at hand of a run."""
+    samples: list[Sample] = []
+    rebuilt: Reconstructions | None = None
+    missing = []
+    size = run.settings.get("data.size")
+    try:
+        samples = first_samples(revision, SAMPLES)
+    except MissingContentError as error:
+        missing.append(f"{error}: {_remedy(revision, str(paths.SAMPLES))} brings it")
+    except InputError as error:
+        missing.append(str(error))
+    try:
+        if isinstance(size, int) and size > 0:
+            rebuilt = reconstructions(revision, size, RECONSTRUCTIONS)
+    except MissingContentError as error:
+        missing.append(f"{error}: {_remedy(revision, str(paths.PAGE))} brings it")
+    except InputError as error:
+        missing.append(str(error))
+    return RunPictures(samples, rebuilt, missing)
+
+
+def _notes(revision: Revision) -> list[str]:
+    """Return in what the settings of the workspace are not those of its last commit or run."""
+    if revision.commit:
+        return []
+    here = flatten(revision.read_yaml(str(paths.PARAMS)))
+    head = find_revision("HEAD", revision.root)
+    committed = flatten(head.read_yaml(str(paths.PARAMS)))
+    notes = []
+    if changes := [
+        f"{key} {committed.get(key, '-')} → {here.get(key, '-')}"
+        for key in sorted(here.keys() | committed.keys())
+        if here.get(key) != committed.get(key)
+    ]:
+        notes.append(f"{revision.name}: not the committed settings: {_few(changes)}")
+    changed = {
+        key: f"{key} {value} in {stage.name}, now {here[key]}"
+        for stage in revision.lock().values()
+        for key, value in flatten(stage.params.get(str(paths.PARAMS), {})).items()
+        if key in here and here[key] != value
+    }
+    if changed:
+        ran = _few(list(changed.values()))
+        notes.append(f"{revision.name}: made with other settings, `dvc repro`: {ran}")
+    return [one_line(note) for note in notes]
+
+
+def _few(texts: list[str]) -> str:
+    """Return the first of some texts, and how many more there are."""
+    more = len(texts) - NOTED
+    return "; ".join(texts[:NOTED]) + (f"; and {more} more" if more > 0 else "")

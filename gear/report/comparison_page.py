@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from gear.core.text import printable
+from gear.report.comparison_pictures import (
+    RunPictures,
+    equal_names,
+    missing_lines,
+    reconstruction_section,
+    sample_sections,
+)
 from gear.report.curves import CURVES, Curve
 from gear.report.line_chart import line_chart
 from gear.report.page import render_template
 from gear.runs.comparison import (
     COVER,
+    SAMPLING,
     Arm,
     Speed,
     differing,
+    differing_sampling,
     mean_and_std,
     metric_names,
     quantities,
@@ -36,7 +48,7 @@ class Table:
     rows: list[list[str]]
 
     def text(self) -> str:
-        lines = [self.head, *self.rows]
+        lines = [[printable(cell) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
         body = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -70,11 +82,38 @@ def _runs(arms: list[Arm]) -> Table:
 
 
 def _settings(arms: list[Arm]) -> Table:
-    keys = differing([arm.runs[0].settings for arm in arms])
-    rows = [[key, *(str(arm.runs[0].settings.get(key, "-")) for arm in arms)] for key in keys]
-    if len({arm.runs[0].code for arm in arms}) > 1:
-        rows.append(["code", *(arm.runs[0].code[:12] for arm in arms)])
-    return Table("What differs", "", ["setting", *(arm.label for arm in arms)], rows)
+    first = [arm.runs[0] for arm in arms]
+    rows = [
+        [key, *_changes([str(run.settings.get(key, "-")) for run in first])]
+        for key in differing([run.settings for run in first])
+    ]
+    if len({run.code for run in first}) > 1:
+        rows.append(["code", *_changes([run.code[:12] for run in first])])
+    return Table(
+        "What differs", "from the baseline to each arm", ["setting", *(a.label for a in arms)], rows
+    )
+
+
+def _changes(values: list[str]) -> list[str]:
+    """Return the baseline's value and, for each other arm, from what to what it changed.
+
+    >>> _changes(["1.0", "2.0", "1.0"])
+    ['1.0', '1.0 → 2.0', 'same']
+    """
+    base, *others = values
+    return [base, *("same" if value == base else f"{base} → {value}" for value in others)]
+
+
+def sampling_warning(arms: list[Arm]) -> str:
+    """Return that the arms' samples were drawn with different settings; "" if they were not."""
+    keys = differing_sampling([arm.runs[0] for arm in arms])
+    if not keys:
+        return ""
+    return (
+        f"Samples were drawn with different settings ({', '.join(SAMPLING[key] for key in keys)}): "
+        "differences of their metrics come from these as well as from the models. All else of the "
+        "protocols is the same; floors are given for each arm."
+    )
 
 
 def _metrics(arms: list[Arm]) -> Table:
@@ -92,9 +131,12 @@ def _metrics(arms: list[Arm]) -> Table:
                 f"{mean(values) - mean(base):+.4g}" if values and base else "-",
             ]
         rows.append(row)
-    return Table(
-        "Metrics", "mean ± standard deviation over seeds; differences to the baseline", head, rows
-    )
+    note = "mean ± standard deviation over seeds; differences to the baseline"
+    if any(name.endswith("_floor") for name in metric_names(arms)):
+        note += "; _floor: what real images in place of samples score, for each arm"
+    if differing_sampling([arm.runs[0] for arm in arms]):
+        note += "; samples drawn with different settings"
+    return Table("Metrics", note, head, rows)
 
 
 def _speeds(arms: list[Arm]) -> Table:
@@ -191,7 +233,53 @@ def _chart(arms: list[Arm], curve: Curve) -> str:
     return line_chart(curve.title, series, from_zero=curve.from_zero)
 
 
-def page(arms: list[Arm], stages: list[str]) -> str:
-    """Return the HTML page. Text from data is escaped."""
-    values: dict[str, Any] = {"arms": arms, "tables": tables(arms, stages), "charts": charts(arms)}
+def equal_curves(arms: list[Arm]) -> str:
+    """Return which arms have equal mean curves, in all quantities or in which; "" if none have."""
+    logged = sorted(quantities(arms, STAGE))
+    curves = {name: [arm.curve(STAGE, name) for arm in arms] for name in logged}
+    packed = {
+        name: {
+            arm.label: np.stack([steps, values.mean(0)])
+            for arm, (steps, values) in zip(arms, of_arms, strict=True)
+            if len(steps)
+        }
+        for name, of_arms in curves.items()
+    }
+    sentences = {name: equal_names(arrays) for name, arrays in packed.items()}
+    by_sentence: dict[str, list[str]] = {}
+    for name, of_name in sentences.items():
+        for sentence in of_name:
+            by_sentence.setdefault(sentence, []).append(name)
+    return " ".join(
+        f"{sentence[:-1]} in {'every curve' if len(names) == len(logged) else ', '.join(names)}."
+        for sentence, names in by_sentence.items()
+    )
+
+
+def page(
+    arms: list[Arm],
+    stages: list[str],
+    pictures: dict[str, RunPictures] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the HTML page. Text from data is escaped.
+
+    Args:
+        arms: The first is the baseline.
+        stages: Whose costs are shown.
+        pictures: By the names of runs.
+        notes: Lines on runs that are not as committed.
+    """
+    found = {run.name: RunPictures() for arm in arms for run in arm.runs} | (pictures or {})
+    values: dict[str, Any] = {
+        "arms": arms,
+        "warning": sampling_warning(arms),
+        "notes": notes,
+        "tables": tables(arms, stages),
+        "charts": charts(arms),
+        "equal_curves": equal_curves(arms),
+        "samples": sample_sections(arms, found),
+        "reconstructions": reconstruction_section(arms, found),
+        "missing": missing_lines(arms, found),
+    }
     return render_template("compare.html.j2", **values)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
+from gear.core.text import one_line
 from gear.evaluation.metric_protocol import Metric, difference
 
 Rows = list[dict[str, float]]
 SEED = "run.seed"
 RESAMPLES = 4000
 OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # in a protocol: not how it is measured
+SAMPLING = {  # in a protocol: settings of sampling, and what they are called
+    "guidance": "guidance",
+    "interval": "guidance over",
+    "temperature": "temperature",
+    "top_k": "top-k",
+    "top_p": "top-p",
+}
+RECIPE = "joint.recipe"
+LABEL = 80  # characters of an arm's name
 COVER = 0.95  # of the bootstrap interval
 
 
@@ -49,7 +59,18 @@ class Run:
     def arm(self) -> str:
         """Return what is the same for runs that differ in the seed alone."""
         settings = {name: value for name, value in self.settings.items() if name != SEED}
-        return json.dumps([self.code, settings], sort_keys=True)
+        return json.dumps([self.code, settings, self.sampling()], sort_keys=True)
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the settings that the measured samples were drawn with, as their protocol says.
+
+        Empty if no metric of samples is recorded.
+        """
+        protocols = (record["protocol"] for name, record in self.records.items() if "@" not in name)
+        drawn: dict[str, Any] = next(
+            (protocol for protocol in protocols if "guidance" in protocol), {}
+        )
+        return {key: drawn[key] for key in SAMPLING if key in drawn}
 
     def values(self) -> dict[str, float]:
         """Return values by metric."""
@@ -86,6 +107,9 @@ class Arm:
 def group(runs: list[Run]) -> list[Arm]:
     """Return arms in the order of their first runs, named by the settings in which they differ.
 
+    Arms that differ in their sampling are named by it: `gear (guidance 2, top-k 100)`. No two
+    arms have one name.
+
     Raises:
         ValueError: if a run is given twice.
     """
@@ -101,8 +125,13 @@ def group(runs: list[Run]) -> list[Arm]:
                     "the same settings, code and seed"
                 )
             seeds[run.seed] = run.name
-    keys = differing([same[0].settings for same in arms.values()])
-    return [Arm(_label(same, keys), same) for same in arms.values()]
+    firsts = [same[0] for same in arms.values()]
+    labels = _labels(firsts)
+    labels = [
+        label if labels.count(label) == 1 else f"{label}: {one_line(first.name, LABEL)}"
+        for label, first in zip(labels, firsts, strict=True)
+    ]
+    return [Arm(label, same) for label, same in zip(labels, arms.values(), strict=True)]
 
 
 def differing(settings: list[dict[str, Any]]) -> list[str]:
@@ -115,24 +144,85 @@ def differing(settings: list[dict[str, Any]]) -> list[str]:
     return [name for name in names if count(name) > 1]
 
 
-def _label(runs: list[Run], keys: list[str]) -> str:
+def _labels(runs: list[Run]) -> list[str]:
+    """Return the names of the arms that these runs are the first of."""
+    keys = differing([run.settings for run in runs])
+    drawn = differing_sampling(runs)
+    if not drawn:
+        return [_label(run, keys) for run in runs]
+    others = [key for key in keys if not key.startswith("sample.")]
+    bases = [
+        _label(run, others) if others else str(run.settings.get(RECIPE, run.name)) for run in runs
+    ]
+    return [
+        one_line(f"{base} ({sampling_in_words(run, drawn)})", LABEL)
+        for base, run in zip(bases, runs, strict=True)
+    ]
+
+
+def _label(run: Run, keys: list[str]) -> str:
     if not 0 < len(keys) <= 2:
-        return runs[0].name
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {runs[0].settings.get(key, '-')}" for key in keys)
+        return one_line(run.name, LABEL)
+    names = [key.rsplit(".", 1)[-1] for key in keys]
+    if len(set(names)) < len(names):  # joint.steps and generator.steps
+        names = keys
+    values = (f"{name} {run.settings.get(key, '-')}" for name, key in zip(names, keys, strict=True))
+    return one_line(", ".join(values), LABEL)
 
 
-def check_protocols(runs: list[Run]) -> None:
+def differing_sampling(runs: list[Run]) -> list[str]:
+    """Return the settings of sampling in which the measured samples of some runs differ."""
+    drawn = [run.sampling() for run in runs]
+    return [key for key in SAMPLING if any(one.get(key) != drawn[0].get(key) for one in drawn)]
+
+
+def sampling_in_words(run: Run, keys: Iterable[str]) -> str:
+    """Return how the samples of a run were drawn: `guidance 2, top-k 100`."""
+    drawn = run.sampling()
+    return ", ".join(f"{SAMPLING[key]} {_in_words(drawn.get(key, '-'))}" for key in keys)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(_in_words(end) for end in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_protocols(runs: list[Run], *, across_sampling: bool = False) -> None:
     """Check that all runs were measured under the same protocols; seeds may differ.
 
+    across_sampling: The settings of sampling (`SAMPLING`) may differ as well.
+
     Raises:
-        ValueError: if not; the message names the metric, the runs and how they differ.
+        ValueError: if not; the message names the metric, the runs and how they differ, and
+            whether the settings of sampling are all that differs.
     """
+    try:
+        _check(runs, OF_A_RUN | SAMPLING.keys() if across_sampling else OF_A_RUN)
+    except ValueError as error:
+        if across_sampling or not _differ_in_sampling_only(runs):
+            raise
+        raise ValueError(
+            f"{error}. Only settings of sampling differ: `--across sample` compares such runs"
+        ) from None
+
+
+def _differ_in_sampling_only(runs: list[Run]) -> bool:
+    try:
+        _check(runs, OF_A_RUN | SAMPLING.keys())
+    except ValueError:
+        return False
+    return True
+
+
+def _check(runs: list[Run], free: Set[str]) -> None:
+    """Raise `ValueError` if protocols differ in anything but the keys `free`."""
     first = runs[0]
     for other in runs[1:]:
         pairs = {"conditions": (Metric(0, first.conditions), Metric(0, other.conditions))}
         shared = [n for n in first.records if n in other.records and n != "fd_untrained"]
         for name in shared:
-            pairs[name] = (_metric(first, name), _metric(other, name))
+            pairs[name] = (_metric(first, name, free), _metric(other, name, free))
         for name, (metric, other_metric) in pairs.items():
             try:
                 difference(metric, other_metric)
@@ -140,9 +230,9 @@ def check_protocols(runs: list[Run]) -> None:
                 raise ValueError(f"{name} of {first.name} and {other.name}: {error}") from None
 
 
-def _metric(run: Run, name: str) -> Metric:
+def _metric(run: Run, name: str, free: Set[str]) -> Metric:
     record = run.records[name]
-    protocol = {k: v for k, v in record["protocol"].items() if k not in OF_A_RUN}
+    protocol = {k: v for k, v in record["protocol"].items() if k not in free}
     return Metric(record["value"], protocol)
 
 

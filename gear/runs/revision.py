@@ -54,11 +54,15 @@ class Locked:
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit, or the files on disk. `commit` is empty for the workspace."""
+    """A commit, or the files on disk. `commit` is empty for the workspace.
+
+    experiment: Whether `name` is that of a DVC experiment.
+    """
 
     name: str
     commit: str
     root: Path
+    experiment: bool = False
 
     @cached_property
     def files(self) -> DVCFileSystem:
@@ -164,7 +168,7 @@ def find_revision(name: str, root: Path) -> Revision:
             raise InputError(
                 f"no experiment or revision {name!r}: `dvc exp list` and `git log` name them"
             ) from None
-    return Revision(name, commit, root)
+    return Revision(name, commit, root, experiment=bool(commits))
 
 
 def checkout_root() -> Path:

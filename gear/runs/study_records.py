@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import parse_json, read_json, replace_file
 from gear.core.settings import Section, parse_section
-from gear.data.shards import decode
 from gear.evaluation.metric_protocol import Metric, require_records
 from gear.params import Config, from_values, result_settings
 from gear.report.curves import generator_curve
 from gear.runs import costs
-from gear.runs.revision import Revision
+from gear.runs.recorded_pictures import first_samples
+from gear.runs.revision import MissingContentError, Revision
 from gear.runs.study_file import PlannedRun, Study, short_hash
 
 SHOWN = 24  # samples of a run on the page
@@ -210,13 +209,10 @@ def _rows(revision: Revision, folder: Path) -> Rows:
 
 def _strip(revision: Revision) -> bytes:
     """Return the first samples of a run side by side, as PNG."""
-    folder = str(paths.SAMPLES)
-    shards = sorted(path for path in revision.files.find(folder) if str(path).endswith(".parquet"))
-    shards = [path for path in shards if "/prompts/" not in str(path)]
-    if not shards:
-        raise InputError(f"{folder} of {revision.name} is not in DVC's cache: run the study again")
-    table = pq.read_table(io.BytesIO(revision.files.read_bytes(shards[0])), columns=["image"])
-    images = [decode(image) for image in table["image"].to_pylist()[:SHOWN]]
+    try:
+        images = [sample.pixels for sample in first_samples(revision, SHOWN)]
+    except MissingContentError as error:
+        raise InputError(f"{error}: run the study again") from None
     picture = Image.fromarray(np.concatenate(images, axis=1))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)

@@ -19,7 +19,9 @@ import axe_core_python
 import numpy as np
 import pytest
 
+from gear.report import comparison_page as comparison
 from gear.report.curves import CURVES, curve_charts
+from gear.runs.comparison import group
 from tests.support.browser import Browser
 from tests.support.checkout import checkout
 from tests.support.commands import ENV
@@ -27,6 +29,7 @@ from tests.support.repo import REPO
 from tests.support.runs import toy_run
 from tests.support.settings import edit_params
 from tests.support.wait import wait_until
+from tests.unit.report.test_comparison_page import FAST, SLOW, pictures
 from tests.unit.report.test_live_page import write_strip
 from tests.unit.report.test_page import render
 
@@ -380,3 +383,26 @@ def test_the_report_is_whole_without_scripts(browser: Browser, report: str) -> N
     assert browser("document.querySelectorAll('figure.compare img').length") == 2
     assert browser("document.querySelectorAll('svg polyline').length") > 5
     picture(browser, "report-plain")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1100])
+def test_compared_samples_are_side_by_side_on_any_screen(
+    browser: Browser, tmp_path: Path, width: int, dark: bool
+) -> None:
+    """Samples of one seed are in one column; on a phone in one row, in which all arms fit."""
+    arms = group([SLOW[0], FAST[0]])
+    (tmp_path / "compare.html").write_text(comparison.page(arms, [], pictures(arms)))
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.size(width, 900, dark=dark)
+    browser.open((tmp_path / "compare.html").as_uri())
+    picture(browser, f"compare-{width}-{'dark' if dark else 'light'}")
+    assert browser("document.documentElement.scrollWidth") <= width
+    assert browser("document.querySelector('.side').scrollWidth") <= width
+    places = browser(
+        "[...document.querySelector('.side').querySelectorAll('img')]"
+        ".map((image) => [image.offsetLeft, image.offsetTop])"
+    )
+    first, other = places[0], places[3]  # of each arm, which have three
+    assert (first[0] == other[0]) is (width == 1100)
+    assert (first[1] == other[1]) is (width == 390)

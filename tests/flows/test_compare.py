@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.runs import commit, dvc, gear, git, toy_run
 
@@ -140,3 +141,92 @@ def test_a_commit_without_metrics_is_refused(swept: Path, tmp_path: Path) -> Non
     done = gear(folder, "compare", "HEAD", "HEAD~1")
     assert done.returncode == 2
     assert "HEAD has no reports/protocols.json: run `dvc repro`" in done.stderr
+
+
+SAMPLING = """  sample:
+    cmd: python make.py sample
+    deps: [make.py, data/models/joint]
+    params: [run.seed, sample]
+    outs: [data/samples]
+"""
+SAMPLES = """
+def sample():
+    import numpy as np
+    from gear.data.shards import write_samples
+
+    images = np.full((4, 8, 8, 3), int(params["sample"]["guidance"]) * 50, np.uint8)
+    captions = [f"<b>{i}</b>" for i in range(4)]
+    write_samples(images, np.arange(4), captions, pathlib.Path("data/samples"))
+
+globals()[sys.argv[1]]()
+"""
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose last two commits differ in the guidance of their samples."""
+    folder = toy_run(tmp_path_factory.mktemp("guided") / "checkout")
+    pipeline = (folder / "dvc.yaml").read_text().replace("[evaluate]", "[evaluate, sample]")
+    (folder / "dvc.yaml").write_text(pipeline + SAMPLING)
+    code = (folder / "make.py").read_text()
+    code = code.replace("\nglobals()[sys.argv[1]]()\n", SAMPLES)
+    measured = '"seeds": params["run"]["seed"]'
+    drawn = "\"seeds\": f\"{params['run']['seed']} * 9 + i\""
+    (folder / "make.py").write_text(
+        code.replace(measured, f'{drawn}, "guidance": params["sample"]["guidance"]')
+    )
+    settings = (folder / "params.yaml").read_text()
+    for guidance in (1, 4):
+        (folder / "params.yaml").write_text(f"{settings}sample: {{guidance: {guidance}.0}}\n")
+        dvc(folder, "repro", "-q")
+        commit(folder, f"guidance {guidance}")
+    return folder
+
+
+def test_samples_across_sampling_are_side_by_side(guided: Path) -> None:
+    refused = gear(guided, "compare", "HEAD~1", "HEAD")
+    assert refused.returncode == 2
+    assert "guidance: 1.0 against 4.0. Only settings of sampling differ" in refused.stderr
+    done = gear(guided, "compare", "--across", "sample", "HEAD~1", "HEAD")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Samples were drawn with different settings (guidance)")
+    assert rows_of(done.stdout, "Metrics")["fd"] == ["100", "100", "+0"]
+    assert "gear (guidance 4)" in done.stdout
+    page = (guided / done.stdout.rsplit("page: ", 1)[1].strip()).read_text().replace("\xa0", " ")
+    assert not Page(page).fetched
+    assert "recipe gear (guidance" not in page  # the recipe is the same
+    pictures = re.findall(r'<img alt="([^"]*)" src="([^"]*)"', page)
+    assert [alt for alt, _ in pictures[:2]] == [
+        f"&lt;b&gt;{i}&lt;/b&gt;, seed {i}: gear (guidance 1)" for i in range(2)
+    ]
+    assert pictures[4][0] == "&lt;b&gt;0&lt;/b&gt;, seed 0: gear (guidance 4)"
+    assert pictures[0][1] == pictures[1][1] != pictures[4][1]
+    assert "gear (guidance 4) equals gear (guidance 1) in every curve." in page
+
+
+def test_samples_that_are_not_in_the_cache_are_a_line(guided: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(guided, tmp_path / "checkout", symlinks=True))
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    (md5,) = (out["md5"] for out in lock["stages"]["sample"]["outs"])
+    (folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+    done = gear(folder, "compare", "--across", "sample", "HEAD~1", "HEAD")
+    assert done.returncode == 0, done.stderr
+    page = (folder / done.stdout.rsplit("page: ", 1)[1].strip()).read_text()
+    (line,) = re.findall("<li>(data/samples.*)</li>", page)
+    assert line.startswith("data/samples of HEAD is not in DVC&#39;s cache: ")
+    assert "`dvc fetch --all-commits data/samples` brings it" in line
+    assert len(re.findall(r'<img alt="[^"]*guidance 1\)"', page)) == 4
+
+
+def test_a_workspace_that_was_edited_says_so(guided: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(guided, tmp_path / "checkout", symlinks=True))
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("guidance: 4.0", "guidance: 7.0"))
+    done = gear(folder, "compare", "--across", "sample", "HEAD~1", "workspace")
+    assert done.returncode == 0, done.stderr
+    assert "workspace: not the committed settings: sample.guidance 4.0 → 7.0" in done.stdout
+    assert (
+        "made with other settings, `dvc repro`: sample.guidance 4.0 in sample, now 7.0"
+        in done.stdout
+    )
+    assert "gear (guidance 4)" in done.stdout  # what was measured

@@ -6,9 +6,14 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from gear.report import comparison_page as comparison
-from gear.runs.comparison import Run, group
+from gear.report import comparison_pictures
+from gear.report.comparison_pictures import RunPictures
+from gear.runs.comparison import Arm, Run, group
+from gear.runs.recorded_pictures import Reconstructions, Sample
+from tests.unit.report.test_page import LIMIT, Parsed
 
 EVIL = "<script>alert(1)</script>"
 SVG = "http://www.w3.org/2000/svg"  # a name, not an address
@@ -70,3 +75,149 @@ def test_text_from_data_is_escaped_on_the_page() -> None:
     assert text.count("<script") == 1  # the page's own
     assert text.count("&lt;script&gt;") > 5
     assert "http" not in text.replace('http-equiv="Content-Security', "").replace(SVG, "")
+
+
+def pictures(arms: list[Arm], size: int = 8, count: int = 3) -> dict[str, RunPictures]:
+    """Noise for each run; originals are those of all."""
+    random = np.random.default_rng(0)
+
+    def noise(*shape: int) -> np.ndarray:
+        return random.integers(0, 256, (*shape, size, size, 3)).astype(np.uint8)
+
+    originals = noise(count)
+    return {
+        run.name: RunPictures(
+            [
+                Sample(pixels, number, f"{EVIL} {number}")
+                for number, pixels in enumerate(noise(count))
+            ],
+            Reconstructions(originals, noise(count)),
+        )
+        for arm in arms
+        for run in arm.runs
+    }
+
+
+def alts(text: str) -> list[str]:
+    """Of all pictures, with plain spaces."""
+    return [alt.replace("\xa0", " ") for alt in re.findall(r'<img alt="([^"]*)"', text)]
+
+
+def test_samples_of_one_seed_are_side_by_side() -> None:
+    runs = [
+        replace(
+            run, records={"fd": {"value": 1.0, "protocol": {"seeds": f"{run.seed} * 1000003 + i"}}}
+        )
+        for run in (SLOW[0], FAST[0], FAST[1], SLOW[1])
+    ]
+    arms = group(runs)
+    text = comparison.page(arms, [], pictures(arms))
+    shown = [alt for alt in alts(text) if ", seed" in alt]
+    assert len(shown) == 12
+    assert [alt.split(", ", 1)[1] for alt in shown[:6]] == [
+        f"seed {seed}: recipe {recipe}" for recipe in ("llamagen_repa", "gear") for seed in range(3)
+    ]
+    assert shown[6].endswith("seed 1000003: recipe llamagen_repa")
+    first, other = (text.index(f"Samples of seed {seed}") for seed in (0, 1))
+    assert first < other
+    rebuilt = [alt for alt in alts(text) if alt.startswith("image 2")]
+    assert rebuilt == ["image 2: original", "image 2: recipe llamagen_repa", "image 2: recipe gear"]
+
+
+def test_captions_and_names_beside_pictures_are_escaped() -> None:
+    arms = group([make(EVIL, EVIL, 0, [3, 2, 2, 1, 1]), FAST[0]])
+    found = pictures(arms)
+    found[EVIL] = replace(found[EVIL], missing=[f"{EVIL} is not in DVC's cache"])
+    text = comparison.page(arms, [EVIL], found, notes=[EVIL])
+    assert text.count("<script") == 1
+    parsed = Parsed(text)
+    assert not parsed.without_alt
+    assert all(link.startswith("data:image/") for link in parsed.links)
+    assert "default-src 'none'; img-src data:" in text
+
+
+def test_a_page_of_many_large_pictures_stays_small() -> None:
+    arms = group(
+        [
+            make(recipe, recipe, seed, [400, 300, 220, 170, 140])
+            for seed, recipe in enumerate("abcdef")
+        ]
+    )
+    text = comparison.page(arms, [], pictures(arms, size=256, count=16))
+    assert len(text) < LIMIT
+    assert text.count("<h2>Samples of seed") == 6  # none is left out while fewer samples fit
+    assert "More would make this page too large." in text
+
+
+def test_seeds_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = group(SLOW)
+    monkeypatch.setattr(comparison_pictures, "BUDGET", 900)
+    text = comparison.page(arms, [], pictures(arms))
+    assert "Samples of seed 0" in text
+    assert "Samples of seed 2" not in text
+    assert re.search(r"too large: samples of seeds (1, )?2\.", text)
+
+
+def test_arms_without_pictures_are_named_and_others_are_shown() -> None:
+    arms = group([SLOW[0], FAST[0]])
+    found = pictures(arms)
+    line = "data/samples of slow-0 is not in DVC's cache: `dvc pull data/samples` brings it"
+    found["slow-0"] = RunPictures(missing=[line])
+    text = comparison.page(arms, [], found)
+    assert "`dvc pull data/samples` brings it" in text
+    assert {alt.split(": ")[-1] for alt in alts(text)} == {"original", "recipe gear"}
+    assert "<img" not in comparison.page(arms, [])
+
+
+def test_reconstructions_of_other_images_are_not_beside_these() -> None:
+    arms = group([SLOW[0], FAST[0]])
+    found = pictures(arms)
+    rebuilt = found["fast-0"].reconstructions
+    assert rebuilt
+    other = Reconstructions(255 - rebuilt.originals, rebuilt.copies)
+    found["fast-0"] = replace(found["fast-0"], reconstructions=other)
+    text = comparison.page(arms, [], found)
+    assert "Not shown, since other images are in the report: recipe gear." in text
+    assert not [alt for alt in alts(text) if alt.startswith("image") and "recipe gear" in alt]
+
+
+def test_equal_curves_are_named() -> None:
+    rows = [row | {"loss/l1": row["step"]} for row in SLOW[0].curves["joint"]]
+    one, same = (replace(run, curves={"joint": rows}) for run in (SLOW[0], FAST[0]))
+    assert comparison.equal_curves(group([one, same])) == (
+        "recipe gear equals recipe llamagen_repa in every curve."
+    )
+    other = [row | {"fd": row["fd"] + 1} for row in rows]
+    assert comparison.equal_curves(group([one, replace(same, curves={"joint": other})])) == (
+        "recipe gear equals recipe llamagen_repa in loss/l1, loss/ntp."
+    )
+    assert not comparison.equal_curves(group([one, replace(same, curves={})]))
+
+
+def test_the_page_says_what_differs_from_what_to_what() -> None:
+    third = replace(FAST[1], settings=SLOW[0].settings | {"sample.guidance": 2.0}, name="third")
+    (table,) = (
+        t
+        for t in comparison.tables(group([SLOW[0], FAST[0], third]), [])
+        if t.title == "What differs"
+    )
+    assert table.rows == [
+        ["joint.recipe", "llamagen_repa", "llamagen_repa → gear", "same"],
+        ["sample.guidance", "-", "same", "- → 2.0"],
+    ]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_page_across_sampling_says_so(guidance: float) -> None:
+    def measured(run: Run, guidance: float, floor: float) -> Run:
+        protocol = {"n": 4, "guidance": guidance}
+        records = {"fd": {"value": 9.0, "protocol": protocol}}
+        return replace(run, records=records | {"fd_floor": {"value": floor, "protocol": {}}})
+
+    arms = group([measured(SLOW[0], 1.0, 5.0), measured(FAST[0], guidance, 6.0)])
+    text = comparison.page(arms, [])
+    across = guidance != 1.0
+    assert ("Samples were drawn with different settings (guidance)" in text) is across
+    assert ("All measured under the same protocol" in text) is not across
+    assert ("recipe gear (guidance 2)" in text) is across
+    assert "<td>fd_floor</td><td>5</td><td>6</td><td>+1</td>" in text

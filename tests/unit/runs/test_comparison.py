@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gear.runs.comparison import Arm, Run, check_protocols, group, mean_and_std, speed, steps_to
+from gear.runs.comparison import (
+    SAMPLING,
+    Arm,
+    Run,
+    check_protocols,
+    group,
+    mean_and_std,
+    speed,
+    steps_to,
+)
 
 STEPS = np.arange(0.0, 401.0, 100.0)
 
@@ -118,6 +127,82 @@ def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
         check_protocols(
             [replace(SLOW[0], conditions={"data": "a"}), replace(FAST[0], conditions={"data": "b"})]
         )
+
+
+DRAWN = {"n": 4, "reference_n": 9, "extractor": "e", "guidance": 1.0, "top_k": 0, "seeds": "0 * 7"}
+
+
+def drawn(name: str, recipe: str = "gear", seed: int = 0, **protocol: object) -> Run:
+    """A run whose samples were drawn and measured as DRAWN says, but for `protocol`."""
+    run = make(name, recipe, seed, [400, 300, 200, 100, 90])
+    records = {
+        "fd": {"value": 90.0, "protocol": DRAWN | protocol},
+        "fd_floor": {"value": 5.0, "protocol": {"n": 4}},
+    }
+    settings = {f"sample.{key}": protocol[key] for key in protocol if key in SAMPLING}
+    return replace(run, records=records, settings=run.settings | settings)
+
+
+def test_other_sampling_is_compared_only_if_asked_for() -> None:
+    runs = [drawn("a"), drawn("b", guidance=2.0, top_k=100)]
+    with pytest.raises(
+        ValueError, match=r"guidance: 1.0 against 2.0; top_k: 0 against 100\. Only"
+    ) as hint:
+        check_protocols(runs)
+    assert "`--across sample`" in str(hint.value)
+    check_protocols(runs, across_sampling=True)
+
+
+@pytest.mark.parametrize(
+    "other", [{"n": 5}, {"reference_n": 8}, {"extractor": "f"}, {"rounding": "none"}]
+)
+def test_across_sampling_all_else_has_to_be_the_same(other: dict[str, object]) -> None:
+    runs = [drawn("a"), drawn("b", guidance=2.0, **other)]
+    (name,) = other
+    with pytest.raises(ValueError, match=f"fd of a and b: .*not comparable: {name}: "):
+        check_protocols(runs, across_sampling=True)
+    with pytest.raises(ValueError, match="not comparable") as refused:
+        check_protocols(runs)
+    assert "--across" not in str(refused.value)  # it would not help
+    data = [replace(run, conditions={"data": run.name}) for run in (drawn("a"), drawn("b"))]
+    with pytest.raises(ValueError, match="conditions of a and b"):
+        check_protocols(data, across_sampling=True)
+
+
+def test_arms_are_named_by_their_sampling() -> None:
+    def names(*runs: Run) -> list[str]:
+        return [arm.label for arm in group(list(runs))]
+
+    guided = {"guidance": 2.0, "top_k": 100}
+    assert names(drawn("a"), drawn("b", **guided), drawn("c", seed=1, **guided)) == [
+        "gear (guidance 1, top-k 0)",
+        "gear (guidance 2, top-k 100)",
+    ]
+    assert names(drawn("a"), drawn("b", "continued", guidance=1.5, interval=[0.0, 0.5])) == [
+        "recipe gear (guidance 1, guidance over -)",
+        "recipe continued (guidance 1.5, guidance over 0 to 0.5)",
+    ]
+    assert names(drawn("a"), drawn("b", "continued")) == ["recipe gear", "recipe continued"]
+
+
+def test_settings_of_one_name_keep_their_sections() -> None:
+    steps = {"joint.steps": 200, "generator.steps": 550}
+    other = replace(SLOW[0], settings=SLOW[0].settings | dict.fromkeys(steps, 100))
+    arms = group([replace(SLOW[0], settings=SLOW[0].settings | steps), other])
+    assert [arm.label for arm in arms] == [
+        "generator.steps 550, joint.steps 200",
+        "generator.steps 100, joint.steps 100",
+    ]
+
+
+def test_no_two_arms_have_one_name() -> None:
+    """Else one would hide the other in the charts."""
+    other = [replace(SLOW[0], name="other", code="other"), replace(FAST[0], name="third")]
+    assert [arm.label for arm in group([SLOW[0], *other])] == [
+        "recipe llamagen_repa: slow-0",
+        "recipe llamagen_repa: other",
+        "recipe gear",
+    ]
 
 
 def test_what_a_run_measures_of_itself_is_no_protocol() -> None:

@@ -166,6 +166,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward."""
 
+    compiles_alone = True
+
     def __init__(self, config: GeneratorShape) -> None:
         super().__init__()
         self.attention = self.build_attention(config)

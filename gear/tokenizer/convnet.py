@@ -33,6 +33,8 @@ def norm(channels: int) -> nn.GroupNorm:
 class Residual(nn.Module):
     """Two norm-swish-conv layers and a 1x1 shortcut where the width changes."""
 
+    compiles_alone = True
+
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = norm(inner), nn.Conv2d(inner, outer, 3, padding=1)
@@ -47,6 +49,8 @@ class Residual(nn.Module):
 
 class SpatialAttention(nn.Module):
     """One-head self-attention over positions."""
+
+    compiles_alone = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

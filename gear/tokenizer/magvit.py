@@ -21,6 +21,8 @@ from gear.tokenizer.convnet import groups, norm
 class PlainResidual(nn.Module):
     """Two norm-swish-conv layers without biases."""
 
+    compiles_alone = True
+
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = norm(inner), nn.Conv2d(inner, outer, 3, padding=1, bias=False)

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from gear.core.errors import InputError
-from gear.generator.transformer import Block
-from gear.tokenizer import convnet, magvit
 
-PARTS = (Block, convnet.Residual, convnet.SpatialAttention, magvit.PlainResidual)
 VARIANTS = 128  # compiled versions of a part: widths x resolutions x whether weights get gradients
 
 
 def compile_parts(module: nn.Module) -> None:
     """Compile a model's blocks, each by itself; names of weights stay as they are.
+
+    Blocks are the modules with the attribute `compiles_alone`.
 
     The decoder's last layer is in none of them: `adaptive_weight` takes a gradient there, and a
     compiled part computes all of its gradients or none.
@@ -33,7 +32,7 @@ def compile_parts(module: nn.Module) -> None:
         )
     torch._dynamo.config.recompile_limit = VARIANTS
     for part in module.modules():
-        if isinstance(part, PARTS):
+        if getattr(part, "compiles_alone", False):
             part.compile(dynamic=False)
 
 

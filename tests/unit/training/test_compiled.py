@@ -18,8 +18,9 @@ from tests.support.plain_loop import EPS, plain_loop
 from tests.support.settings import tiny_settings
 
 
-def test_names_of_weights_stay_and_the_last_layer_is_not_compiled() -> None:
-    tokenizer, guided = models(small())
+@pytest.mark.parametrize("quantizer", ["vq", "lfq"])
+def test_names_of_weights_stay_and_the_last_layer_is_not_compiled(quantizer: str) -> None:
+    tokenizer, guided = models(small(quantizer))
     for model in (tokenizer, guided):
         before = list(model.state_dict())
         assert not is_compiled(model)

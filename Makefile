@@ -66,7 +66,7 @@ test: setup  ## Run the tests
 test-slow: setup  ## Run the tests that take minutes each: every quantizer and recipe through the pipeline, a step at XL's width
 	@python -m pytest -m slow
 
-test-docs: setup  ## Run the commands, Python and settings of the documentation in a finished tiny run (ten minutes)
+test-docs: setup  ## Run the commands, Python and settings of the documentation in a finished tiny run (twenty minutes)
 	@OMP_NUM_THREADS=1 python -m pytest -m 'slow or not slow' tests/unit/test_docs.py tests/pipeline/test_docs_commands.py
 
 test-gpu: setup  ## Run the tests of what a GPU computes (needs one)

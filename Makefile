@@ -34,7 +34,7 @@ endif
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
-setup: $(STAMP)  ## Make .venv with the pinned packages (a few minutes, once; 7 GB, or 3 with CPU=1)
+setup: $(STAMP)  ## Make .venv with the pinned packages (a few minutes, once; 8 GB, or 4 with CPU=1)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'

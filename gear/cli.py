@@ -229,7 +229,7 @@ def _blamed_on_inputs(stage: str, error: Exception) -> Exception:
 
 
 def _say_what_is_left(stage: str) -> None:
-    """Print how long the stages after this one take, if DVC goes on to run them."""
+    """Print how long the stages that are left take, if DVC runs the pipeline."""
     from gear.runs.progress import left_after
 
     if os.environ.get("RANK", "0") != "0":
@@ -237,7 +237,7 @@ def _say_what_is_left(stage: str) -> None:
     with suppress(InputError, BrokenPipeError):
         left = left_after(stage)
         if left is not None:
-            print(f"{stage}: done. {left}", flush=True)
+            print(f"{stage}: done. Pipeline: {left}", flush=True)
 
 
 def _end_with_who_started_this() -> None:

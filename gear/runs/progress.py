@@ -212,11 +212,22 @@ class Pipeline:
 
     def dvc_runs(self) -> bool:
         """Return whether DVC is at work here; between two stages none of them is running."""
+        return self._dvc_command() is not None
+
+    def dvc_runs_one_stage(self) -> bool:
+        """Return whether DVC is at work on a single stage, as for `gear verify`."""
+        return b"--single-item" in (self._dvc_command() or b"")
+
+    def _dvc_command(self) -> bytes | None:
+        """Return the command line of the DVC that is at work here, or None."""
         try:
             named = re.fullmatch(rb"\s*(\d{1,9})\s*", (self.root / DVC_LOCK).read_bytes())
         except OSError:
-            return False
-        return named is not None and is_alive(int(named[1])) and b"dvc" in _command(int(named[1]))
+            return None
+        if named is None or not is_alive(int(named[1])):
+            return None
+        command = _command(int(named[1]))
+        return command if b"dvc" in command else None
 
     def curves(self) -> dict[str, list[Row]]:
         """Return the logged rows of each training that has any."""
@@ -246,15 +257,15 @@ def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
 
 
 def left_after(stage: str) -> str | None:
-    """Return in words what DVC has left to do once a stage ends that runs here.
+    """Return in words what is left of the pipeline once a stage ends that runs here.
 
-    None if DVC does not run.
+    None if DVC does not run it.
 
     Raises:
         InputError: if this is no checkout.
     """
     pipeline = Pipeline(Path())
-    if not pipeline.dvc_runs():
+    if not pipeline.dvc_runs() or pipeline.dvc_runs_one_stage():
         return None
     left = [one for one in pipeline.progress() if one.name != stage and one.state == "left"]
     return time_left(left, dvc_runs=True)

@@ -48,7 +48,6 @@ def run(config: Config, start_from: Path | None = None) -> None:
         settings,
         states=paths.STATES,
         work=paths.WORK,
-        live=paths.LIVE,
         preset=nearest_preset(config),
         start_from=start_from,
     )

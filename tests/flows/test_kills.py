@@ -1,4 +1,7 @@
-"""Killed at every level, by a real worker on a real server: no trainer left, no second one, and the next run finishes."""
+"""Killed at every level, by a real worker on a real server.
+
+No trainer is left, no second one starts, and the next run finishes.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +155,7 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
 def test_a_killed_training_of_a_deployment_goes_on_where_it_was(
     server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    """A real training, killed as the kernel kills what takes too much memory; the flow starts it again."""
+    """A real training is killed as for too much memory; the flow starts it again."""
     folder = checkout(tmp_path / "c")
     edit_params(folder, tokenizer={"steps": 60}, host={"checkpoint_every": 1, "log_every": 10})
     (folder / "flows").symlink_to(REPO / "flows")

@@ -57,7 +57,10 @@ def test_steps_to_a_target_are_those_of_a_fine_grid() -> None:
 
 
 def test_the_interval_holds_what_all_resamples_together_give() -> None:
-    """Three seeds an arm have 27 resamples each: all 729 pairs, equally likely, are the distribution that drawing approximates."""
+    """Three seeds an arm have 27 resamples each.
+
+    All 729 pairs, equally likely, are the distribution that drawing approximates.
+    """
     slow, fast = (group(runs)[0].curve("joint", "fd") for runs in (SLOW, FAST))
     found = speed(slow, fast)
     assert found is not None
@@ -118,7 +121,8 @@ def test_protocols_may_differ_in_seeds_and_in_nothing_else() -> None:
     other = replace(FAST[0], records={"fd": {"value": 1.0, "protocol": {"n": 5, "seeds": "0 * 2"}}})
     with pytest.raises(
         ValueError,
-        match="fd of slow-0 and fast-0: measured under different protocols, not comparable: n: 4 against 5",
+        match="fd of slow-0 and fast-0: measured under different protocols, "
+        "not comparable: n: 4 against 5",
     ):
         check_protocols([SLOW[0], other])
     with pytest.raises(

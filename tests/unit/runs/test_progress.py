@@ -75,6 +75,9 @@ def test_what_is_left_after_a_stage_is_told_while_dvc_runs(
     assert left_after("joint") == "Left: evaluate; how long they take is known after one run."
     params.write_text(params.read_text().replace("steps: 400", "steps: 300"))
     assert left_after("evaluate") == "All stages are done."
+    verifies = b"python -m dvc repro --quiet --single-item shards"
+    monkeypatch.setattr("gear.runs.progress._command", lambda pid: verifies)
+    assert left_after("shards") is None
 
 
 def test_a_deleted_output_leaves_its_stage(checkout: Path) -> None:

@@ -17,9 +17,10 @@ SCHEMA = Path("presets/params.schema.json")
 
 SHARDS = Path("data/shards")  # train/*.parquet, val/*.parquet, manifest.json, rejects.json
 FEATURES = Path("data/features")  # teacher features, and text states of captions
-REFERENCE = Path(
-    "data/reference"
-)  # statistics of the training images that samples are compared with
+# Statistics of the training images, with which samples are compared: over EfficientNet-Lite0, which
+# trainings read too, and over Inception-v3.
+REFERENCE = Path("data/reference")
+INCEPTION = Path("data/inception")
 MODELS = Path("data/models")
 TOKENIZER = MODELS / "tokenizer"  # the warm tokenizer
 JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl

@@ -201,7 +201,7 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
     metrics = sample_quality(features, reference, {**base, **drawn}, config.evaluate.neighbours)
     if config.evaluate.inception.path:
         inception = build_inception(config.evaluate.inception).to(device)
-        training = load_training_statistics(root / paths.REFERENCE)
+        training = load_training_statistics(root / paths.INCEPTION)
         chosen = choose_reference(config.evaluate.reference, training)
         measured = sample_metrics(inception, pixels, chosen, training, drawn, config.run.seed)
         metrics |= {name: measured[name] for name in ("fid", "inception_score") if name in measured}

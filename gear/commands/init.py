@@ -32,6 +32,7 @@ __pycache__/
 /data/shards
 /data/features
 /data/reference
+/data/inception
 /data/samples
 /data/models/
 /data/raw/

@@ -132,7 +132,7 @@ def _inception_metrics(
 ) -> dict[str, Metric]:
     """Return the metrics over Inception-v3."""
     inception = build_inception(config.evaluate.inception).to(device)
-    training = load_training_statistics(paths.REFERENCE)
+    training = load_training_statistics(paths.INCEPTION)
     reference = choose_reference(config.evaluate.reference, training)
     own = _own_images(len(samples)) if config.data.condition == "caption" else None
     return sample_metrics(

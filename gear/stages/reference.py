@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gear import paths
 from gear.core.device import pick_device
+from gear.core.files import write_json
 from gear.core.ranks import join_ranks
 from gear.data.shards import read_split
 from gear.encoders.efficientnet import build_encoder
@@ -16,11 +17,12 @@ from gear.params import Config
 
 
 def run(config: Config) -> None:
-    """Write `data/reference` from `data/shards`.
+    """Write `data/reference` and `data/inception` from `data/shards`.
 
-    efficientnet-lite0.npz: pooled features of the FD extractor, their mean and covariance, and
-    the input size; protocol.json: how they were computed;
-    inception.npz, inception.json: the same over Inception-v3, if `evaluate.inception` is set.
+    data/reference: efficientnet-lite0.npz has pooled features of the FD extractor, their mean and
+    covariance, and the input size; protocol.json says how they were computed.
+    data/inception: inception.npz and inception.json, the same over Inception-v3. Without
+    `evaluate.inception` the second says so, and there is no first.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")
@@ -28,9 +30,14 @@ def run(config: Config) -> None:
     weights = config.evaluate.inception
     inception = build_inception(weights).to(device) if weights.path else None
 
-    def fill(draft: Path) -> None:
+    def fill_reference(draft: Path) -> None:
         save_feature_reference(draft, encoder, train, config.evaluate.input_size, ranks)
+
+    def fill_inception(draft: Path) -> None:
         if inception is not None:
             save_training_statistics(draft, inception, train, ranks)
+        elif ranks.is_rank_zero:
+            write_json(draft / "inception.json", {"reference": "none: no evaluate.inception"})
 
-    ranks.replace_folder(paths.REFERENCE, fill)
+    ranks.replace_folder(paths.REFERENCE, fill_reference)
+    ranks.replace_folder(paths.INCEPTION, fill_inception)

@@ -17,6 +17,7 @@ from tests.support.settings import edit_params
 OUTPUTS = (
     "data/features",
     "data/reference",
+    "data/inception",
     "data/samples",
     "reports/samples.png",
     "reports/reconstruction.json",
@@ -41,6 +42,7 @@ def measured(prepared: Path, cwd: Path, ranks: int) -> dict[str, bytes]:
     shutil.copytree(prepared, cwd)
     shutil.rmtree(cwd / "data/features")
     shutil.rmtree(cwd / "data/reference")
+    shutil.rmtree(cwd / "data/inception")
     shutil.copytree(cwd / "data/models/joint", cwd / "data/models/generator")
     # parts of 16 samples: their number divides by no number of ranks here
     edit_params(cwd, host={"sample_batch": 16}, sample={"n": 100, "grid_guidance": 3.0})

@@ -88,6 +88,18 @@ def test_declared_params_are_settings_that_change_results(stage: str) -> None:
     assert not [name for name in declared if name.split(".")[0] in NEUTRAL]
 
 
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_no_stage_depends_on_a_part_of_an_output(stage: str) -> None:
+    """Else `dvc exp run` fails where the output is restored and the committed one is not cached."""
+    outputs = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for s in PIPELINE.values()
+        for out in s["outs"]
+    ]
+    parts = [dep for dep in PIPELINE[stage]["deps"] for out in outputs if dep.startswith(f"{out}/")]
+    assert parts == []
+
+
 def test_every_stage_with_torch_declares_its_version() -> None:
     for stage in set(STAGES) - {"ingest", "validate", "report"}:
         pins = [entry for entry in PIPELINE[stage]["params"] if isinstance(entry, dict)]

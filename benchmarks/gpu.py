@@ -1,6 +1,7 @@
 """Time the joint step of presets on one GPU: images a second, share of the peak, memory.
 
     python -m benchmarks.gpu --peak 989 [--preset imagenet256-b ...] [--micro-batch 32] [--steps 10]
+        [--compile]
 
 Images, tokens and teacher features are random, so the loader and the teacher are not in it. What it
 prints as TFLOP/s is what `gear plan --tflops` asks for. `--peak` is the GPU's dense bf16 TFLOP/s
@@ -29,6 +30,7 @@ from gear.params import Config, load_preset
 from gear.tokenizer.model import Tokenizer
 from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
+from gear.training.compiled import compile_parts
 from gear.training.distributed import join_process_group
 from gear.training.ema import EMA
 from gear.training.engine import build_engine
@@ -38,7 +40,9 @@ CLASSES, TEACHER = 1000, 768
 WARM = 3  # steps before the first that is timed
 
 
-def time_preset(config: Config, size: int, steps: int) -> tuple[float, float]:
+def time_preset(
+    config: Config, size: int, steps: int, *, compiled: bool = False
+) -> tuple[float, float]:
     """Return the median seconds of a joint step of `size` images, and the most memory in GiB."""
     device = pick_device(config.host)
     world = join_process_group(config.host, 0)
@@ -49,6 +53,9 @@ def time_preset(config: Config, size: int, steps: int) -> tuple[float, float]:
     )
     projector = Projector(config.generator.width, config.generator.projector_hidden, (TEACHER,))
     guided = GuidedGenerator(generator, projector).to(device)
+    if compiled:
+        compile_parts(tokenizer)
+        compile_parts(guided)
     own = build_engine(guided, config.train, world, lr=1e-4, batch=size)
     autoencoder = AutoencoderStep(
         tokenizer,
@@ -103,6 +110,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=32, help="images a step")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--peak", type=float, required=True, help="dense bf16 TFLOP/s of the GPU")
+    parser.add_argument("--compile", action="store_true", help="as host.compile does")
     options = parser.parse_args()
     print("| preset | images a step | images/s | TFLOP/s | of the peak | memory, GiB |")
     print("|---|---|---|---|---|---|")
@@ -110,7 +118,9 @@ def main() -> None:
         config = load_preset(name)
         flops = sum(part.flops for part in measure(config)) * options.micro_batch
         try:
-            seconds, most = time_preset(config, options.micro_batch, options.steps)
+            seconds, most = time_preset(
+                config, options.micro_batch, options.steps, compiled=options.compile
+            )
         except torch.OutOfMemoryError:
             raise InputError(f"{name}: {options.micro_batch} images do not fit") from None
         rate = flops / seconds / 1e12

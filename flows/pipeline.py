@@ -23,6 +23,7 @@ from flows.stage_errors import StageError
 from flows.training_progress import TrainingProgress
 from gear.core.errors import InputError
 from gear.core.yaml_text import parse_yaml, read_yaml
+from gear.git_history import refuse_shallow_clone
 from gear.params import from_values, list_presets
 from gear.paths import PARAMS, WORK
 
@@ -140,6 +141,8 @@ def pipeline(
         raise InputError(
             f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it"
         )
+    if name:
+        refuse_shallow_clone(where)
     if overrides:
         check_overrides(where, overrides)
     if preset and preset not in list_presets().split():

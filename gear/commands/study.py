@@ -12,6 +12,7 @@ from gear import paths
 from gear.commands.arguments import positive
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import exclusive_lock, replace_file
+from gear.git_history import refuse_shallow_clone
 from gear.params import Config
 from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.dry_run:
         return plan(study, missing, records, arguments.jobs)
     failed: dict[str, str] = {}
+    if missing and not arguments.page:
+        refuse_shallow_clone(root)
     if not arguments.page:
         with exclusive_lock(
             root / paths.WORK / f"study-{study.name}.lock",

@@ -88,6 +88,21 @@ def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str
     assert after == before
 
 
+def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: Path) -> None:
+    """`dvc exp run` ends well in one, and no experiment is there."""
+    whole = shutil.copytree(fresh, tmp_path / "whole", symlinks=True)
+    (whole / "notes").touch()
+    commit(whole, "notes")
+    clone = ["git", "clone", "--quiet", "--depth", "1", f"file://{whole}", str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    done = gear(tmp_path / "clone", "study", "studies/toy.yaml")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"gear study: {tmp_path / 'clone'}: in a shallow clone DVC keeps no experiment: "
+        "run `git fetch --unshallow`\n"
+    )
+
+
 @pytest.mark.parametrize(
     "content", [b"[]", b"{}", b"\xff", b'{"arm": 1}', b'{"curve": [{"step": "x"}]}'], ids=repr
 )

@@ -255,6 +255,7 @@ class Cache:
 
 def content_md5(root: Path, path: str) -> str:
     """Return DVC's hash of a file or folder of a checkout, from its bytes; '' if it is absent."""
+    root = root.absolute()  # DVC hashes no relative one
     if not (root / path).exists():
         return ""
     local = LocalFileSystem()

@@ -18,6 +18,7 @@ from gear import paths
 from gear.commands.project import require_locked_code
 from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
+from gear.git_history import is_shallow_clone
 
 LEAST_DISK = 2e9  # bytes: the quickstart with its cache and states
 LEAST_MEMORY = 3e9  # bytes that the quickstart's largest stage and its loader take
@@ -147,7 +148,10 @@ def checkout() -> str:
         ) from None
     except SCMError as error:
         raise Lacks(f"no git commit here, and runs are recorded in git: {error}") from None
-    return f"commit {commit[:7]}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
+    text = f"commit {commit[:7]}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
+    if is_shallow_clone(Path()):
+        text += "; a shallow clone: for `dvc exp run`, `git fetch --unshallow`"
+    return text
 
 
 def settings() -> str:

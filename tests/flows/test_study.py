@@ -101,6 +101,7 @@ def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: 
         f"gear study: {tmp_path / 'clone'}: in a shallow clone DVC keeps no experiment: "
         "run `git fetch --unshallow`\n"
     )
+    assert "a shallow clone: for `dvc exp run`" in gear(tmp_path / "clone", "doctor").stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MINUTES = 15.0  # of a run without a GPU
-CORE_MINUTES = {"quickstart": 20.0, "demo": 200.0}  # of a run of these presets on CPUs
+CORE_MINUTES = {"quickstart": 20.0, "demo": 140.0}  # of a run of these presets on CPUs
 MOST_CORES = 16  # models this small gain nothing from more
 SCALES = (0.5, 4.0)  # least and most of the preset's steps
 GPU_SCALE = 2.0

@@ -100,7 +100,11 @@ def experiment(name: str, overrides: list[str], targets: list[str], folder: Path
 
     States of its trainings lie in the checkout, so that a run that is killed and started again
     resumes.
+
+    Raises:
+        InputError: in a shallow clone, where DVC would keep nothing of it.
     """
+    refuse_shallow_clone(folder)
     settings = [word for override in overrides for word in ("-S", override)]
     command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
     show = TrainingProgress(get_run_logger().info)
@@ -141,8 +145,6 @@ def pipeline(
         raise InputError(
             f"name {name!r}: letters, digits, '.', '_' and '-'; a preset cannot be combined with it"
         )
-    if name:
-        refuse_shallow_clone(where)
     if overrides:
         check_overrides(where, overrides)
     if preset and preset not in list_presets().split():

@@ -65,7 +65,6 @@ def run(arguments: argparse.Namespace) -> str:
     failed: dict[str, str] = {}
     if missing and not arguments.page:
         refuse_shallow_clone(root)
-    if not arguments.page:
         with exclusive_lock(
             root / paths.WORK / f"study-{study.name}.lock",
             "{holder} is running this study",

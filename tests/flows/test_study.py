@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.pipeline import experiment
+from gear.core.errors import InputError
 from tests.support.prefect_server import latest
 from tests.support.runs import commit, dvc, environment, gear
 from tests.support.studies import STUDY, ran, study_checkout
@@ -101,6 +103,8 @@ def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: 
         f"gear study: {tmp_path / 'clone'}: in a shallow clone DVC keeps no experiment: "
         "run `git fetch --unshallow`\n"
     )
+    with pytest.raises(InputError, match="in a shallow clone"):
+        experiment.fn("one", [], [], tmp_path / "clone")
     assert "a shallow clone: for `dvc exp run`" in gear(tmp_path / "clone", "doctor").stdout
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +16,13 @@ from torch import nn
 from gear.core.errors import InputError
 from gear.core.files import parse_json
 from gear.core.settings import Section, quoted
-from gear.core.text import one_line
+from gear.core.text import one_line, printable
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 LARGEST = 2**20  # classes, codes, tokens a side
 Shape = TypeVar("Shape", bound=Section)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
@@ -79,17 +82,62 @@ def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
     return value
 
 
+def load_model(build: Callable[[], Model], folder: Path) -> Model:
+    """Return the model of a checkpoint folder, on CPU, in eval mode.
+
+    Its shapes are compared with those of the weights before memory is allocated, so that a
+    config.json cannot ask for a larger model than the folder holds.
+
+    Args:
+        build: Builds the model from the folder's config.json, with any weights.
+        folder: A checkpoint folder.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    with torch.device("meta"):
+        expected = build()
+    _check_shapes(expected, folder)
+    model = build()
+    load_weights(model, folder)
+    return model.eval()
+
+
+def _check_shapes(expected: nn.Module, folder: Path) -> None:
+    shapes = {name: list(value.shape) for name, value in expected.state_dict().items()}
+    with _input_errors(folder), safe_open(folder / WEIGHTS, framework="pt") as file:
+        names = file.keys()
+        present = {name: file.get_slice(name).get_shape() for name in names}
+    for name in sorted(shapes.keys() | present.keys()):
+        if shapes.get(name) != present.get(name):
+            raise InputError(
+                f"{folder / WEIGHTS}: does not fit its {CONFIG}: {printable(name)} is "
+                f"{_shape(present, name)} and should be {_shape(shapes, name)}"
+            )
+
+
+def _shape(shapes: dict[str, list[int]], name: str) -> str:
+    return "absent" if name not in shapes else str(tuple(shapes[name]))
+
+
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Load all weights of a module.
 
     Raises:
         InputError: if a key is missing, unexpected, misshapen, or holds NaN or infinite values.
     """
-    try:
+    with _input_errors(folder):
         weights = load_file(folder / WEIGHTS)
         if bad := nonfinite_key(weights):
             raise InputError(f"{folder / WEIGHTS}: {bad} has NaN or infinite values")
         module.load_state_dict(weights, strict=True)
+
+
+@contextmanager
+def _input_errors(folder: Path) -> Iterator[None]:
+    """Raise an `InputError` of one line in place of what reading weights raises."""
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f"{folder / WEIGHTS}: no such file") from None
     except (OSError, SafetensorError) as error:

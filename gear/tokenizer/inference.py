@@ -10,7 +10,7 @@ import torch
 
 from gear.core.errors import InputError
 from gear.core.files import require_file
-from gear.core.model_folder import load_weights, read_shape
+from gear.core.model_folder import load_model, load_weights, read_shape
 from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels, to_pixels, to_tensor
 from gear.data.row_selection import batches
@@ -56,9 +56,8 @@ def _decoded_batches(
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Return the tokenizer of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
-    tokenizer = Tokenizer(read_shape(folder, "tokenizer", TokenizerShape)[0])
-    load_weights(tokenizer, folder)
-    return tokenizer.eval()
+    shape, _ = read_shape(folder, "tokenizer", TokenizerShape)
+    return load_model(lambda: Tokenizer(shape), folder)
 
 
 def start_tokenizer(config: TokenizerConfig) -> Tokenizer:

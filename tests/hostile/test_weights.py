@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gear.cli import main
@@ -120,6 +121,7 @@ def test_a_damaged_checkpoint_is_one_line(
         ({"grid": "4"}, "grid is '4'"),
         ({"classes": 1.5}, "classes is 1.5"),
         ({"class_names": None}, "no class_names"),
+        ({"grid": 2**20}, "images of 2097152 pixels a side"),
         ({"codes": 8}, "does not fit its config.json"),
         ({"generator": {"layers": 10**9}}, "generator."),
         ({"generator": [1]}, "no 'generator' in it"),
@@ -130,6 +132,19 @@ def test_a_config_of_nonsense_is_one_line(
 ) -> None:
     spoil_json(**changes)(Path("c/generator"))
     refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=(says,))
+
+
+def test_a_config_of_a_larger_model_allocates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """These would take 26 TB and 50 GB."""
+    giant = GENERATOR.model_copy(update={"layers": 512, "width": 32768})
+    spoil_json(generator=giant.model_dump(mode="json"))(Path("c/generator"))
+    fit = "model.safetensors: does not fit its config.json: "
+    says = (fit, "is (3, 16) and should be (3, 32768)")
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=says)
+    wide = SHAPE.model_copy(update={"base": 4096})
+    spoil_json(tokenizer=wide.model_dump(mode="json"))(Path("c/tokenizer"))
+    Image.new("RGB", (8, 8)).save("a.png")
+    refused(capsys, "encode", "a.png", "--checkpoint", "c/tokenizer", "--out", "x.npz", says=(fit,))
 
 
 def legacy_evil(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.support.settings import tiny_settings, write_params
 
 @pytest.fixture(scope="session")
 def tiny() -> params.Config:
-    """The settings of the tiny preset."""
+    """Return the settings of the tiny preset."""
     return params.load_preset("tiny")
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout-like folder with shards, features, a warm tokenizer and an uninterrupted joint run.
+    """Return a folder with shards, features, a warmed-up tokenizer and an uninterrupted joint run.
 
-    Tests copy it. Test processes share it: the first one makes it, under a lock.
+    Tests work on copies. Test processes share the folder: the first one makes it, under a lock.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,6 +1,6 @@
-"""The pages in a real browser: they work, they stay on this machine, and nothing runs in them.
+"""Test that pages work in a real browser, load nothing from elsewhere and run no foreign script.
 
-`make test-browser`; needs Chromium.
+Run by `make test-browser`; needs Chromium.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.unit.report.test_live_page import write_strip
 from tests.unit.report.test_page import render
 
 pytestmark = pytest.mark.browser
-PICTURES = os.environ.get("GEAR_BROWSER_PICTURES")  # folder for pictures of the pages, to look at
+PICTURES = os.environ.get("GEAR_BROWSER_PICTURES")  # folder for screenshots
 CHART = "[data-stage] figure.chart"
 
 
@@ -55,7 +55,7 @@ def _fresh(browser: Browser) -> None:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a report with crafted names everywhere."""
+    """Return the URL of a report whose names all contain markup."""
     random = np.random.default_rng(0)
     names = {name for curve in CURVES for name in curve.lines.values()}
     rows = [{"step": s} | {n: random.random() / (s + 9) for n in names} for s in range(0, 800, 20)]
@@ -65,7 +65,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Live:
-    """A checkout whose training is played by this test, and the page that follows it."""
+    """A checkout with a simulated training, and the URL of the page that follows it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
@@ -91,7 +91,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 @contextmanager
 def watching(folder: Path) -> Iterator[str]:
-    """Run `gear watch` in a checkout; yield the page's address."""
+    """Run `gear watch` in a checkout; yield the page's URL."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gear", "watch", "--port", "0"],
         cwd=folder,
@@ -123,7 +123,8 @@ def points(browser: Browser) -> int:
 def tip(browser: Browser) -> str:
     return str(
         browser(
-            "document.querySelector('[data-stage] figure.chart .tip:not([hidden])')?.innerText ?? ''"
+            "document.querySelector('[data-stage] figure.chart .tip:not([hidden])')"
+            "?.innerText ?? ''"
         )
     )
 
@@ -156,7 +157,7 @@ def test_curves_grow_while_a_training_logs(browser: Browser, live: Live) -> None
     params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
     settings = "document.getElementById('settings').innerText"
     assert wait_until(lambda: "joint.steps\t300\t400" in browser(settings), 20)
-    assert browser("window.sameDocument")  # nothing was loaded anew
+    assert browser("window.sameDocument")  # the page was not reloaded
     picture(browser, "live-wide")
     browser.size(390, 900, dark=True)
     picture(browser, "live-phone-dark")
@@ -204,7 +205,7 @@ def test_samples_slide_over_steps(browser: Browser, live: Live) -> None:
     assert wait_until(lambda: browser(shown) != latest, 20)
     caption = "document.querySelector('.strips figcaption').textContent"
     assert browser(caption) == "step 60"
-    write_strip(live.folder, 180)  # the slider stays where it was moved to
+    write_strip(live.folder, 180)  # new samples do not move the slider
     assert wait_until(lambda: browser(f"{slider}.max") == "3", 20)
     assert wait_until(lambda: browser(shown) != latest, 20)
     assert browser(caption) == "step 60"
@@ -302,7 +303,8 @@ def test_the_report_keeps_to_itself(browser: Browser, report: str) -> None:
     assert browser("[...document.images].every((image) => image.complete && image.naturalWidth)")
     assert {url for url in browser.requests if not url.startswith("data:")} == {report}
     browser(
-        "(() => { const bad = document.createElement('script'); bad.textContent = 'window.ran = 1'; "
+        "(() => { const bad = document.createElement('script'); "
+        "bad.textContent = 'window.ran = 1'; "
         "document.body.append(bad); new Image().src = 'http://127.0.0.1:9/x.png'; })()"
     )
     browser.pause(0.5)
@@ -330,7 +332,7 @@ def test_a_code_is_named_under_the_pointer(browser: Browser, report: str) -> Non
 
 
 def serious_faults(browser: Browser) -> list[str]:
-    """Return what axe says of the page, but for moderate and minor advice."""
+    """Return the serious and critical accessibility violations that axe finds in the page."""
     axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
     browser(f"{axe}; 0")
     found = browser("axe.run(document).then((result) => JSON.stringify(result.violations))")
@@ -377,9 +379,8 @@ def test_the_report_is_whole_without_scripts(browser: Browser, report: str) -> N
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     browser.open(report)
     assert browser("[...document.images].every((image) => image.complete && image.naturalWidth)")
-    assert (
-        browser("document.querySelectorAll('input, button').length") == 0
-    )  # none that does nothing
+    # controls would do nothing without scripts
+    assert browser("document.querySelectorAll('input, button').length") == 0
     assert browser("document.querySelectorAll('figure.compare img').length") == 2
     assert browser("document.querySelectorAll('svg polyline').length") > 5
     picture(browser, "report-plain")
@@ -390,7 +391,7 @@ def test_the_report_is_whole_without_scripts(browser: Browser, report: str) -> N
 def test_compared_samples_are_side_by_side_on_any_screen(
     browser: Browser, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    """Samples of one seed are in one column; on a phone in one row, in which all arms fit."""
+    """Test that samples of one seed share a column, and on a phone a row."""
     arms = group([SLOW[0], FAST[0]])
     (tmp_path / "compare.html").write_text(comparison.page(arms, [], pictures(arms)))
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
@@ -403,6 +404,6 @@ def test_compared_samples_are_side_by_side_on_any_screen(
         "[...document.querySelector('.side').querySelectorAll('img')]"
         ".map((image) => [image.offsetLeft, image.offsetTop])"
     )
-    first, other = places[0], places[3]  # of each arm, which have three
+    first, other = places[0], places[3]  # the first of each arm; an arm has three
     assert (first[0] == other[0]) is (width == 1100)
     assert (first[1] == other[1]) is (width == 390)

@@ -1,8 +1,8 @@
-"""Run under torchrun: joint steps on shares of a batch, in parts; the models' weights to a file.
+"""Take joint steps with gradient accumulation under torchrun, and save the models' weights.
 
 torchrun --standalone --nproc_per_node=N tests/distributed/accumulation.py OUT STAGE...
 
-STAGE: of ZeRO, 0 to 3.
+STAGE is a ZeRO stage, 0 to 3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.joint import batch, models, small
 from tests.support.plain_loop import EPS
 
 IMAGES, STEPS = 12, 5
-LR = 2e-4  # at ten times that, LFQ turns rounding into another index within five steps
+LR = 2e-4  # with a tenfold rate, rounding changes LFQ indices within five steps
 DECAY = 0.5
 QUANTIZERS, PARTS = ("vq", "lfq", "ibq"), (1, 2)
 
@@ -76,7 +76,7 @@ def train(
 
 
 def weights(step: JointStep) -> dict[str, torch.Tensor]:
-    """Parameters of both models by name, whole on every rank."""
+    """Return the parameters of both models by name, gathered on every rank."""
     modules: dict[str, nn.Module] = {
         name: step.engines[engine].module
         for name, engine in (("tokenizer", "tokenizer"), ("guided", "generator"))

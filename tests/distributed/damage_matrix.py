@@ -1,10 +1,10 @@
-"""Damage each file of trainings' states and run again: `python -m tests.distributed.damage_matrix`.
+"""Damage files of saved states and resume: `python -m tests.distributed.damage_matrix`.
 
-Every training of the tiny preset is run to its end. Then each file of its newest state, and the
-files beside the states, are truncated, flipped in one bit, emptied or removed, one at a time, and
-the training is started again. It has to go on from the state before, with one warning, and end with
-the same weights to the bit; or to say in one line what is wrong. With both states damaged it has to
-end in one line, with nothing trained. Exit code 1 if a case does neither.
+Every training of the tiny preset is run to its end. Then each file of its newest state, and each
+file next to the states, is truncated, changed in one bit, emptied or removed, one at a time, and
+the training is started again. It must either resume from the previous state with one warning and
+end with bitwise equal weights, or say in one line what is wrong. If both states are damaged, it
+must exit with one line and train nothing. The exit code is 1 if any case fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def truncate(file: Path) -> None:
 
 
 def flip(file: Path) -> None:
-    """Flip one bit in the middle."""
+    """Flip one bit in the middle of a file."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -38,11 +38,11 @@ def empty(file: Path) -> None:
 
 
 DAMAGES: tuple[Damage, ...] = (truncate, flip, empty, Path.unlink)
-BESIDE = ("latest", "description.json", "healthy", "settings.json")  # beside the states
+BESIDE = ("latest", "description.json", "healthy", "settings.json")  # files next to the states
 
 
 def newest(folder: Path) -> list[Path]:
-    """Return the files of the newest state of a training's folder, and those beside it."""
+    """Return the files of a training's newest state, and those next to the states."""
     state = folder / (folder / "latest").read_text()
     files = [file for file in sorted(state.rglob("*")) if file.is_file()]
     return [*files, *(folder / name for name in BESIDE if (folder / name).exists())]
@@ -91,7 +91,7 @@ def main() -> int:
                         ends[end] += 1
                         shutil.rmtree(cwd)
                         if which == "both states":
-                            break  # one kind of damage a file: the newest state has had all
+                            break  # one kind per file is enough: the newest state had all
                 for end, count in sorted(ends.items()):
                     print(f"| {stage} | {which} | {count} | {end} |", flush=True)
     return int(wrong > 0)

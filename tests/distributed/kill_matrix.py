@@ -1,10 +1,10 @@
-"""Kill trainings at random moments and run them again: `python -m tests.distributed.kill_matrix`.
+"""Kill trainings at random moments and resume them: `python -m tests.distributed.kill_matrix`.
 
-Every training of the tiny preset in fp32 is killed with SIGKILL, half of the times while a state is
-being written, and then run again, with the same number of ranks or with another. The table says how
-the models differ from those of a run that nothing interrupted: not at all with as many ranks, and
-with others about as much as undisturbed runs of one and of two ranks do. Exit code 1 if one did not
-end, or differs by more.
+Every training of the tiny preset, in fp32, is killed with SIGKILL, half of the time while a state
+is being written, and resumed with the same or another number of ranks. The table shows how much
+the models differ from those of an uninterrupted run. With the same number of ranks they must be
+bitwise equal. With another number they may differ about as much as uninterrupted runs of one and
+two ranks do. The exit code is 1 if a resumed run fails or differs by more.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from tests.support.commands import ENV, gear, run_gear
 from tests.support.settings import edit_params, tiny_settings, write_params
 
 STAGES = ("tokenizer", "joint", "generator")
-RANKS = ((1, 1), (2, 2), (1, 2), (2, 1))  # before and after the kill
-TIMES = 2.0  # what a change of ranks may differ, in units of an undisturbed run of other ranks
+RANKS = ((1, 1), (2, 2), (1, 2), (2, 1))  # number of ranks before and after the kill
+# limit after a change of ranks, relative to the difference of uninterrupted runs of 1 and 2 ranks
+TIMES = 2.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kill: where, when and how it ended."""
+    """Outcome of one kill and of the resumed run."""
 
     saving: bool
     resumed: bool
@@ -41,7 +42,7 @@ class Case:
 
 
 def prepare(folder: Path, gan_from: int = 1_000_000) -> None:
-    """Run the pipeline up to the generator, uninterrupted; the discriminator joins at a step."""
+    """Run the pipeline through the generator; the discriminator joins at step `gan_from`."""
     config = tiny_settings(
         host={"log_every": 2, "checkpoint_every": 1},
         train={"bf16": False},
@@ -55,7 +56,7 @@ def prepare(folder: Path, gan_from: int = 1_000_000) -> None:
 
 
 def uninterrupted(prepared: Path, folder: Path, stage: str, ranks: int) -> Path:
-    """Return a folder in which a stage ran with some ranks."""
+    """Run a stage without interruption with a number of ranks; return its folder."""
     cwd = twin(prepared, folder / f"{stage}-{ranks}", stage, ranks)
     gear(cwd, stage)
     return cwd
@@ -70,12 +71,12 @@ def twin(prepared: Path, cwd: Path, stage: str, ranks: int) -> Path:
 
 
 def kill(cwd: Path, stage: str, saving: bool, moments: random.Random) -> bool:
-    """Start a training and kill it and its ranks. Returns whether a state was being written."""
+    """Start a training and kill it and its ranks; return whether a state was being written."""
     command = [sys.executable, "-m", "gear", stage]
     quiet = subprocess.DEVNULL
     child = subprocess.Popen(command, cwd=cwd, env=ENV, stdout=quiet, stderr=quiet)
     states = cwd / ".gear" / stage
-    skip = moments.randrange(6)  # saves, or tenths of a second
+    skip = moments.randrange(6)  # number of saves to let pass
     seen = 0
     was_saving = False
     while child.poll() is None:
@@ -91,7 +92,7 @@ def kill(cwd: Path, stage: str, saving: bool, moments: random.Random) -> bool:
         was_saving = bool(drafts)
         time.sleep(0.0005)
     if child.poll() is not None:
-        return False  # it ended before its moment
+        return False  # it ended before the kill
     parent = psutil.Process(child.pid)
     family = [parent, *parent.children(recursive=True)]
     for process in family:
@@ -103,7 +104,7 @@ def kill(cwd: Path, stage: str, saving: bool, moments: random.Random) -> bool:
 
 
 def difference(cwd: Path, other: Path, stage: str) -> float:
-    """Return the largest difference of a weight of what a stage wrote."""
+    """Return the largest difference between the weights that a stage wrote in two folders."""
     worst = 0.0
     for file in sorted((cwd / "data/models" / stage).rglob("model.safetensors")):
         ours = load_file(file)

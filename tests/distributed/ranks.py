@@ -1,8 +1,8 @@
-"""Run under torchrun: a few joint steps of every quantizer and recipe on small models; losses and weights to a file.
+"""Take joint steps with every quantizer and recipe under torchrun, and save losses and weights.
 
-python -m torch.distributed.run --standalone --nproc_per_node=N tests/distributed/ranks.py OUT [zero]
+torchrun --standalone --nproc_per_node=N tests/distributed/ranks.py OUT [zero]
 
-With `zero`: some of them at every ZeRO stage.
+With `zero`, some of them run at every ZeRO stage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gear.training.engine import build_engine
 from tests.support.settings import tiny_settings
 
 STEPS, IMAGES, CLASSES, WIDTH = 3, 4, 3, 10
-EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+EPS = 1e-2  # large, so that Adam does not turn rounding of near-zero gradients into steps
 ZERO_CASES = [("vq", "gear"), ("ibq", "ste")]
 CASES = [
     (q, r) for q in ("vq", "lfq", "ibq") for r in ("gear", "ste", "continued", "llamagen_repa")
@@ -43,7 +43,7 @@ def settings(quantizer: str, zero_stage: int | None = None) -> Config:
         train={"bf16": False},
         generator={"dropout": 0.0, "class_dropout": 0.0},
         tokenizer={"quantizer": quantizer, **own},
-        # one quantizer is enough for it: a ratio of norms carries rounding into everything after it
+        # for one quantizer only: this ratio of norms spreads rounding errors to all that follows
         loss={"adaptive": quantizer == "vq" and zero_stage is None},
         gan={"lecam": 0.1},
     )

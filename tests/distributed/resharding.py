@@ -1,7 +1,7 @@
-"""Run under torchrun: save states of every ZeRO stage, or go on from them in every stage.
+"""Save states of every ZeRO stage, or resume from them in every stage, under torchrun.
 
-torchrun ... tests/distributed/resharding.py save FOLDER      # of this number of ranks, after 3 steps
-torchrun ... tests/distributed/resharding.py go-on FOLDER N   # from the states of N ranks, 2 steps
+torchrun ... tests/distributed/resharding.py save FOLDER      # save states after 3 steps
+torchrun ... tests/distributed/resharding.py go-on FOLDER N   # resume states of N ranks, 2 steps
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAVED = 3
 
 
 def idle(stage: int, world: DistributedContext, seed: int) -> Any:
-    """An engine that never steps, as a discriminator's before it joins."""
+    """Return an engine that never steps, like that of a discriminator before it joins."""
     torch.manual_seed(seed)
     module = torch.nn.Linear(7, 3)
     return build_engine(module, small().train, world, lr=1e-3, batch=IMAGES, zero_stage=stage)

@@ -1,4 +1,4 @@
-"""Run under torchrun in a prepared folder: the stages whose work ranks share, one after the other."""
+"""Run the stages whose work is split among ranks, under torchrun in a prepared folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient accumulation: the same weights as a plain loop over whole batches."""
+"""Test that gradient accumulation gives the weights of a plain loop over whole batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 5e-6
 
 
 def plain_weights() -> Weights:
-    """Weights of a plain loop, by quantizer."""
+    """Return the weights after a plain training loop, by quantizer."""
     found = {}
     for quantizer in accumulation.QUANTIZERS:
         tokenizer, guided = plain_loop(
@@ -42,7 +42,7 @@ def plain_weights() -> Weights:
 
 
 def differences(plain: Weights, out: Path, ranks: int, stages: tuple[int, ...]) -> dict[str, float]:
-    """Largest difference of a weight after five steps, by "quantizer-stage-parts"."""
+    """Return the largest weight difference after five steps, by "quantizer-stage-parts"."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = [str(Path(accumulation.__file__)), str(out), *map(str, stages)]
     command = [*torchrun, f"--nproc_per_node={ranks}", *script]

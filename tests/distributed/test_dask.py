@@ -1,4 +1,4 @@
-"""Ingest over a Dask cluster: the shards of a local ingest, whatever happens to a worker."""
+"""Test ingest on a Dask cluster: the same shards as locally, even if a worker dies."""
 
 from __future__ import annotations
 

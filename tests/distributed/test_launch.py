@@ -1,4 +1,4 @@
-"""Trainings that start their own ranks: `host.ranks`."""
+"""Tests of `host.ranks`: trainings that launch their own ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.weights import assert_close, share_apart
 
 @pytest.fixture
 def two(prepared: Path, tmp_path: Path) -> Path:
-    """The folder again, before joint training, with two ranks."""
+    """Return a copy of the prepared folder before joint training, with two ranks."""
     cwd = tmp_path / "two"
     shutil.copytree(prepared, cwd)
     shutil.rmtree(cwd / "data/models/joint")
@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_for_all_ranks(two: Path) -> None:
 
 @pytest.mark.slow
 def test_ranks_that_something_else_started_join(two: Path) -> None:
-    """As under torchrun or srun: nothing is started inside a rank."""
+    """Test that ranks started by srun or torchrun launch no ranks themselves."""
     env = {**ENV, "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     command = [sys.executable, "-m", "gear", "joint"]
     done = subprocess.run(command, cwd=two, env=env, capture_output=True, text=True, timeout=100)

@@ -1,8 +1,8 @@
-"""Two ranks equal one, for every quantizer and recipe; and golden losses of a few steps.
+"""Test that two ranks equal one for every quantizer and recipe, and that losses are as recorded.
 
-Golden losses are kept to the last bit with the processor that made them. Elsewhere kernels add in
-another order, and they are compared to 1e-4. After a change that is meant to move them:
-`python -m tests.distributed.test_ranks`, and a line in CHANGELOG.md that says why.
+On the CPU model that made them, losses must equal the golden ones bitwise. Elsewhere kernels add in
+another order, and the tolerance is 1e-4. After an intended change, update the golden losses with
+`python -m tests.distributed.test_ranks` and give the reason in CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def launch(ranks: int, folder: Path, *more: str) -> Results:
 
 
 def processor() -> str:
-    """What decides which kernels run: the processor, and the instructions that torch uses."""
+    """Return what decides which kernels run: the CPU model and torch's instruction set."""
     wanted = ("vendor_id", "cpu family", "model\t", "stepping")
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     facts = [line.split(":", 1)[1].strip() for line in lines if line.startswith(wanted)]
@@ -65,9 +65,8 @@ def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_pa
     for case, found in one.items():
         for name, value in found.items():
             gap = (value - two[case][name]).abs().max().item() / max(1.0, value.abs().max().item())
-            allowed = (
-                2e-3 if name.endswith("adaptive_weight") else 2e-5
-            )  # a ratio of norms, one of them small
+            # the adaptive weight is a ratio of norms, one of which is small
+            allowed = 2e-3 if name.endswith("adaptive_weight") else 2e-5
             assert gap < allowed, f"{case} {name}: {gap}"
 
 

@@ -1,4 +1,4 @@
-"""A state goes on with another number of ranks and another ZeRO stage as it would have."""
+"""Test resuming a state with another number of ranks and another ZeRO stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def torchrun(ranks: int, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def plain() -> dict[str, torch.Tensor]:
-    """Weights of a plain loop that nothing interrupted."""
+    """Return the weights of an uninterrupted plain loop."""
     tokenizer, guided = plain_loop(
         small(), accumulation.STEPS, "gear", images=accumulation.IMAGES, lr=accumulation.LR
     )
@@ -42,7 +42,7 @@ def plain() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """States of every ZeRO stage by one, two and three ranks."""
+    """Return a folder with states of every ZeRO stage, saved by one, two and three ranks."""
     folder = tmp_path_factory.mktemp("states")
     for ranks in RANKS:
         torchrun(ranks, "save", str(folder))

@@ -1,4 +1,4 @@
-"""Features, samples and measurements by several ranks: the same bytes as by one."""
+"""Test that several ranks write the same features, samples and metrics as one rank."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUTPUTS = (
 
 
 def files(cwd: Path) -> Iterator[tuple[str, bytes]]:
-    """What the stages wrote, by relative name."""
+    """Yield the relative name and the content of each file that the stages wrote."""
     for output in OUTPUTS:
         path = cwd / output
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -38,13 +38,13 @@ def files(cwd: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def measured(prepared: Path, cwd: Path, ranks: int) -> dict[str, bytes]:
-    """Run the stages anew with some ranks; return all outputs."""
+    """Run the stages with a number of ranks; return the content of all outputs."""
     shutil.copytree(prepared, cwd)
     shutil.rmtree(cwd / "data/features")
     shutil.rmtree(cwd / "data/reference")
     shutil.rmtree(cwd / "data/inception")
     shutil.copytree(cwd / "data/models/joint", cwd / "data/models/generator")
-    # parts of 16 samples: their number divides by no number of ranks here
+    # 100 samples in batches of 16: the 7 batches do not divide evenly among ranks
     edit_params(cwd, host={"sample_batch": 16}, sample={"n": 100, "grid_guidance": 3.0})
     edit_params(cwd, evaluate={"guidances": [1.5], "guidance_n": 50})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

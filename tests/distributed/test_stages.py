@@ -1,7 +1,7 @@
-"""Every training stage and recipe on two and three ranks, with sizes that do not divide.
+"""Test training stages and recipes on two and three ranks, with sizes that do not divide evenly.
 
-Adam turns the rounding of a near-zero gradient into a step, so weights are near each other here;
-test_accumulation.py has them equal.
+Adam turns rounding of a near-zero gradient into a step, so weights are only compared roughly.
+test_accumulation.py compares them closely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.weights import assert_close, share_apart
 
 
 def fresh(prepared: Path, cwd: Path) -> Path:
-    """The folder with shards, features, reference and warm tokenizer."""
+    """Return a copy of the prepared folder without its joint training."""
     shutil.copytree(prepared, cwd)
     shutil.rmtree(cwd / "data/models/joint")
     shutil.rmtree(cwd / ".gear/joint")
@@ -34,7 +34,7 @@ def fresh(prepared: Path, cwd: Path) -> Path:
 def test_a_recipe_ends_on_any_number_of_ranks_as_on_one(
     prepared: Path, tmp_path: Path, recipe: str, ranks: int
 ) -> None:
-    """No size divides by the ranks but the batch; curve, log and state are out of step."""
+    """Test sizes that do not divide by the ranks, and different intervals of FD, log and state."""
     one, several = fresh(prepared, tmp_path / "one"), fresh(prepared, tmp_path / "several")
     for cwd in (one, several):
         joint = {"recipe": recipe, "steps": 5, "batch": 6, "fd_every": 3, "fd_n": 20}
@@ -72,7 +72,7 @@ def test_the_warm_up_ends_on_any_number_of_ranks_as_on_one(
 
 def test_accumulated_gradients_train_the_same_weights(prepared: Path, tmp_path: Path) -> None:
     parts = fresh(prepared, tmp_path / "parts")
-    edit_params(parts, host={"micro_batch": 3})  # eight images: parts of two
+    edit_params(parts, host={"micro_batch": 3})  # 8 images: micro-batches of 2
     gear(parts, "joint")
     assert_close(prepared, parts)
     assert share_apart(prepared, parts, 1e-5) < 1e-3

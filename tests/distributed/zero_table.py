@@ -1,8 +1,8 @@
-"""Print the table of docs/scaling.md: `python -m tests.distributed.zero_table`, a few minutes.
+"""Print the ZeRO table of docs/scaling.md: `python -m tests.distributed.zero_table`.
 
-Every ZeRO stage, with one and two ranks and with and without accumulation, takes five joint steps
-in fp32 on the same twelve images a step as a plain loop. The table has the largest difference of a
-weight after them.
+Every ZeRO stage takes five joint steps in fp32 on batches of twelve images, with one and two ranks,
+with and without gradient accumulation. The table has the largest difference of a weight from a
+plain loop on the same batches. It takes a few minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real Prefect server for the flow tests."""
+"""Fixture with a real Prefect server for the flow tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.support.prefect_server import serving
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a client of the one server that these tests share."""
+    """Yield the environment of a client of the Prefect server that all flow tests share."""
     with serving(tmp_path_factory.mktemp("prefect")) as (env, _):
         yield env

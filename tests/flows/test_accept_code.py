@@ -1,4 +1,4 @@
-"""`gear accept-code` on a real DVC run: edits that change no result, and others."""
+"""Test `gear accept-code` on a real DVC run, with edits that change results and that do not."""
 
 from __future__ import annotations
 

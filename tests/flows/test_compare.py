@@ -1,4 +1,4 @@
-"""Experiments by DVC's queue, and `gear compare` on them."""
+"""Test `gear compare` on experiments from DVC's queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWEEP = ("-S", "joint.recipe=gear,llamagen_repa", "-S", "run.seed=range(3)")
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with six experiments, two recipes by three seeds, made by the queue."""
+    """Return a checkout with six experiments from the queue: two recipes, three seeds each."""
     folder = toy_run(tmp_path_factory.mktemp("compare") / "checkout")
     before = (folder / "dvc.lock").read_bytes()
     dvc(folder, "exp", "run", "--queue", *SWEEP)
@@ -30,14 +30,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiments(folder: Path) -> dict[tuple[str, int], str]:
-    """(recipe, seed) to the name of the experiment."""
+    """Return the names of the experiments by (recipe, seed)."""
     shown = csv.DictReader(io.StringIO(dvc(folder, "exp", "show", "--csv")))
     rows = [row for row in shown if row["rev"] not in ("workspace", "main")]
     return {(row["joint.recipe"], int(row["run.seed"])): row["Experiment"] for row in rows}
 
 
 class Page(HTMLParser):
-    """What a page would fetch, and how many charts it has."""
+    """Collects what a page would fetch, and counts its charts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 
 def rows_of(text: str, title: str) -> dict[str, list[str]]:
-    """A table of the command's output, by first cell."""
+    """Return a table of the command's output as rows by first cell."""
     lines = text[text.index(title) :].split("\n\n")[0].splitlines()[2:]
     return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in lines)}
 
@@ -63,15 +63,14 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     arms = [names[recipe, seed] for recipe in ("llamagen_repa", "gear") for seed in range(3)]
     done = gear(swept, "compare", *arms)
     assert done.returncode == 0, done.stderr
-    # by hand: baseline 250 - 0.26 s ends at 172 after 300 steps; 250 - 0.51 s is there after 152.9
+    # by hand: the baseline's mean, 250 - 0.26 step, ends at 172 after 300 steps
+    # gear's mean, 250 - 0.51 step, reaches 172 after 152.9 steps
     speeds = rows_of(done.stdout, "joint steps to the baseline's last fd")
     assert speeds["recipe gear"][:2] == ["153", "1.96"]
     assert re.fullmatch(r"1\.\d+ to [12]\.\d+", speeds["recipe gear"][2])
     assert speeds["recipe llamagen_repa"][:2] == ["300", "1"]
-    assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == [
-        "15",
-        "10",
-    ]  # of 30 s and 10 s for 300 steps
+    # seconds, where 300 steps take 30 s and 10 s
+    assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == ["15", "10"]
     assert rows_of(done.stdout, "Metrics")["fd"] == ["172 ± 3", "97 ± 3", "-75"]
     assert rows_of(done.stdout, "Cost, seconds")["joint"] == ["10.0", "30.0"]
     page = swept / done.stdout.rsplit("page: ", 1)[1].strip()
@@ -164,7 +163,7 @@ globals()[sys.argv[1]]()
 
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout whose last two commits differ in the guidance of their samples."""
+    """Return a checkout whose last two commits differ in the guidance of their samples."""
     folder = toy_run(tmp_path_factory.mktemp("guided") / "checkout")
     pipeline = (folder / "dvc.yaml").read_text().replace("[evaluate]", "[evaluate, sample]")
     (folder / "dvc.yaml").write_text(pipeline + SAMPLING)
@@ -194,7 +193,7 @@ def test_samples_across_sampling_are_side_by_side(guided: Path) -> None:
     assert "gear (guidance 4)" in done.stdout
     page = (guided / done.stdout.rsplit("page: ", 1)[1].strip()).read_text().replace("\xa0", " ")
     assert not Page(page).fetched
-    assert "recipe gear (guidance" not in page  # the recipe is the same
+    assert "recipe gear (guidance" not in page  # both arms have the same recipe
     pictures = re.findall(r'<img alt="([^"]*)" src="([^"]*)"', page)
     assert [alt for alt, _ in pictures[:2]] == [
         f"&lt;b&gt;{i}&lt;/b&gt;, seed {i}: gear (guidance 1)" for i in range(2)
@@ -229,4 +228,4 @@ def test_a_workspace_that_was_edited_says_so(guided: Path, tmp_path: Path) -> No
         "made with other settings, `dvc repro`: sample.guidance 4.0 in sample, now 7.0"
         in done.stdout
     )
-    assert "gear (guidance 4)" in done.stdout  # what was measured
+    assert "gear (guidance 4)" in done.stdout  # the measured guidance, not the edited one

@@ -1,4 +1,4 @@
-"""The dataset flow against a real server: a verdict in the UI, a failed run for a version in quarantine, the pipeline's data untouched."""
+"""Test the dataset flow on a real server: its verdict in the UI, quarantine, untouched data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def images(folder: Path, seed: int, light: float) -> str:
 
 
 def finish(server: dict[str, str], folder: Path, root: str) -> tuple[int, str, dict[str, Any]]:
-    """Exit code and output of a run, and the artifacts of the last one by key."""
+    """Run the flow; return its exit code, its output and its artifacts by key."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, root],
         cwd=folder,
@@ -46,7 +46,7 @@ def finish(server: dict[str, str], folder: Path, root: str) -> tuple[int, str, d
         done.returncode,
         done.stdout + done.stderr,
         {a["key"]: a["data"] for a in kept if a["key"]},
-    )  # no key: a failed run's result
+    )  # a failed run's result has no key
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
-"""Killed at every level, by a real worker on a real server.
+"""Test kills at every level of a deployment: trainer, DVC, worker and server.
 
-No trainer is left, no second one starts, and the next run finishes.
+No training process may be left, none may be started twice, and the next run must finish.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from tests.support.workers import (
 )
 
 POOL = "kills"
-Case = tuple[Path, Path, str, str]  # checkout, notes, deployment, its run in mid-training
+Case = tuple[Path, Path, str, str]  # checkout, notes folder, deployment, its run in training
 
 
 @pytest.fixture(scope="module")
 def pool(
     server: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """The living worker of a pool; another one where it was killed."""
+    """Yield a function that returns the pool's running worker, started anew if it was killed."""
     log = tmp_path_factory.mktemp("worker") / "log"
     started: list[subprocess.Popen[bytes]] = []
 
@@ -61,7 +61,7 @@ def pool(
 def case(
     server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
 ) -> Case:
-    """A deployment with a run in mid-training."""
+    """Return a deployment with a run that is training."""
     folder = tmp_path / "c"
     notes = training(folder)
     deployment = deploy(server, POOL, folder)
@@ -101,7 +101,7 @@ def test_a_killed_dvc_takes_its_stage_along(server: dict[str, str], case: Case) 
 
 
 def test_a_killed_trainer_is_started_again_once(server: dict[str, str], case: Case) -> None:
-    """As the kernel kills what takes too much memory."""
+    """Test SIGKILL, which the kernel sends when memory runs out."""
     _, notes, _, run = case
     for start in ("start\n", "start\nstart\n"):
         assert wait_until(lambda start=start: (notes / "starts").read_text() == start, 60)
@@ -138,9 +138,8 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
             assert wait_until((notes / "ready").exists, 120), run_state(server, run)
             first.kill()
             first.wait(10)
-        (
-            notes / "finish"
-        ).touch()  # a training does not need the server: it ends well, and its run says so when the server is back
+        # a training needs no server: it finishes, and its run completes when the server is back
+        (notes / "finish").touch()
         assert wait_until((folder / "slow.txt").exists, 60)
         with serving(tmp_path, server):
             assert ended(server, run) == "COMPLETED"
@@ -155,7 +154,7 @@ def test_a_killed_server_corrupts_nothing(tmp_path: Path) -> None:
 def test_a_killed_training_of_a_deployment_goes_on_where_it_was(
     server: dict[str, str], pool: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    """A real training is killed as for too much memory; the flow starts it again."""
+    """Test that the flow restarts a real training that was killed as if out of memory."""
     folder = checkout(tmp_path / "c")
     edit_params(folder, tokenizer={"steps": 60}, host={"checkpoint_every": 1, "log_every": 10})
     (folder / "flows").symlink_to(REPO / "flows")

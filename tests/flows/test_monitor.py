@@ -1,4 +1,4 @@
-"""The monitor beside a real training: new states, a collapse, the end of a run."""
+"""Test the monitor flow during a real training: new states, a collapse, the end of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLOW = (
 
 
 def train_until(cwd: Path, enough: Callable[[str], bool]) -> None:
-    """Train until a line says enough, and end with SIGTERM: the state is saved."""
+    """Train until `enough` accepts an output line, then stop by SIGTERM, which saves the state."""
     child = start_joint(cwd)
     assert child.stdout is not None
     for line in child.stdout:
@@ -73,7 +73,7 @@ def newest_step(cwd: Path) -> int:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout-like folder with shards, features and a warm tokenizer, before joint training."""
+    """Return a folder with shards, features and a warmed-up tokenizer, before joint training."""
     cwd = tmp_path_factory.mktemp("monitored")
     config = tiny_settings(
         host={"log_every": 1, "checkpoint_every": 4},
@@ -121,7 +121,8 @@ def test_a_run_is_followed_from_its_first_state_to_its_finished_models(
     gear(cwd, "evaluate")
     gear(cwd, "codebook")
     records = json.loads((cwd / "reports/protocols.json").read_text())
-    for name in ("fd", "coverage"):  # the pipeline's own evaluation, at the same number of samples
+    # equal to the pipeline's own evaluation with the same number of samples
+    for name in ("fd", "coverage"):
         assert last["metrics"][name]["protocol"] == records[name]["protocol"]
         assert last["metrics"][name]["value"] == pytest.approx(records[name]["value"], rel=1e-4)
     counted = json.loads((cwd / "reports/codebook.json").read_text())
@@ -147,7 +148,7 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     )
     edit_params(
         cwd, health={"min_usage": 0.25, "min_perplexity": 0.05, "window": 10**6, "after_step": 0}
-    )  # training's own gate never looks
+    )  # the training's own health check never runs
     train_until(cwd, lambda line: line.startswith("joint 1/"))
     assert run_flow(server, cwd) == "Completed"
     assert run_flow(server, cwd) == "Skipped"
@@ -179,9 +180,8 @@ def test_a_collapse_raises_an_alert_and_stops_the_training(
     assert saved.name == f"stopped-step-{stopped[1]}"
     assert torch.load(saved / "state.pt", weights_only=True)["step"] == int(stopped[1])
     assert "under health.min_usage = 0.25" in artifact(server, "monitor-alert")
-    latest = (
-        saved.parent / (saved.parent / "latest").read_text()
-    )  # what a next run resumes from loads too
+    # the state that the next run resumes from can be loaded too
+    latest = saved.parent / (saved.parent / "latest").read_text()
     assert torch.load(latest / "state.pt", weights_only=True)["step"] < int(stopped[1])
     (good,) = cwd.glob(".gear/monitor/joint-*-good")
     tokenizer, generator = load_tokenizer(good / "tokenizer"), load_generator(good / "generator")
@@ -212,9 +212,8 @@ def test_a_state_that_vanishes_gives_way_to_the_next(prepared: Path, tmp_path: P
     (apart / "step-8/state.pt").write_bytes(b"eight")
     (apart / "latest").write_text("step-8")
     assert [(c.run, c.step, c.root) for c in newest(tmp_path)] == [("other", 8, apart.parents[2])]
-    (apart / "settings.json").write_text(
-        json.dumps({"root": str(work)})
-    )  # an experiment whose states lie elsewhere than it runs
+    # an experiment that runs in another folder than that of its states
+    (apart / "settings.json").write_text(json.dumps({"root": str(work)}))
     assert [c.root for c in newest(tmp_path)] == [work]
 
 

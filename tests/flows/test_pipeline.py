@@ -1,4 +1,4 @@
-"""The pipeline flow on a real server: DVC's order, failures by kind, no process left behind."""
+"""Test the pipeline flow on a real server: stage order, kinds of failure, leftover processes."""
 
 from __future__ import annotations
 
@@ -89,9 +89,8 @@ def test_a_crash_is_tried_once_more(server: dict[str, str], tmp_path: Path) -> N
     assert (folder / "tries").read_text().count("try") == 2
 
 
-@pytest.mark.parametrize(
-    "shell", ["/bin/sh", "/bin/bash"]
-)  # one stays between DVC and the stage, one becomes the stage
+# one shell stays the parent of the stage's process, the other is replaced by it
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_flow_that_ends_leaves_no_stage_behind(
     server: dict[str, str], tmp_path: Path, number: int, shell: str
@@ -99,7 +98,10 @@ def test_a_flow_that_ends_leaves_no_stage_behind(
     marker = f"marker-{os.getpid()}-{number}"
     folder = toy(tmp_path / "c", slow=f"exec {sys.executable} sleeper.py {marker}")
     ready = folder / "ready"
-    code = f"import pathlib, time; from gear.process import exit_with_dvc; exit_with_dvc(); pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
+    code = (
+        "import pathlib, time; from gear.process import exit_with_dvc; exit_with_dvc(); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
+    )
     (folder / "sleeper.py").write_text(code)
     process = start({**server, "SHELL": shell}, folder)
     assert wait_until(ready.exists, 60)
@@ -161,9 +163,8 @@ def test_an_experiment_survives_the_clone_that_made_it(
     )
     assert code == 0, output
     assert "no git remote: experiment try-1 stays in this checkout" in output, output
-    assert states.read_text().strip() == str(
-        folder / ".gear"
-    )  # not in a folder that is gone when the run is tried again
+    # not in a temporary folder, which would be gone when the run is retried
+    assert states.read_text().strip() == str(folder / ".gear")
     assert not (folder / "one.txt").exists()
     assert "gear" in (folder / "params.yaml").read_text()
     run("git", "init", "-q", "--bare", str(hub))
@@ -215,7 +216,7 @@ def test_bad_parameters_give_a_reason(
         ),
         (255, "ERROR: unexpected error - [Errno 28] No space left on device\n", StageBadInput),
         (-15, "", StageKilled),
-        (-9, "", StageKilled),  # DVC itself
+        (-9, "", StageKilled),  # DVC itself was killed
         (255, "failed to run: x, exited with 139\n", StageCrashed),
         (255, "unexpected error\n", StageCrashed),
     ],
@@ -225,7 +226,7 @@ def test_failures_by_kind(code: int, tail: str, kind: type) -> None:
 
 
 def test_a_schedule_creates_runs(server: dict[str, str]) -> None:
-    """What silently stops with another sqlalchemy (see constraints.txt)."""
+    """Test cron schedules, which silently stop with another sqlalchemy (see constraints.txt)."""
     flow = post(server, "flows/", {"name": "scheduled"})
     schedule = {"schedule": {"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}, "active": True}
     made = post(

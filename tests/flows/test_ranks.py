@@ -1,4 +1,4 @@
-"""Ranks inside the graph: `dvc repro` and a Prefect deployment with host.ranks 2, and kills at every level."""
+"""Test `dvc repro` and a Prefect deployment with host.ranks 2, and kills at every level."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.workers import deploy, end, ended, run_state, trigger, worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 DVC = (sys.executable, "-m", "dvc")
-# of one rank's values, relative; fp32 rounding over the tiny preset's steps
+# relative to one rank's values: fp32 rounding grows over the steps of the tiny preset
 TOLERANCE = {"fd": 0.05, "rfd": 0.05, "psnr": 0.01, "ntp_bits": 0.01, "coverage": 0.5}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout after `dvc repro` with one rank, in fp32."""
+    """Return a checkout after `dvc repro` with one rank, in fp32."""
     folder = checkout(tmp_path_factory.mktemp("ranks") / "one")
     (folder / "flows").symlink_to(REPO / "flows")
     edit_params(folder, train={"bf16": False}, host={"log_every": 2, "checkpoint_every": 2})
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(finished: Path, folder: Path, **joint: int) -> Path:
-    """The checkout again; the trainings and what follows them are out of date."""
+    """Copy the checkout, with two ranks and another seed, which makes the trainings outdated."""
     shutil.copytree(finished, folder, symlinks=True)
     shutil.rmtree(folder / ".gear")
     edit_params(folder, run={"seed": 1}, host={"ranks": 2}, joint=joint)
@@ -67,7 +67,7 @@ def test_dvc_repro_with_two_ranks_has_the_metrics_of_one(finished: Path, tmp_pat
 
 
 def ranks_of(folder: Path) -> list[int]:
-    """The processes of the ranks that train in a checkout, and of the launcher, oldest first."""
+    """Return the processes of a joint training in a checkout: the launcher, then its ranks."""
     return sorted(pid for pid in processes("-m gear joint") if pid in runs_in(folder))
 
 

@@ -1,4 +1,4 @@
-"""Recipes beside each other, and what a run publishes, against a real server."""
+"""Test the flow that compares recipes, and the artifacts of a run, on a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.support.prefect_server import latest
 from tests.support.toys import toy
 
 PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 COMPARE = (
     "import json, sys; from flows.recipes import compare_recipes; "
@@ -61,7 +62,8 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
     marks = tmp_path / "marks"
     folder = toy(
         tmp_path / "c",
-        train=f"grep recipe params.yaml >> {marks}; grep -q ste params.yaml && exit 1; cat params.yaml",
+        train=f"grep recipe params.yaml >> {marks}; "
+        "grep -q ste params.yaml && exit 1; cat params.yaml",
     )
     (folder / "params.yaml").write_text("run: {seed: 5}\njoint: {recipe: none}\n")
     text = (folder / "dvc.yaml").read_text()

@@ -1,4 +1,4 @@
-"""A finished run in a DVC remote, local, S3 or SSH: a fresh clone has it by pulling, runs nothing again, and can verify it."""
+"""Test that a fresh clone pulls a finished run from a local, S3 or SSH remote and verifies it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["local", "s3", "ssh"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The DVC settings of a remote with nothing in it: what the commands of docs/reproducing.md write to .dvc/config.local."""
+    """Yield the .dvc/config.local of an empty remote, as written by docs/reproducing.md."""
     server = {
         "local": nullcontext({}),
         "s3": s3_server("gear"),
@@ -49,7 +49,7 @@ def clone(source: Path, target: Path, remote: str) -> Path:
 
 
 def ran(folder: Path, said: str) -> bool:
-    """Whether any stage ran in a checkout, by what DVC says and by what stages leave."""
+    """Return whether any stage ran, by DVC's output and by the file that stages leave."""
     return "Running stage" in said or (folder / "ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""What people see of runs: names, tags, choices, progress within a training, notifications, a form."""
+"""Test what the Prefect UI shows of runs: names, tags, progress, notifications, forms."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ print(json.dumps([parameter_schema(one.fn).model_dump() for one in (pipeline, co
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that keeps what it is told, and its address."""
+    """Run a webhook server; yield its URL and the list of messages that it receives."""
     told: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -128,7 +128,7 @@ def apply(server: dict[str, str], url: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_failed_run_is_told_with_its_reason(server: dict[str, str], tmp_path: Path) -> None:
     with webhook() as (url, told):
-        for _ in range(2):  # the second time it updates them
+        for _ in range(2):  # the second call updates the automations
             assert "gear-run-failed" in apply(server, url).stdout
         names = [one["name"] for one in post(server, "automations/filter", {})]
         assert sorted(names) == sorted(set(names)), "none twice"

@@ -1,4 +1,7 @@
-"""What `make server worker deploy stop` do, for real: on SQLite, and on PostgreSQL (marked `postgres`), with an auth string."""
+"""Test `make server worker deploy stop` with an auth string, on SQLite and PostgreSQL.
+
+Tests on PostgreSQL are marked `postgres`.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ SECRET = "somebody:a-secret"
 
 @dataclass(frozen=True)
 class Stack:
-    """A toy checkout with a server that `flows.server` started in it."""
+    """A toy checkout with a server that was started by `flows.server`."""
 
     folder: Path
     env: dict[str, str]
     database: str  # PostgreSQL's address; empty for SQLite
 
     def services(self, what: str, **env: str) -> tuple[int, str]:
-        """Exit code and output of `python -m flows.server WHAT`."""
+        """Run `python -m flows.server WHAT`; return its exit code and output."""
         command = [sys.executable, "-m", "flows.server", what]
         done = subprocess.run(
             command,
@@ -195,13 +198,10 @@ def test_a_worker_is_started_once_a_deployment_runs_and_a_schedule_stays_on(stac
     assert wait_until(lambda: stack.ask("flow_runs/filter", planned), 60)
     stack.prefect("deployment", "schedule", "pause", "pipeline/nightly", _only_schedule(stack))
 
-    for name in (
-        "pipeline/pipeline",
-        "pipeline/nightly",
-    ):  # two deployments that want the same checkout
-        stack.prefect(
-            "deployment", "run", name, "-p", 'name=""'
-        )  # in place, where a name would make an experiment of its own
+    # two deployments that use the same checkout
+    for name in ("pipeline/pipeline", "pipeline/nightly"):
+        # an empty name runs in place; any other would make an experiment
+        stack.prefect("deployment", "run", name, "-p", 'name=""')
 
     def done() -> list[dict[str, Any]]:
         runs = stack.ask(

@@ -1,4 +1,4 @@
-"""`gear study`: what runs, what is skipped, what a kill and a failure leave."""
+"""Test `gear study`: what runs, what is skipped, and what a kill or a failure leaves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PAGE = "docs/studies/toy/index.html"
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which nothing ran, to copy."""
+    """Return a checkout in which nothing ran; tests copy it."""
     return study_checkout(tmp_path_factory.mktemp("fresh") / "checkout")
 
 
 @pytest.fixture(scope="module")
 def studied(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A checkout in which a study ran, its first seed ending last, and what it printed."""
+    """Return a checkout after a study whose first seed ended last, and the study's output."""
     folder = shutil.copytree(fresh, tmp_path_factory.mktemp("study") / "checkout", symlinks=True)
     (folder / "late").touch()
     done = gear(folder, "study", "studies/toy.yaml", "--jobs", "2")
@@ -51,7 +51,7 @@ def test_arms_of_a_seed_share_the_warm_up_and_threads_are_divided(
 
 
 def test_the_verdict_counts_what_was_measured(studied: tuple[Path, str]) -> None:
-    """fast falls by 4 + 0.1 seed a step, slow by 2 + 0.1 seed: ratios 4.0 / 2.0 and 4.1 / 2.1."""
+    """Test ratios of speed: `fast` falls by 4.0 and 4.1 a step, `slow` by 2.0 and 2.1."""
     mean = (4.0 / 2.0 * 4.1 / 2.1) ** 0.5
     assert f"{mean:.2f}x fewer steps" in studied[1]
     page = (studied[0] / PAGE).read_text()
@@ -91,7 +91,7 @@ def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str
 
 
 def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: Path) -> None:
-    """`dvc exp run` ends well in one, and no experiment is there."""
+    """Test a clone in which `dvc exp run` would succeed and leave no experiment."""
     whole = shutil.copytree(fresh, tmp_path / "whole", symlinks=True)
     (whole / "notes").touch()
     commit(whole, "notes")
@@ -205,7 +205,7 @@ def test_a_flow_runs_it_and_publishes_the_verdicts(
 
 
 def _processes_in(folder: Path) -> list[Path]:
-    """Processes whose command names the folder's stages: DVC's temporary copies lie in it."""
+    """Return the processes that work in a folder or in DVC's temporary copies inside it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""`gear verify` on real DVC runs: reproduced, not reproduced, or not to be decided."""
+"""Test `gear verify` on real DVC runs: reproduced, not reproduced, or undecidable."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.wait import wait_until
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that no test changes."""
+    """Return a finished run, which tests must not change."""
     return toy_run(tmp_path_factory.mktemp("verify") / "checkout")
 
 
 @pytest.fixture
 def checkout(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, with its cache."""
+    """Return a copy of the finished run, with its DVC cache."""
     return Path(shutil.copytree(finished, tmp_path / "checkout", symlinks=True))
 
 
@@ -37,7 +37,7 @@ def rewrite(file: Path, old: str, new: str) -> None:
 
 
 def state(folder: Path) -> dict[str, bytes]:
-    """Everything in a checkout but git's and DVC's own notes."""
+    """Return the content of all files of a checkout, except .git and DVC's temporary files."""
     files = (
         p
         for p in folder.rglob("*")
@@ -72,11 +72,8 @@ def test_a_deterministic_run_is_reproduced_and_the_checkout_stays_as_it_is(
     assert state(checkout) == before
     assert not git(checkout, "status", "--porcelain")
     assert not scratches(tmp_path / "t")
-    assert (checkout / "ran").read_text().split() == [
-        "shards",
-        "joint",
-        "evaluate",
-    ]  # of the first run
+    # written by the first run; nothing ran again in this folder
+    assert (checkout / "ran").read_text().split() == ["shards", "joint", "evaluate"]
 
 
 def test_trainings_run_again_only_when_named(checkout: Path) -> None:
@@ -119,7 +116,7 @@ def test_random_output_is_found_and_does_not_spoil_the_stages_after_it(checkout:
 
 
 def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
-    """The clone does not take PYTHONPATH, which here names another gear."""
+    """Test that the clone ignores PYTHONPATH, which names another gear here."""
     rewrite(
         checkout / "make.py",
         'write_bytes(b"weights")',
@@ -140,7 +137,7 @@ def test_stages_do_not_see_the_checkout_of_the_caller(checkout: Path) -> None:
 def test_other_hardware_is_judged_by_metrics(
     checkout: Path, factor: str, code: int, word: str
 ) -> None:
-    """Weights and metrics differ on another class of machine; a variable stands for its rounding."""
+    """Test another class of machine, whose rounding is set by the variable ROUNDING."""
     rewrite(
         checkout / "make.py",
         'write_bytes(b"weights")',
@@ -263,7 +260,7 @@ def test_uncommitted_changes_and_missing_contents_are_exit_2(checkout: Path) -> 
     assert done.returncode == 2
     assert "stage evaluate reads data/models/joint" in done.stderr
     assert "`dvc pull`" in done.stderr
-    done = gear(checkout, "verify", "--stages", "shards")  # reads code only
+    done = gear(checkout, "verify", "--stages", "shards")  # this stage reads only code
     assert done.returncode == 0
     assert "not in the cache, not looked at" in done.stdout
     (checkout / "dvc.lock").unlink()

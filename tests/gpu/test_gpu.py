@@ -1,4 +1,7 @@
-"""What a GPU must do as the CPU does: `make test-gpu`. CPU-only machines leave these tests out."""
+"""Test that a GPU gives the same results as the CPU.
+
+Run by `make test-gpu`; other test targets leave these tests out.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ LR = 2e-4
 
 @pytest.fixture(scope="module")
 def world() -> DistributedContext:
-    """This process as the only rank, on a GPU."""
+    """Return a process group of this process alone, on a GPU."""
     context = join_process_group(small().host, seed=0)
     assert context.device.type == "cuda", "no GPU: run `make test`, which leaves these tests out"
     return context
@@ -66,7 +69,7 @@ def take_steps(step: JointStep, quantizer: str, device: torch.device) -> None:
 def test_joint_steps_are_those_of_a_plain_loop_on_the_cpu(
     world: DistributedContext, quantizer: str, stage: int
 ) -> None:
-    """fp32: the products of a GPU must not be rounded to TF32."""
+    """Test fp32: matrix products must not be rounded to TF32."""
     step = joint_step(quantizer, stage, 1, world)
     take_steps(step, quantizer, world.device)
     found = weights(step)
@@ -100,7 +103,7 @@ def test_counting_flops_changes_no_bit(world: DistributedContext, stage: int) ->
 
 @pytest.fixture(scope="module")
 def vgg16(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
-    """Random weights in torchvision's layout."""
+    """Save random VGG16 weights in torchvision's layout."""
     file = tmp_path_factory.mktemp("vgg16") / "vgg16.pth"
     features = torchvision.models.vgg16().features.state_dict()
     torch.save({f"features.{name}": value for name, value in features.items()}, file)
@@ -112,7 +115,10 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
 def test_every_operation_of_a_step_has_a_deterministic_kernel(
     world: DistributedContext, vgg16: PinnedFile, recipe: str, quantizer: str
 ) -> None:
-    """With all losses and in bf16, twice: PyTorch would raise, and the weights be others."""
+    """Take the steps twice, in bf16 with all losses.
+
+    Without a deterministic kernel PyTorch would raise, or the weights would differ.
+    """
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     config = small(quantizer)
     judge = GanConfig(start_step=0, filters=8, lecam=0.1)
@@ -161,7 +167,7 @@ def test_samples_do_not_depend_on_their_batch(world: DistributedContext, guidanc
         alone = torch.cat(
             [sample(generator, labels[i : i + 1], seeds[i : i + 1], settings) for i in range(6)]
         )
-    assert (together == alone).float().mean() > 0.95  # one of a batch rounds otherwise
+    assert (together == alone).float().mean() > 0.95  # rounding depends on the batch size
 
 
 def test_features_and_tokens_are_those_of_the_cpu(world: DistributedContext) -> None:
@@ -178,7 +184,7 @@ def test_features_and_tokens_are_those_of_the_cpu(world: DistributedContext) -> 
 
 @pytest.fixture
 def flash_only() -> Iterator[None]:
-    """Fail where attention would fall back to the kernel that holds the whole matrix."""
+    """Fail if attention falls back to the kernel that stores the whole matrix."""
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
         yield
 
@@ -197,14 +203,14 @@ def test_training_attends_with_a_fused_kernel(world: DistributedContext, flash_o
 def test_a_killed_training_ends_as_an_uninterrupted_one(
     prepared: Path, tmp_path: Path, stage: str
 ) -> None:
-    """Each kill hits another moment; the model must be the same to the bit."""
+    """Test kills at random moments; the final model must be bitwise the same."""
     import random
 
     assert pick_device(small().host).type == "cuda"
     moments = random.Random(0)
     whole = twin(prepared, tmp_path / "whole", stage, 1)
     gear(whole, stage)
-    assert difference(whole, prepared, stage) == 0.0  # a run repeats itself
+    assert difference(whole, prepared, stage) == 0.0  # two uninterrupted runs are equal
     for number in range(3):
         cwd = twin(prepared, tmp_path / f"killed-{number}", stage, 1)
         kill(cwd, stage, number % 2 == 0, moments)

@@ -1,4 +1,4 @@
-"""How commands end: no traceback, whatever fails inside, and nothing pretends to have worked."""
+"""Test that failing commands show no traceback and never report success."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.repo import REPO
 from tests.support.settings import tiny_settings, write_params
 from tests.support.wait import wait_until
 
-WORDS = {  # arguments with which a command gets as far as its work
+WORDS = {  # arguments with which a command passes its checks
     "preset": ("tiny",),
     "generate": ("--out", "x.png"),
     "import": ("a.pt", "b"),
@@ -97,7 +97,7 @@ def test_a_crash_without_a_place_for_its_log_is_still_one_line(
 
 
 def test_a_full_disk_during_ingest_leaves_nothing_half_written() -> None:
-    """For real: no file of the child may grow past 20 kB."""
+    """Limit files of a child process to 20 kB, which fails like a full disk."""
     write_params(Path(), tiny_settings(host={"workers": 1}))
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -112,7 +112,7 @@ def test_a_full_disk_during_ingest_leaves_nothing_half_written() -> None:
 
 
 def test_the_space_of_an_array_is_reserved_before_it_is_written(tmp_path: Path) -> None:
-    """Else a full disk kills the process by SIGBUS, in the middle of a memory map."""
+    """Test what keeps a full disk from killing the process by SIGBUS in a memory map."""
     array = new_array_file(tmp_path / "a.npy", np.float16, (1000, 1000))
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
     array[3] = 1
@@ -257,7 +257,7 @@ def test_bad_words_are_one_line(words: tuple[str, ...], capsys: pytest.CaptureFi
 def test_features_of_other_images_are_refused(
     capsys: pytest.CaptureFixture[str], prepared: Path
 ) -> None:
-    """A second ingest with as many images: their features are the first one's."""
+    """Test features that are left from an ingest of as many other images."""
     shutil.copytree(prepared, ".", dirs_exist_ok=True)
     facts = json.loads(Path("data/features/teachers.json").read_text())
     Path("data/features/teachers.json").write_text(json.dumps(facts | {"rows_sha256": "0" * 64}))

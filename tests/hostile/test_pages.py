@@ -1,4 +1,4 @@
-"""What browsers are shown: text as text, nothing from elsewhere, no file outside reports/."""
+"""Test that servers of pages escape text, load nothing and serve no file outside reports/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wait import wait_until
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a reports server, in a folder with a secret beside reports/."""
+    """Yield the URL of a reports server, with a secret file next to reports/."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "reports").mkdir()
     (folder / "reports/index.html").write_text("<p>report</p>")

@@ -1,4 +1,4 @@
-"""Pictures that are damaged, lie about themselves, or are of unusual kinds."""
+"""Test ingest of images that are damaged, mislabelled or in unusual formats."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def gradient(dtype: str, white: float) -> Image.Image:
-    """A picture whose grey rises from 0 to `white` from left to right."""
+    """Return an image whose grey rises from 0 to `white` from left to right."""
     return Image.fromarray(np.tile(np.linspace(0, white, 32), (32, 1)).astype(dtype))
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that claims a size, with hardly any data."""
+    """Return a PNG that claims a size but has hardly any data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -54,7 +54,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def decoded(content: bytes, size: int = 32) -> np.ndarray | Reject:
-    """What ingest makes of an encoded picture."""
+    """Return what ingest makes of an encoded image."""
     found = decode._decode_sample(EncodedSample("a.png", "a cat", "cat", content), size)
     if isinstance(found, Reject):
         return found
@@ -116,7 +116,7 @@ def test_reasons_name_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_postscript_named_png_starts_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pillow would hand it to Ghostscript: here that is a program that leaves a mark."""
+    """Put a program that leaves a mark in the place of Ghostscript, which Pillow would call."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/gs"
@@ -138,7 +138,7 @@ def test_postscript_named_png_starts_no_program(
 
 
 def mutants(content: bytes, random: np.random.Generator, count: int) -> list[bytes]:
-    """Copies with bytes changed, cut, doubled or filled."""
+    """Return copies with random bytes changed, cut off, repeated or filled."""
 
     def change(data: bytearray) -> bytes:
         for _ in range(int(random.integers(1, 8))):

@@ -1,4 +1,4 @@
-"""Recorded runs and parameters of flows that lead elsewhere: nothing outside is written or deleted."""
+"""Test that recorded runs and flow parameters cannot write or delete outside the checkout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dvc(folder: Path, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with one committed stage, to copy."""
+    """Return a checkout with one committed stage; tests copy it."""
     folder = tmp_path_factory.mktemp("recorded") / "c"
     shutil.copytree(empty_checkout(), folder)
     stage = {
@@ -53,7 +53,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(recorded: Path, tmp_path: Path) -> Path:
-    """A checkout with one committed stage, and a precious folder beside it."""
+    """Return a copy of that checkout, next to a folder that must not be touched."""
     folder = tmp_path / "c"
     shutil.copytree(recorded, folder, symlinks=True)
     (tmp_path / "precious").mkdir()
@@ -129,7 +129,7 @@ def test_an_output_behind_a_link_outwards_is_refused(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../precious/thesis.txt", "/etc/passwd", "a/../../x"])
 def test_a_listing_that_leads_outside_is_refused(run: Path, name: str) -> None:
-    """A list of a folder in the cache that names files elsewhere."""
+    """Test a .dir file of DVC's cache that names files outside of its folder."""
     (one,) = [p for p in (run / ".dvc/cache").rglob("*") if p.is_file() and p.suffix != ".dir"]
     md5 = one.parent.name + one.name
     listing = json.dumps([{"md5": md5, "relpath": name}]).encode()

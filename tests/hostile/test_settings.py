@@ -1,4 +1,4 @@
-"""A params.yaml that is damaged, hostile or nonsense: one line that names the key, and nothing runs."""
+"""Test that a damaged or hostile params.yaml gives one line that names the key."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_mutants_of_settings_are_settings_or_one_line() -> None:
 
 
 def test_written_settings_are_what_dvc_reads() -> None:
-    """The parser here is DVC's, and the file means the same to PyYAML's."""
+    """Test that PyYAML reads the file like DVC's parser, which the settings use."""
     assert params.flatten(yaml.safe_load(TEXT)) == params.flatten(
         params.load_preset("tiny").model_dump(mode="json")
     )

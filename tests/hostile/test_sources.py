@@ -1,4 +1,4 @@
-"""Folders, archives and datasets that are damaged or lead elsewhere: rejects with reasons, or one line."""
+"""Test that damaged or hostile folders, archives and datasets give rejects or one line."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def endless() -> bytes:
     "make",
     [
         lambda: whole()[: len(whole()) // 2],
-        lambda: whole()[: 512 * 12],  # between members: only the end marker is missing
+        lambda: whole()[: 512 * 12],  # cut between members: only the end marker is missing
         lambda: whole().replace(b"0003.json", b"\xaa" * 9),  # a header with a wrong checksum
         lambda: b"",
         lambda: b"\x1f\x8b" + bytes(600),
@@ -272,7 +272,7 @@ def test_mutants_of_an_archive_are_samples_rejects_or_one_line() -> None:
     for _ in range(300):
         data = bytearray(content)
         for _ in range(int(random.integers(1, 6))):
-            block = int(random.integers(len(data) // 512)) * 512  # a header, often
+            block = int(random.integers(len(data) // 512)) * 512  # start of a block, often a header
             data[block + int(random.integers(512))] = int(random.integers(256))
         Path("root/00.tar").write_bytes(bytes(data))
         for item in webdataset(Path("root"), "caption", 1.0):

@@ -1,4 +1,4 @@
-"""Saved states that are damaged or carry code: one line, and the state stays as it is."""
+"""Test that damaged or malicious saved states give one line and stay as they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.repo import REPO
 
 
 class Evil:
-    """Unpickling it would make a folder."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -86,7 +86,7 @@ def test_a_damaged_state_is_one_line(
     shutil.rmtree(latest.parent / "older")
     (file,) = [latest] if which == "latest" else where.glob(which)
     spoil(file)
-    if which == "latest":  # else the state would be found without it
+    if which == "latest":  # with a manifest, the state is found without its pointer
         (where / "manifest.json").unlink()
     before = snapshot(latest.parent)
     done = run_gear(folder, "tokenizer")
@@ -98,7 +98,7 @@ def test_a_damaged_state_is_one_line(
     assert "to start anew" in lines[0]
     assert not (folder / "ran").exists()
     after = snapshot(latest.parent)
-    for name in ("lock", "settings.json"):  # of the process, not of the state
+    for name in ("lock", "settings.json"):  # these belong to the process, not to the state
         before.pop(name, None), after.pop(name, None)
     assert after == before
     assert (folder / "data/models/tokenizer/tokenizer/model.safetensors").exists()

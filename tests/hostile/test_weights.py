@@ -1,4 +1,4 @@
-"""Weights and checkpoint folders that are damaged or carry code."""
+"""Test weights and checkpoint folders that are damaged or contain code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GENERATOR = GeneratorShape(layers=1, heads=1, width=16, tap=1, projector_hidden=
 
 
 class Evil:
-    """Unpickling it would make a folder."""
+    """Makes a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("ran",)
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(
 
 
 def test_an_old_file_of_tensors_is_read() -> None:
-    """Before PyTorch 1.6 checkpoints were no zip archives."""
+    """Test the format before PyTorch 1.6, which was not a zip archive."""
     torch.save({"a": torch.ones(3)}, "old.pt", _use_new_zipfile_serialization=False)
     assert torch.equal(read_untrusted_checkpoint(Path("old.pt"))["a"], torch.ones(3))
 

@@ -1,4 +1,4 @@
-"""Captions in: WebDataset shards with bad members among the good, Hugging Face datasets, captions beside a folder, the gate."""
+"""Test ingest of captions from WebDataset shards, Hugging Face datasets and image folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new version of the data: accepted where it is like the last one, put aside with reasons where it is not."""
+"""Test that a dataset version is accepted if similar to the last one, and else quarantined."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = "a<script>alert(1)"
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout with shards of its own, which no check may touch."""
+    """Enter a checkout with shards, which no check may touch."""
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, tiny_settings(data={"size": 16}, host={"workers": 1}))
     (paths.SHARDS / "train").mkdir(parents=True)
@@ -35,7 +35,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def images(name: str, seed: int, counts: dict[str, int] | None = None, light: float = 1.0) -> str:
-    """A folder of noisy pictures, so many a class, and its name."""
+    """Write a folder of noisy images, with a number per class; return its name."""
     random = np.random.default_rng(seed)
     for category, count in (counts or {HOSTILE: 48, "dogs": 48}).items():
         (folder := Path(name) / category).mkdir(parents=True)
@@ -120,9 +120,8 @@ def test_a_broken_version_is_put_aside_and_names_its_rows(
     kept = json.loads((paths.QUARANTINE / verdict()["version"] / "rejects.json").read_text())
     assert [r["file"] for r in kept] == ["cats/1.png"]
 
-    assert (
-        main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2
-    )  # its caption is a blank
+    # the class `_` has a blank as caption
+    assert main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2
     line = capsys.readouterr().err
     assert "caption_length" in line
     assert "'train/_/0.png'" in line
@@ -167,7 +166,10 @@ def test_a_damaged_or_unlike_last_version_gives_one_line(
 
 
 def test_two_checks_at_once_do_not_meet() -> None:
-    code = "import time; from gear.validation.dataset_versions import _incoming\nwith _incoming():\n print('held', flush=True); time.sleep(60)"
+    code = (
+        "import time; from gear.validation.dataset_versions import _incoming\n"
+        "with _incoming():\n print('held', flush=True); time.sleep(60)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(REPO)},

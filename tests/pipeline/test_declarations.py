@@ -1,4 +1,4 @@
-"""dvc.yaml declares what each stage reads: every package it imports, and no other; every version that decides bits."""
+"""Test that dvc.yaml declares exactly what each stage reads: modules, settings and versions."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def imported_by(file: Path) -> set[Path]:
 
 
 def needed_by(stage: str) -> set[str]:
-    """Return the modules that decide a stage's results, by its imports and theirs.
+    """Return the modules that a stage imports, directly or not, and that can change its results.
 
     The command line, params.py, paths.py, process.py and every *config.py change no result.
-    The FD curve of a training is a measurement beside it: evaluation is not followed there.
+    Trainings use evaluation only to log the FD curve, so it is not followed there.
     """
     needed: set[Path] = set()
     waiting = [REPO / "gear" / "stages" / f"{stage}.py"]
@@ -90,7 +90,7 @@ def test_declared_params_are_settings_that_change_results(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_no_stage_depends_on_a_part_of_an_output(stage: str) -> None:
-    """Else `dvc exp run` fails where the output is restored and the committed one is not cached."""
+    """Test what breaks `dvc exp run` if an output is restored and the committed one not cached."""
     outputs = [
         next(iter(out)) if isinstance(out, dict) else out
         for s in PIPELINE.values()

@@ -1,4 +1,4 @@
-"""The files of deploy/: they parse, and the Slurm scripts run the pipeline where srun is a stub."""
+"""Test that the files of deploy/ parse, and that the Slurm scripts run with a stub of srun."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_job_s_pod_can_save_before_it_is_killed() -> None:
 
 
 def slurm(folder: Path) -> dict[str, str]:
-    """The variables of a Slurm job of two tasks, in a folder with stubs of srun and scontrol."""
+    """Return the environment of a Slurm job of two tasks, with stubs of srun and scontrol."""
     stubs = folder / "stubs"
     stubs.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):

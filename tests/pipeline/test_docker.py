@@ -1,4 +1,4 @@
-"""The images hold what the Makefile installs, in its order, on its Python, and nothing that must stay at home."""
+"""Test that Docker images install what the Makefile does, in its order, and no private files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_dockerfile() -> list[tuple[str, str]]:
 
 
 def stage(target: str) -> list[tuple[str, str]]:
-    """Return the instructions of a build stage after those of the stages that it starts from."""
+    """Return the instructions of a build stage, preceded by those of its base stages."""
     stages: dict[str, list[tuple[str, str]]] = {}
     name = ""
     for instruction, argument in read_dockerfile():
@@ -41,7 +41,7 @@ def arguments(target: str, instruction: str) -> list[str]:
 
 
 def installed(commands: list[str]) -> list[list[str]]:
-    """Return what each `pip install` of some shell commands installs, and how."""
+    """Return the packages and build options of each `pip install` in some shell commands."""
     found = []
     for command in commands:
         if "pip install" not in command:
@@ -58,7 +58,7 @@ def installed(commands: list[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_images_install_what_the_makefile_does_in_its_order(target: str) -> None:
-    """Torch before DeepSpeed before the rest: another order installs and is broken."""
+    """Test the order torch, DeepSpeed, rest: another one installs but does not work."""
     make = ["make", "--dry-run", "--always-make", "setup"]
     recipe = subprocess.run(make, cwd=REPO, capture_output=True, text=True, check=True).stdout
     wanted = installed(recipe.splitlines())

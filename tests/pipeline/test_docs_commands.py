@@ -1,4 +1,4 @@
-"""Every command of the documentation runs in a finished project, or a list says why it does not."""
+"""Test that every documented command runs in a finished project, or a list says why not."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def pictures(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with a committed run of the tiny preset, an experiment and pictures of one's own."""
+    """Return a clone with a committed run of the tiny preset, an experiment and some images."""
     folder = tmp_path_factory.mktemp("docs") / "project"
     listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True)
     for name in listed.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""The whole graph by `dvc repro` on the tiny preset."""
+"""Test the whole pipeline by `dvc repro` on the tiny preset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.checkout import checkout, run
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean checkout in which every stage ran."""
+    """Return a clean checkout in which every stage ran."""
     folder = checkout(tmp_path_factory.mktemp("graph") / "first")
     run(folder, sys.executable, "-m", "dvc", "repro")
     return folder

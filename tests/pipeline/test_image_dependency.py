@@ -1,4 +1,4 @@
-"""Images are a dependency of ingest: a changed folder makes the stage run again."""
+"""Test that ingest depends on its images: a changed folder makes the stage run again."""
 
 from __future__ import annotations
 

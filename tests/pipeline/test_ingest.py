@@ -1,4 +1,4 @@
-"""Ingest and validate on small real inputs and on bad ones."""
+"""Test ingest and validate on small real inputs and on bad ones."""
 
 from __future__ import annotations
 

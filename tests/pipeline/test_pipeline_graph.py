@@ -1,4 +1,4 @@
-"""The graph in the documentation is that of dvc.yaml."""
+"""Test that the graph in the documentation is that of dvc.yaml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = "docs/architecture.md"
 
 
 def test_the_drawn_graph_says_what_reads_what() -> None:
-    """Every path between stages of dvc.yaml is one of the drawing, and the other way round."""
+    """Test that dvc.yaml and the drawing have the same paths between stages."""
     stages = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
     owner = {
         (out if isinstance(out, str) else next(iter(out))): name

@@ -1,4 +1,7 @@
-"""The golden dvc.lock: the tiny pipeline in portable mode gives these bits on every x86-64 processor with AVX2."""
+"""Test that the tiny pipeline in portable mode reproduces the outputs of a golden dvc.lock.
+
+They are bitwise equal on every x86-64 processor with AVX2.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gear import params
 from tests.support.checkout import checkout, run
 from tests.support.repo import REPO
 
-PAGE = "reports/index.html"  # prints every setting, those of host.* too: changes with each new one
+PAGE = "reports/index.html"  # not compared: it prints all settings and changes with each new one
 GOLDEN = REPO / "tests/golden/tiny-portable.lock"
 
 
@@ -25,7 +28,7 @@ def outputs(lock: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_outputs_of_the_portable_pipeline_are_the_golden_ones(tmp_path: Path) -> None:
-    """If results are meant to change: copy dvc.lock of `gear preset tiny-portable && dvc repro`."""
+    """After an intended change, copy dvc.lock of `gear preset tiny-portable && dvc repro`."""
     folder = checkout(tmp_path / "c")
     (folder / "params.yaml").write_text(params.to_yaml(params.load_preset("tiny-portable")))
     run(folder, sys.executable, "-m", "dvc", "repro")

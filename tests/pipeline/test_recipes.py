@@ -1,4 +1,4 @@
-"""Every quantizer with every kind of recipe through the whole pipeline (slow: `make test-slow`)."""
+"""Test the whole pipeline with all quantizers and kinds of recipe (slow: `make test-slow`)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def test_the_whole_pipeline(folder: Path, quantizer: str, recipe: str) -> None:
     assert metrics["fd"] > 0
     assert metrics["ntp_bits"] > 0
     details = json.loads((folder / "reports/codebook-details.json").read_text())
-    assert details["support"]["warm"]["effective_support"] == pytest.approx(
-        8.0, rel=0.2
-    )  # of other images than it was set on
+    # measured on other images than those that the temperature was calibrated on
+    assert details["support"]["warm"]["effective_support"] == pytest.approx(8.0, rel=0.2)
     assert (details["churn"] == 0) == (recipe == "llamagen_repa")
     assert f"<em>{recipe}</em>" in (folder / "reports/index.html").read_text()

@@ -1,4 +1,4 @@
-"""The grid of samples that people look at may have its own guidance; no metric is of it."""
+"""Test that the sample grid can have another guidance without changing the measured samples."""
 
 from __future__ import annotations
 

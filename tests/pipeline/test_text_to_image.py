@@ -1,4 +1,4 @@
-"""Every stage in its text-to-image form, on a WebDataset written here with bad members among the good."""
+"""Test all stages in their text-to-image form, on a WebDataset with some bad members."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def changed(base: config.Config, **sections: dict) -> config.Config:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which all stages ran."""
+    """Return a folder in which all stages ran."""
     folder = tmp_path_factory.mktemp("t2i")
     members = good(40)
     members += [

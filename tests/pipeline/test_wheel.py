@@ -1,4 +1,4 @@
-"""From an installed wheel alone: `gear init` makes a project whose stages run and know their code."""
+"""Test that `gear init` of an installed wheel makes a project whose stages run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = ("gear", "presets", "dvc.yaml", "pyproject.toml", "setup.py", "README.
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the installed wheel of this checkout."""
+    """Return a folder with the installed wheel of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    """A flat folder of 60 images."""
+    """Return a flat folder of 60 images."""
     root = tmp_path / "birds"
     root.mkdir()
     for number in range(60):
@@ -54,7 +54,7 @@ def birds(tmp_path: Path) -> Path:
 
 
 def run(site: Path, folder: Path, *words: str, code: int = 0) -> str:
-    """Return what `python -m WORDS` prints with the installed wheel, and no checkout, at hand."""
+    """Return the output of `python -m WORDS` with the installed wheel and without a checkout."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

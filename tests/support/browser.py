@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through the DevTools protocol."""
+"""Drive headless Chromium through the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 class Browser:
-    """One page. `requests` and `errors` are what it asked for and complained about so far."""
+    """A page of a browser, with the `requests` and `errors` that it has made so far."""
 
     def __init__(self, profile: Path) -> None:
         """Start Chromium with a new profile in a folder."""
@@ -92,7 +92,7 @@ class Browser:
         assert wait_until(lambda: self("document.readyState") == "complete", 30)
 
     def __call__(self, script: str) -> Any:
-        """Return the value of an expression in the page."""
+        """Evaluate a JavaScript expression in the page; return its value."""
         found = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -100,7 +100,7 @@ class Browser:
         return found["result"].get("value")
 
     def size(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Show the page as on a screen of this size, in the light or the dark theme."""
+        """Emulate a screen of this size, in the light or the dark theme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -122,7 +122,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def box(self, selector: str) -> dict[str, float]:
-        """Scroll to an element; return where it is in the window."""
+        """Scroll to an element; return its bounding box in the window."""
         place = f"document.querySelector({json.dumps(selector)})"
         found = self(
             f"(() => {{ {place}.scrollIntoView({{block: 'center'}}); "
@@ -132,12 +132,12 @@ class Browser:
         return dict(found)
 
     def screenshot(self, file: Path) -> None:
-        """Save a picture of the whole page."""
+        """Save a screenshot of the whole page."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(found["data"]))
 
     def pause(self, seconds: float) -> None:
-        """Let the page go on, and note what it does."""
+        """Wait, and record the requests and errors of the page."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self("0")

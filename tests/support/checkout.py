@@ -1,4 +1,4 @@
-"""A clean checkout of the working tree in another folder, and commands in it."""
+"""Make clean checkouts of the working tree and run commands in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACKED = ("gear", "presets", "dvc.yaml", "pyproject.toml", ".dvcignore", ".giti
 
 
 def checkout(folder: Path) -> Path:
-    """A clean checkout of the working tree with its own DVC cache."""
+    """Make a clean checkout of the working tree with its own DVC cache."""
     for name in TRACKED:
         source = REPO / name
         if source.is_dir():

@@ -33,7 +33,7 @@ def gear(cwd: Path, *words: str) -> str:
 
 
 def start_joint(cwd: Path) -> subprocess.Popen[str]:
-    """Start `gear joint` in a folder; its output is one pipe of lines."""
+    """Start `gear joint` in a folder, with stdout and stderr in one pipe."""
     command = [sys.executable, "-m", "gear", "joint"]
     return subprocess.Popen(
         command, cwd=cwd, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""Code blocks of the documentation, and which of their lines a test can run."""
+"""Find the code blocks of the documentation, and the lines that a test can run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 from tests.support.repo import REPO
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
-LANGUAGES = {"python", "sh", "yaml", "text", "mermaid"}  # text: output, trees, files of others
+LANGUAGES = {"python", "sh", "yaml", "text", "mermaid"}  # text: output, file trees
 TREES = ("images\n  ingest ", "gear/\n  cli.py ", "params.yaml       all settings")
-# a clone that can pull: of a project whose remote has its data
+# clone a project whose remote has its data, so that the clone can pull
 CLONE = " && ".join(
     [
         "dvc remote add -q -d store $PWD/shared",
@@ -22,7 +22,7 @@ CLONE = " && ".join(
         "cd clone",
     ]
 )
-# What no test of the documentation runs, and why. Whatever is not named here is run.
+# Patterns of commands that are not run, and why. All others are run.
 NOT_RUN = {
     r"make setup\b|source ": "the tests run in an environment that `make setup` made",
     r"make test$": "the tests",
@@ -45,14 +45,16 @@ NOT_RUN = {
     r"gear study studies/openmoji.yaml$": "six hours",
     r"dvc queue start": "trains for each experiment of the queue",
     r"gear generate --prompt": "a text-to-image model: tests/pipeline/test_text_to_image.py",
-    r"gear (import|generate --checkpoint) ": "public weights: tests/unit/tokenizer, tests/unit/generator",
+    r"gear (import|generate --checkpoint) ": (
+        "public weights: tests/unit/tokenizer, tests/unit/generator"
+    ),
     r"gear publish .*--hub": "uploads",
     r"gear monitor --device cuda": "needs a GPU",
     r"docker ": "needs Docker: `make image`, tests/pipeline/test_docker.py",
     r"srun |sbatch |kubectl ": "needs a cluster: tests/pipeline/test_deploy.py",
     r"(mkdir|tar|for|cd|sha256sum) .*(imagenet|\.tar|dinov2)|cd -": "needs ImageNet",
 }
-# What lines stand for in the finished project that they run in.
+# Replacements that make a documented line work in the finished project.
 MEANT = {
     r"^make ": "make -o setup ",
     r"\bNAME \.\.\.|\bNAME\b|<experiment>": "tried",
@@ -62,15 +64,17 @@ MEANT = {
     r"/shared/": "$PWD/shared/",
     r"^git clone <repository> && cd <repository> && make setup": CLONE,
     r"joint.steps=600": "joint.steps=16",
-    # of a new project, not its trainings, which take a quarter of an hour
+    # stop before the trainings of a new project, which take a quarter of an hour
     r"(^cd birds[^#]*)dvc repro$": r"\1dvc repro validate",
-    r"^gear init --update": "gear init birds --images $PWD/pictures && cd birds && gear init --update",
+    r"^gear init --update": (
+        "gear init birds --images $PWD/pictures && cd birds && gear init --update"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block; its language is `sh` if it is indented."""
+    """A code block; an indented one has the language `sh`."""
 
     page: str
     line: int
@@ -78,14 +82,14 @@ class Block:
     text: str
 
     def paragraphs(self) -> list[list[str]]:
-        """Return the commands of a block of shell, apart where an empty line is between them."""
+        """Return the commands of a shell block, grouped by its empty lines."""
         joined = re.sub(r"\\\n\s*", " ", self.text)
         parts = [part.splitlines() for part in re.split(r"\n\s*\n", joined)]
         return [list(filter(None, (_uncommented(line) for line in part))) for part in parts]
 
 
 def blocks() -> list[Block]:
-    """Return all code blocks of the documentation but trees of files."""
+    """Return all code blocks of the documentation except file trees."""
     return [
         Block(str(page.relative_to(REPO)), token.map[0] + 1, token.info or "sh", token.content)
         for page in PAGES
@@ -101,7 +105,7 @@ def reason_not_to_run(line: str) -> str | None:
 
 
 def script(lines: list[str]) -> str:
-    """Return the lines of a paragraph that can run, with what their names stand for."""
+    """Return the lines of a paragraph that can run, with placeholders replaced."""
     text = "\n".join(line for line in lines if reason_not_to_run(line) is None)
     for pattern, meant in MEANT.items():
         text = re.sub(pattern, meant, text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What every refusal of bad input has to be: exit code 2, one line, and nothing else changed."""
+"""Assert that bad input is refused with exit code 2 and one line, and that no file changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOLATILE = (".gear", ".dvc", ".git", "__pycache__")  # logs, locks and caches of
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Return a hash of every file below a folder, and where every link leads."""
+    """Return a hash of every file below a folder, and the target of every link."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -28,7 +28,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str, says: tuple[str, ...] = ()) -> str:
-    """Run `gear WORDS` in the working directory, which must refuse; return its one line."""
+    """Run `gear WORDS`, assert that it refuses its input, and return its one line."""
     before = snapshot(Path.cwd())
     capsys.readouterr()
     code = _run(words)
@@ -49,5 +49,5 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, says: tuple[str, ..
 def _run(words: tuple[str, ...]) -> int:
     try:
         return main(list(words))
-    except SystemExit as ended:  # of the parser
+    except SystemExit as ended:  # raised by argparse
         return int(ended.code or 0)

@@ -1,4 +1,4 @@
-"""Small models and batches of a joint step."""
+"""Make small models and batches for joint steps."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def models(config: Config) -> tuple[Tokenizer, GuidedGenerator]:
     generator = Generator(
         config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES
     )
-    torch.nn.init.normal_(
-        generator.output.weight, std=0.02
-    )  # past the zero start, so that NTP reaches the trunk
+    # with the zero initialisation, the next-token loss would send no gradient below the head
+    torch.nn.init.normal_(generator.output.weight, std=0.02)
     projector = Projector(config.generator.width, config.generator.projector_hidden, (WIDTH,))
     return Tokenizer(config.tokenizer).train(), GuidedGenerator(generator, projector).train()
 

@@ -1,4 +1,4 @@
-"""Small models with random weights, of the public checkpoint layouts."""
+"""Make small random models for the public checkpoint layouts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokenizer(layout: str) -> Tokenizer:
         "lr": 1e-3,
     }
     model = Tokenizer(TokenizerConfig(quantizer=QUANTIZER[layout], **settings)).eval()
-    for parameter in model.parameters():  # norms too: a swap of two layers must show
+    for parameter in model.parameters():  # norms too, so that swapped layers differ
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 

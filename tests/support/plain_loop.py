@@ -1,4 +1,4 @@
-"""Joint training as a plain PyTorch loop, the oracle of the engines' steps."""
+"""Train jointly in a plain PyTorch loop, the oracle of the engines' steps."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gear.tokenizer.model import Tokenizer
 from gear.training.batches import Batch
 from tests.support.joint import batch, models
 
-EPS = 1e-2  # Adam must not turn the rounding of a near-zero gradient into a full step
+EPS = 1e-2  # large, so that Adam does not turn rounding of near-zero gradients into steps
 
 
 def plain_loop(
     config: Config, steps: int, recipe: str, images: int = 4, lr: float = 1e-3
 ) -> tuple[Tokenizer, GuidedGenerator]:
-    """Return both models after joint steps on batches of some images.
+    """Return both models after joint steps on batches of `images` images.
 
-    Plain optimisers, autograd.grad and formulas written out, the one-hot and all.
+    Uses plain optimizers and autograd.grad, and writes out all formulas.
     """
     tokenizer, guided = models(config)
     first = torch.optim.AdamW(tokenizer.parameters(), lr=lr, eps=EPS, weight_decay=0.0)

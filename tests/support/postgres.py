@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of its own in a temporary folder, from Debian's packages."""
+"""Run a temporary PostgreSQL cluster from Debian's packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.support.toys import free_port
 
 @contextmanager
 def cluster() -> Iterator[str]:
-    """Yields its address for Prefect. Fails where PostgreSQL is not installed: CI must not skip what it promises."""
+    """Run a PostgreSQL cluster; yield its address for Prefect.
+
+    Fails if PostgreSQL is not installed, as CI must not skip these tests.
+    """
     found = [
         Path(p)
         for p in [
@@ -68,7 +71,7 @@ def cluster() -> Iterator[str]:
 
 
 def count(database: str, table: str) -> int:
-    """Rows of a table."""
+    """Return the number of rows of a table."""
 
     async def ask() -> int:
         connection = await asyncpg.connect(database.replace("+asyncpg", ""))

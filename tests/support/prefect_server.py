@@ -1,4 +1,4 @@
-"""A real Prefect server, and questions to its API."""
+"""Run a real Prefect server and query its API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from tests.support.toys import free_port
 def serving(
     home: Path, env: dict[str, str] | None = None
 ) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
-    """A server with its database in `home`, and the environment of its clients; `env`: where an earlier one was."""
+    """Run a server with its database in `home`; yield its clients' environment and its process.
+
+    `env` is the environment of an earlier server, whose address is used again.
+    """
     if env is None:
         env = {
             **os.environ,
@@ -71,7 +74,7 @@ def post(server: dict[str, str], path: str, body: dict[str, Any]) -> Any:
 
 
 def answer(request: urllib.request.Request) -> Any:
-    """What the server answers; 503 is a busy database, which Prefect's own clients ask again too."""
+    """Return the server's answer; repeat at 503, a busy database, as Prefect's own clients do."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -84,7 +87,7 @@ def answer(request: urllib.request.Request) -> Any:
 
 
 def latest(server: dict[str, str], flow: str, count: int) -> list[dict[str, Any]]:
-    """Artifacts by key of the last runs of a flow, the newest first."""
+    """Return the artifacts by key of the last runs of a flow, the newest run first."""
     wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": count}
     runs = post(server, "flow_runs/filter", wanted)
     found = [

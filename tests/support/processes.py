@@ -1,4 +1,4 @@
-"""Living processes, by what stands in /proc."""
+"""Find running processes in /proc."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _others() -> Iterator[int]:
 
 
 def processes(*words: str) -> list[int]:
-    """Return the living processes whose command line has all the words, without this one."""
+    """Return the other running processes whose command line contains all the words."""
     found = []
     for pid in _others():
         try:
@@ -35,7 +35,7 @@ def processes(*words: str) -> list[int]:
 
 
 def runs_in(folder: Path) -> list[int]:
-    """Return the living processes that work in a folder or below it."""
+    """Return the other running processes whose working directory is in a folder."""
     found = []
     for pid in _others():
         try:

@@ -1,4 +1,4 @@
-"""Servers that a DVC remote may lie on, of the real protocols, for tests: S3 by moto, SSH by asyncssh. On loopback, gone after the test."""
+"""Run servers for DVC remotes on loopback: S3 by moto, SSH by asyncssh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def s3_server(bucket: str) -> Iterator[dict[str, str]]:
-    """An S3 server with an empty bucket; the options of a DVC remote there."""
+    """Run an S3 server with an empty bucket; yield the options of a DVC remote on it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -43,7 +43,7 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def ssh_server(folder: Path) -> Iterator[dict[str, str]]:
-    """An SSH server with SFTP and a shell that lets one key in; the options of a DVC remote there."""
+    """Run an SSH server that accepts one key; yield the options of a DVC remote on it."""
     import asyncssh
 
     folder.mkdir()
@@ -55,7 +55,7 @@ def ssh_server(folder: Path) -> Iterator[dict[str, str]]:
     loop, started, ports = asyncio.new_event_loop(), threading.Event(), []
 
     async def answer(process: Any) -> None:
-        """A command of the client (DVC copies and moves by them) in a real shell."""
+        """Run a client's command in a real shell; DVC copies and moves files by commands."""
         child = await asyncio.create_subprocess_shell(
             process.command or "true", stdout=-1, stderr=-1
         )

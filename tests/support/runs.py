@@ -1,4 +1,4 @@
-"""Finished toy runs under git and DVC: three stages with settings, code, data and a metric."""
+"""Make finished toy runs with git and DVC: three stages with settings, code and a metric."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ if os.environ.get("PYTHONPATH"):  # else in the clone of `gear verify`, which ta
 
 
 def dvc(folder: Path, *arguments: str, ok: bool = True) -> str:
-    """A dvc command in a checkout; its output, both streams."""
+    """Run a dvc command in a checkout; return its stdout and stderr."""
     return run(folder, sys.executable, "-m", "dvc", *arguments, ok=ok)
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """A git command in a checkout; its output."""
+    """Run a git command in a checkout; return its output."""
     return run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments)
 
 
 def gear(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A gear command in a checkout."""
+    """Run a gear command in a checkout."""
     return subprocess.run(
         [sys.executable, "-m", "gear", *arguments],
         cwd=folder,
@@ -101,7 +101,7 @@ def gear(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def environment() -> dict[str, str]:
-    """Of commands in a toy: this repository's gear, the interpreter of the tests as `python`."""
+    """Return the environment of commands in a toy run: this repository's gear and this Python."""
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -119,7 +119,7 @@ def run(folder: Path, *command: str, ok: bool = True) -> str:
 
 
 def toy_run(folder: Path) -> Path:
-    """A checkout with a finished and committed run, a copy of the one that is made once."""
+    """Make a checkout with a finished and committed run, by copying one that is made once."""
     return Path(shutil.copytree(Path(_finished().name) / "checkout", folder, symlinks=True))
 
 
@@ -142,7 +142,7 @@ def _finished() -> tempfile.TemporaryDirectory[str]:
 
 
 def commit(folder: Path, message: str) -> str:
-    """Commit everything; the commit."""
+    """Commit everything; return the commit."""
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", message)
     return git(folder, "rev-parse", "HEAD").strip()

@@ -1,4 +1,4 @@
-"""Settings of the tiny preset, and changes to them."""
+"""Make and write settings based on the tiny preset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tiny_settings(**sections: dict[str, Any]) -> params.Config:
 
 
 def write_params(folder: Path, config: params.Config | None = None) -> None:
-    """Write a complete params.yaml; without settings, that of the tiny preset."""
+    """Write a complete params.yaml, by default that of the tiny preset."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(params.to_yaml(config or tiny_settings()))
 

@@ -1,4 +1,4 @@
-"""A checkout whose stages write made-up results at once, for studies."""
+"""Make checkouts for studies, whose stages write made-up results at once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ hypotheses:
 
 
 def study_checkout(folder: Path, study: str = STUDY) -> Path:
-    """A committed checkout with the toy pipeline, the tiny preset and `studies/toy.yaml`."""
+    """Make a committed checkout with the toy pipeline, the tiny preset and `studies/toy.yaml`."""
     shutil.copytree(empty_checkout(), folder)
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "make.py").write_text(CODE)
@@ -109,5 +109,5 @@ def study_checkout(folder: Path, study: str = STUDY) -> Path:
 
 
 def ran(folder: Path) -> list[str]:
-    """What ran: stage, recipe, seed, threads."""
+    """Return what ran, each as "stage recipe seed threads"."""
     return (folder / "ran").read_text().splitlines() if (folder / "ran").exists() else []

@@ -1,4 +1,4 @@
-"""Toy checkouts whose stages take no time."""
+"""Make toy checkouts whose stages take no time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pathlib import Path
 
 
 def toy(folder: Path, **commands: str) -> Path:
-    """A checkout of one stage a command, each after the one before; a stage that ends well writes its own name."""
+    """Make a checkout with one stage per command, each depending on the one before.
+
+    A stage that succeeds writes its name to a file.
+    """
     shutil.copytree(empty_checkout(), folder)
     lines, before = ["stages:"], ""
     for name, command in commands.items():
-        last = (
-            "" if command.startswith("exec ") else f" && echo {name} > {name}.txt"
-        )  # exec: the command alone, as a gear stage is
+        # `exec` runs the command alone, like the stages of gear
+        last = "" if command.startswith("exec ") else f" && echo {name} > {name}.txt"
         lines += [
             f"  {name}:",
             f"    cmd: {command.removeprefix('exec ')}{last}",
@@ -32,7 +34,10 @@ def toy(folder: Path, **commands: str) -> Path:
 
 
 def empty_checkout() -> Path:
-    """Return a folder to copy, in which git and DVC are initialised; made once, as it takes seconds."""
+    """Return a folder to copy, in which git and DVC are initialised.
+
+    It is made only once, as that takes seconds.
+    """
     return Path(_initialised().name)
 
 
@@ -46,7 +51,7 @@ def _initialised() -> tempfile.TemporaryDirectory[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

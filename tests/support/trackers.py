@@ -1,13 +1,12 @@
-"""Read back what trackers logged, by the trackers' own readers."""
+"""Read logged values back with the trackers' own readers."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-Points = dict[
-    str, list[tuple[int, float]]
-]  # steps and values by name, in the order they were logged
+# steps and values by name, in the order they were logged
+Points = dict[str, list[tuple[int, float]]]
 
 
 def live_points(folder: Path) -> Points:

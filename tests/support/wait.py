@@ -8,7 +8,7 @@ from typing import Any
 
 
 def wait_until(true: Callable[[], Any], seconds: float, every: float = 0.1) -> bool:
-    """Return whether a condition holds within some seconds; ask again until it does."""
+    """Poll a condition until it holds; return False if it does not within some seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():

@@ -1,4 +1,4 @@
-"""Weights of two trainings side by side."""
+"""Compare the weights of two trainings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-ATOL = (
-    1e-4  # half a step's learning rate: Adam turns the rounding of a near-zero gradient into a step
-)
+# half the learning rate, as Adam turns rounding of a near-zero gradient into a step
+ATOL = 1e-4
 
 
 def share_apart(one: Path, other: Path, limit: float, stage: str = "joint") -> float:
-    """Return which share of all weights differ by more than `limit`."""
+    """Return the share of weights that differ by more than `limit`."""
     apart = total = 0
     for model in ("tokenizer", "generator"):
         name = f"data/models/{stage}/{model}/model.safetensors"
@@ -24,7 +23,7 @@ def share_apart(one: Path, other: Path, limit: float, stage: str = "joint") -> f
 
 
 def assert_close(one: Path, other: Path, stage: str = "joint", atol: float = ATOL) -> None:
-    """Every weight is within `atol`, and all together within a ten-thousandth of their norm."""
+    """Assert that weights are equal within `atol`, and together within 1e-4 of their norm."""
     for model in ("tokenizer", "generator"):
         name = f"data/models/{stage}/{model}/model.safetensors"
         expected, found = load_file(one / name), load_file(other / name)

@@ -1,4 +1,4 @@
-"""Real workers on toy checkouts: a deployment, its runs, and the processes that belong to them."""
+"""Run Prefect deployments of toy checkouts with real workers."""
 
 from __future__ import annotations
 
@@ -45,17 +45,20 @@ pathlib.Path("slow.txt").write_text("slow\\n")
 
 
 def training(folder: Path) -> Path:
-    """A toy checkout whose one stage trains until `notes/finish` is there, saves on SIGTERM, and notes what happened."""
+    """Make a toy checkout with a stage that trains until `finish` exists in the notes folder.
+
+    The stage saves on SIGTERM and records what happens in the notes folder, which is returned.
+    """
     notes = folder.with_name(folder.name + "-notes")
     notes.mkdir()
     toy(folder, slow=f"exec {sys.executable} trainer.py {notes}")
     (folder / "trainer.py").write_text(TRAINER)
-    (folder / "flows").symlink_to(REPO / "flows")  # a deployment's entry point lies in its checkout
+    (folder / "flows").symlink_to(REPO / "flows")  # the entry point has to be in the checkout
     return notes
 
 
 def worker(server: dict[str, str], pool: str, log: Path) -> subprocess.Popen[bytes]:
-    """A worker of a process pool that looks for work every second."""
+    """Start a worker of a process pool that looks for work every second."""
     command = [
         sys.executable,
         "-m",
@@ -85,7 +88,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def deploy(server: dict[str, str], pool: str, folder: Path) -> str:
-    """A deployment of the pipeline in a checkout, one run at a time as in prefect.yaml; its id."""
+    """Deploy the pipeline in a checkout, one run at a time as in prefect.yaml; return the id."""
     try:
         post(server, "work_pools/", {"name": pool, "type": "process"})
     except urllib.error.HTTPError as error:
@@ -113,7 +116,7 @@ def trigger(server: dict[str, str], deployment: str, **parameters: Any) -> str:
 
 
 def messages(server: dict[str, str], run: str) -> str:
-    """What a run has logged."""
+    """Return the log messages of a run."""
     query = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
     return "\n".join(log["message"] for log in post(server, "logs/filter", query))
 
@@ -126,7 +129,7 @@ def run_state(server: dict[str, str], run: str) -> dict[str, Any]:
 
 
 def ended(server: dict[str, str], run: str, seconds: float = 120) -> str:
-    """The final state's type."""
+    """Wait for a run to end; return the type of its final state."""
     assert wait_until(lambda: run_state(server, run)["type"] in FINAL, seconds), run_state(
         server, run
     )

@@ -1,4 +1,4 @@
-"""Fixtures of several packages: one process group, one Inception."""
+"""Fixtures shared by unit tests: a process group and a random Inception."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gear.training.distributed import DistributedContext, join_process_group
 
 @pytest.fixture(scope="session")
 def world(tiny: Config) -> DistributedContext:
-    """A process group of this process alone."""
+    """Return a process group of this process alone."""
     return join_process_group(tiny.host, tiny.run.seed)
 
 
 class Fresh(FeatureExtractorInceptionV3):
-    """The class without the weights that it would fetch."""
+    """torch-fidelity's Inception without downloading its weights."""
 
     def load_state_dict(self, state_dict, strict=True, assign=False):  # type: ignore[no-untyped-def]
         return None
@@ -40,9 +40,8 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
     network = Fresh("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, nonlinearity="relu"
-            )  # features of a size that tells images apart
+            # features must be large enough to tell images apart
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     file = tmp_path_factory.mktemp("inception") / "weights-inception-2015-12-05-6726825d.pth"
     torch.save(network.state_dict(), file)
     return PinnedFile(path=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())

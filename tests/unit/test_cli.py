@@ -1,4 +1,4 @@
-"""The command line: help that answers at once."""
+"""Test the command line: help without imports of torch, and the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The installed packages are those that the project declares."""
+"""Test that the installed packages are those that the project declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation's blocks are of known kinds: Python runs, settings are valid, commands exist.
+"""Test code blocks of the documentation: Python runs, settings are valid, commands exist.
 
 The commands themselves are run by tests/pipeline/test_docs_commands.py.
 """
@@ -42,7 +42,7 @@ WITH_PYTHON = sorted({block.page for block in BLOCKS if block.language == "pytho
 
 
 def python_of(page: Path) -> list[str]:
-    """Return the blocks of Python of a page, or the code cells of a notebook."""
+    """Return the Python blocks of a page, or the code cells of a notebook."""
     if page.suffix != ".ipynb":
         name = str(page.relative_to(REPO))
         return [b.text for b in BLOCKS if (b.page, b.language) == (name, "python")]
@@ -118,7 +118,7 @@ def test_commands_are_known_with_their_arguments(page: str, line: str) -> None:
 
 
 def _commands(line: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a line, apart at && and |."""
+    """Yield the words of each command of a line, split at && and |."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
     lexer.whitespace_split = True
     for is_operator, words in groupby(lexer, lambda word: set(word) <= set("&|;")):

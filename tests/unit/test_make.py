@@ -1,4 +1,4 @@
-"""`make setup` takes torch without CUDA where that is wanted, and goes on where it is not to be had."""
+"""Test that `make setup` can install torch without CUDA, and falls back if that fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.support.repo import REPO
 from tests.support.toys import free_port
 
-# notes its arguments and the index beside the default one; the look whether that answers is real
+# logs its arguments and the extra index; only the check whether an index answers is real
 PYTHON = """#!/bin/bash
 [[ "$*" == *urllib* ]] && exec {real} "$@"
 echo "$PIP_EXTRA_INDEX_URL $*" >> {log}
@@ -26,7 +26,7 @@ echo "$PIP_EXTRA_INDEX_URL $*" >> {log}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkout with a stub for Python."""
+    """Return a checkout with a stub for Python."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPO / name, tmp_path)
     stub = tmp_path / ".venv/bin/python"
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
-    """Address of an index that has a page of torch."""
+    """Yield the URL of a package index that has torch."""
     (tmp_path / "index/torch").mkdir(parents=True)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "index"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -48,7 +48,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 
 def setup(folder: Path, *words: str, **variables: str) -> tuple[str, str]:
-    """Return what `make setup` prints, and from which index besides the default torch comes."""
+    """Return what `make setup` prints, and the extra index that torch comes from."""
     command = ["make", "setup", f"PYTHON={folder / '.venv/bin/python'}", *words]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     environment.pop("PIP_EXTRA_INDEX_URL", None)

@@ -1,4 +1,4 @@
-"""Settings: errors in one line, presets as overlays, a complete and commented params.yaml, the schema for editors."""
+"""Test settings: one-line errors, presets, a complete params.yaml, the schema for editors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRESETS = [path.stem for path in sorted((REPO / "presets").glob("*.yaml"))]
 def test_parse_gives_one_line_that_names_the_key(old: str, new: str, words: list[str]) -> None:
     changed = TEXT.replace(old, new, 1)
     assert changed != TEXT
-    if not words:  # a key left out takes its default
+    if not words:  # a missing key has its default
         assert params.parse(changed) == params.Config()
         return
     with pytest.raises(InputError) as caught:

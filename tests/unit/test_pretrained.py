@@ -1,4 +1,4 @@
-"""Trained models from Python: from a folder, from a cache of the Hub, and back into a folder."""
+"""Test trained models in Python: loaded from a folder or the Hub's cache, and saved again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ["dog", "Cat", "bird"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the stage `generator` writes it, untrained."""
+    """Return a folder as the stage `generator` writes it, with untrained models."""
     config = load_preset("tiny")
     folder = tmp_path_factory.mktemp("checkpoint") / "generator"
     write(folder, config)
@@ -134,7 +134,7 @@ def test_tokens_can_be_trained_on(checkpoint: Path, images: list[Image.Image]) -
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
-    """Return whether images are equal but for the rounding of a batch."""
+    """Return whether images are equal except for rounding in a batch."""
     return bool(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1)
 
 
@@ -183,7 +183,7 @@ def test_what_a_generator_does_not_know_is_refused(checkpoint: Path, tmp_path: P
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache of the Hub, offline."""
+    """Return an empty cache of the Hub, in offline mode."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Test that processes end with the one that started them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ time.sleep(30)
 
 
 def test_a_stage_whose_dvc_is_gone_at_its_start_ends() -> None:
-    """It is a child of process 1 then, which must not be taken for DVC."""
+    """Test a stage that is a child of process 1, which must not be taken for DVC."""
     shell = 'DVC_STAGE=joint "$0" -c "$1" $$ & echo $!'
     done = subprocess.Popen(
         ["sh", "-c", shell, sys.executable, ORPHAN], stdout=subprocess.PIPE, text=True, env=ENV

@@ -1,4 +1,4 @@
-"""The site shows what a code host shows, and loads nothing."""
+"""Test that the site shows what a code host shows, and loads nothing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_draw_has_every_stage_and_arrow() -> None:
     block = (REPO / "docs/architecture.md").read_text().split("```mermaid\n")[1].split("```")[0]
     picture = draw(block)
     assert set(re.findall(r">(\w+)</text>", picture)) == set(stages)
-    assert picture.count("<path d=") == block.count("-->") + 1  # and the tip of an arrow
+    assert picture.count("<path d=") == block.count("-->") + 1  # one more for the arrow head
 
 
 def test_a_graph_is_a_picture_on_the_site() -> None:

@@ -1,4 +1,4 @@
-"""Settings by which a state is measured."""
+"""Test which settings a checkpoint is measured with."""
 
 from __future__ import annotations
 

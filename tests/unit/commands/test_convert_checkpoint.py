@@ -1,4 +1,4 @@
-"""Public checkpoint layouts are imported whole and exactly, or refused; and written back."""
+"""Test that public checkpoint layouts are imported and exported exactly, or refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVELS = 3
 
 
 def taming_name(key: str) -> str:
-    """A native name as the taming layout has it, which IBQ uses."""
+    """Return the name of a weight in the taming layout, which IBQ uses."""
     side, _, rest = key.partition(".")
     if side in ("encoder", "decoder"):
         rest = (
@@ -51,7 +51,7 @@ def public(layout: str, model: Tokenizer) -> dict[str, torch.Tensor]:
 
 
 def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A Lightning file with live weights of no use and the averages beside them."""
+    """Return a Lightning state dict with the EMA weights, and zeros as the live weights."""
     live = {key: torch.zeros_like(value) for key, value in state.items()}
     ema = {f"model_ema.{key.replace('.', '')}": value for key, value in state.items()}
     extras = {
@@ -147,7 +147,7 @@ def test_export_and_import_again_is_exact(tmp_path: Path) -> None:
 
 
 def test_export_and_import_keep_what_weights_do_not_show(tmp_path: Path) -> None:
-    """Heads, grid, rotation of the prefix and names of classes, without a flag."""
+    """Test heads, grid, rotation of the prefix and class names, without a flag."""
     original = generator()
     config = {
         "generator": {**original.config.model_dump(mode="json"), "prefix_rope": "identity"},

@@ -1,4 +1,4 @@
-"""`gear doctor` names what is lacking, and what to do."""
+"""Test that `gear doctor` names what is missing and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gear plan` at ImageNet scale, against counts by hand; and a step at the width of XL."""
+"""Test `gear plan` at ImageNet scale against counts by hand, and a step at the width of XL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_parameters_and_flops_match_a_count_by_hand(name: str, millions: float) 
         )
     )
     hard = 3 * (g.layers * block + head + projector)
-    soft = 2 * (g.tap * block + projector + head)  # mixing the table costs what the head costs
+    soft = 2 * (g.tap * block + projector + head)  # mixing embeddings costs as much as the head
     assert parts["generator"].flops == pytest.approx(hard + soft, rel=0.01)
 
 
@@ -74,7 +74,7 @@ def test_zero_splits_what_it_says() -> None:
     ("preset", "measured"), [("imagenet256-b", 48.7), ("imagenet256-xl", 67.9)]
 )
 def test_the_memory_of_a_step_is_what_a_gpu_allocated(preset: str, measured: float) -> None:
-    """GiB on an H100 for 32 images, without discriminator and activation checkpointing."""
+    """Test against GiB on an H100 for 32 images, without discriminator and checkpointing."""
     config = load_preset(preset)
     host = config.host.model_copy(update={"activation_checkpointing": False})
     config = config.model_copy(update={"host": host})
@@ -99,7 +99,7 @@ def test_the_table_and_its_errors(
 
 @pytest.mark.slow
 def test_a_joint_step_of_xl_width_runs() -> None:
-    """Two XL blocks over the full tokenizer, 256 px, 16384 codes, on CPU: no shape is wrong at scale."""
+    """Test shapes at scale: two XL blocks, full tokenizer, 256 px and 16384 codes, on CPU."""
     import torch
 
     from gear.generator.transformer import Generator
@@ -138,13 +138,12 @@ def test_a_joint_step_of_xl_width_runs() -> None:
         0,
     )
     assert indices.shape == (1, 256)
-    assert losses["loss/ntp"].item() == pytest.approx(
-        9.704, abs=0.01
-    )  # log 16384: the head starts at zero
+    # log 16384, as the head is initialised to zero
+    assert losses["loss/ntp"].item() == pytest.approx(9.704, abs=0.01)
 
 
 def test_the_plan_says_how_a_run_fits_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    """The micro batch, the teacher cache and the space; each checked against its formula."""
+    """Test the micro-batch, the teacher cache and the disk space against their formulas."""
     config = load_preset("imagenet256-b")
     parts = plan.measure(config)
     fixed = sum(plan.model_states(parts, 1, gpus=1))

@@ -1,4 +1,4 @@
-"""`gear generate` draws images that depend on their seed alone."""
+"""Test that images of `gear generate` depend on their seed alone."""
 
 from __future__ import annotations
 

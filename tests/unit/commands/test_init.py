@@ -1,4 +1,4 @@
-"""`gear init` makes a project that fits images and machine, or says in one line why not."""
+"""Test that `gear init` makes a project that fits images and machine, or says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gear publish` writes what `gear.load_generator` loads, with the metrics of the run."""
+"""Test that `gear publish` writes what `gear.load_generator` loads, with the run's metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gear reconstruct` and `gear encode` on files and folders."""
+"""Test `gear reconstruct` and `gear encode` on files and folders."""
 
 from __future__ import annotations
 

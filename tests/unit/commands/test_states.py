@@ -1,4 +1,4 @@
-"""`gear states` lists states with what differs; `prune` deletes those of other settings."""
+"""Test that `gear states` lists states with their differences, and prunes outdated ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.settings import edit_params, tiny_settings, write_params
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a state of the joint training with the settings of params.yaml."""
+    """Return the folder of a joint training's state that has the settings of params.yaml."""
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, tiny_settings())
     training = identity(load_for_stage("joint"))

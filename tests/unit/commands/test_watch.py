@@ -1,4 +1,4 @@
-"""`gear watch`: four addresses, for browsers of this machine, and nothing else."""
+"""Test that `gear watch` serves four URLs to browsers of this machine, and nothing else."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_a_browser_that_goes_away_leaves_no_traceback(
     with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
         address = f"127.0.0.1:{server.server_port}"
         connection.sendall(f"GET / HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
-        at_once = struct.pack("ii", 1, 0)  # closes without waiting for what is on its way
+        at_once = struct.pack("ii", 1, 0)  # reset the connection on close
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     gone.set()
-    assert ask(server, "/state")[0] == 200  # one request is answered after the other
-    server.server_close()  # which waits for the requests
+    assert ask(server, "/state")[0] == 200  # requests are answered one after the other
+    server.server_close()  # waits for the requests
     assert capsys.readouterr().err == ""
 
 

@@ -1,4 +1,4 @@
-"""Captions: readable text, one line, and the images that may be mirrored."""
+"""Test captions: readable text, one line, and which images may be mirrored."""
 
 from __future__ import annotations
 

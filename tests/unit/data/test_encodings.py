@@ -1,4 +1,4 @@
-"""Images in shards as PNG and as JPEG."""
+"""Test images in shards as PNG and as JPEG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gear.data.shards import Split, decode, encode, image_row, write_shards
 
 
 def photograph(size: int = 64) -> np.ndarray:
-    """Return a smooth picture."""
+    """Return a smooth image."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 

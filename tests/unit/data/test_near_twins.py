@@ -1,3 +1,5 @@
+"""Test the search for near-twins against a comparison of all pairs."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,7 +21,7 @@ from tests.support.images import blotches
 
 @pytest.fixture(params=[0.0, 1.0], ids=["by 8-pixel averages", "by bands first"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare thumbnails in each of the two ways, whatever suits the images."""
+    """Run each test with both ways of comparing thumbnails."""
     monkeypatch.setattr(module, "MANY", request.param)
 
 
@@ -76,7 +78,8 @@ def test_groups_are_what_all_pairs_and_the_groups_before_link(seed: int) -> None
     images = variants(seed)
     rng = np.random.default_rng(seed)
     before = np.arange(len(images))
-    before[rng.choice(len(images), 6, replace=False)] = 0  # some that do not look the same
+    # put some images that do not look the same into one group
+    before[rng.choice(len(images), 6, replace=False)] = 0
     found = near_twin_groups(thumbnail(images), before, lambda positions: images[positions])
     links = [*pairs_by_brute_force(images)]
     links += [(0, int(n)) for n in np.flatnonzero(before == 0)]
@@ -88,7 +91,7 @@ def test_groups_are_what_all_pairs_and_the_groups_before_link(seed: int) -> None
 
 def test_an_image_is_read_once_however_many_look_like_it() -> None:
     images = np.repeat(blotches(4, count=2, size=32), 60, axis=0).round().astype(np.uint8)
-    images[:, 0, 0] = np.arange(len(images))[:, None]  # equal to none
+    images[:, 0, 0] = np.arange(len(images))[:, None]  # no two are equal
     read: list[int] = []
 
     def reading(positions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Shards of text states."""
+"""Test shards of text encoder states."""
 
 from __future__ import annotations
 

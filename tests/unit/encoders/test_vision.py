@@ -1,4 +1,4 @@
-"""Teachers are frozen, stay in eval mode, give patch features on the token grid, and refuse weights they should not use."""
+"""Test teachers: frozen, in eval mode, patch features on the token grid, refused weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMON = {
 
 
 def saved(name: str, folder: Path) -> TeacherConfig:
-    """A randomly initialised small model of the family's class, saved as its checkpoints are."""
+    """Save a small random model of a family; return its config."""
     settings, own = SMALL[name]
     torch.manual_seed(0)
     model = getattr(transformers, FAMILIES[name].model)(
@@ -67,7 +67,7 @@ def test_a_transformers_teacher_gives_its_models_patch_tokens(name: str, tmp_pat
     first = build_teacher(config.model_copy(update={"layer": 1}))(images)
     assert first.shape == maps.shape
     assert not torch.allclose(first, maps)
-    # a patch's features follow that patch: moving the image by a patch moves what is far from the border most alike
+    # changing the last patch of the image must change its features the most
     changed = images.clone()
     changed[:, :, -10:, -10:] = 0.9
     moved = (teacher(changed) - maps).abs().mean((0, 1))

@@ -1,4 +1,4 @@
-"""Alignment with a second teacher."""
+"""Test the measurement of alignment with a second teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement of samples with their captions against naive loops."""
+"""Test the agreement of samples with their captions against naive loops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_samples_that_follow_their_captions_are_told_from_the_floor_and_others_a
 
 
 def test_the_interval_treats_samples_of_one_caption_as_one() -> None:
-    """Ten copies of every caption's outcome say no more than one."""
+    """Test that ten copies of each caption's outcome do not narrow the interval."""
     hits = (RANDOM.random(40) < 0.5).astype(float)
     once = caption_retrieval.agreement_of_hits(hits, np.arange(40), np.zeros(1))
     often = caption_retrieval.agreement_of_hits(

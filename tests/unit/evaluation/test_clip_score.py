@@ -1,4 +1,4 @@
-"""CLIPScore against its formula."""
+"""Test CLIPScore against its formula."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def small_clip(folder: Path) -> PinnedFile:
-    """A random CLIP with a letter tokenizer, saved as transformers does."""
+    """Save a small random CLIP with a letter tokenizer, as transformers does."""
     letters = [*"abcdefghijklmnopqrstuvwxyz"]
     vocabulary = {
         t: n

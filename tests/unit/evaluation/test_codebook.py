@@ -1,4 +1,4 @@
-"""Numbers of a codebook against counts by hand."""
+"""Test codebook statistics against counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coverage and recall on points one can count."""
+"""Test coverage and recall on points that can be counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Similarities of features against their formulas written as loops, and on features whose answer is known."""
+"""Test feature similarities against naive loops, and on features with a known result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_linear_cka_is_the_cosine_of_centred_kernels() -> None:
 
 
 def by_loops(first: np.ndarray, second: np.ndarray, k: int) -> float:
-    """CKNNA as it is defined: kernels on pairs that are near in both spaces, and HSIC by its sums."""
+    """Return CKNNA by its definition: HSIC of kernels on pairs that are near in both spaces."""
     n = len(first)
     kernels = []
     for x in (first, second):

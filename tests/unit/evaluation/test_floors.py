@@ -1,4 +1,4 @@
-"""A perfect generator scores its floor."""
+"""Test that a perfect generator scores the floor of a metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms and foreign implementations."""
+"""Test the Frechet distance against closed forms and other implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FID and its family over a random Inception, against torch-fidelity's own pipeline and loops."""
+"""Test FID and related metrics on a random Inception, against torch-fidelity and loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.images import N, pictures
 
 @pytest.fixture(scope="module")
 def theirs(inception_weights: PinnedFile) -> tuple[np.ndarray, np.ndarray]:
-    """torch-fidelity's own features of samples and of training images, (N, 2048) float64 each."""
+    """Return torch-fidelity's features of samples and training images, (N, 2048) float64 each."""
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=inception_weights.path
     )
@@ -44,7 +44,7 @@ class Images(torch.utils.data.Dataset):
 
 @pytest.fixture(scope="module")
 def records(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """The stages' way: training images from shards, then the metrics of samples."""
+    """Compute the metrics as the stages do: training images from shards, then samples."""
     folder = tmp_path_factory.mktemp("data")
     names = {"label": 0, "caption": "", "width": 16, "height": 16}
     rows = [
@@ -63,7 +63,10 @@ def records(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -> d
 def test_fid_is_its_formula_on_torch_fidelitys_features(
     records: dict[str, dict], theirs: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """With C = A'A / (N - 1), tr (C1 C2)^(1/2) is the nuclear norm of A1 A2' / (N - 1)."""
+    """Test against a formula without a matrix root.
+
+    With C = A'A / (N - 1), tr (C1 C2)^(1/2) is the nuclear norm of A1 A2' / (N - 1).
+    """
     one, two = (x - x.mean(0) for x in theirs)
     spread = ((one**2).sum() + (two**2).sum() - 2 * np.linalg.norm(one @ two.T, "nuc")) / (N - 1)
     expected = ((theirs[0].mean(0) - theirs[1].mean(0)) ** 2).sum() + spread
@@ -123,7 +126,7 @@ def test_inception_score_is_its_formula() -> None:
 
 
 def inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
-    """Share of points within the k-th-neighbour ball of some centre, by loops."""
+    """Return the share of points in the k-th-neighbour ball of any centre, by loops."""
     reach = [sorted(np.linalg.norm(centre - other) for other in centres)[k] for centre in centres]
     hits = [
         any(np.linalg.norm(p - c) <= r for c, r in zip(centres, reach, strict=True)) for p in points

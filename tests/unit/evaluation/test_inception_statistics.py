@@ -1,4 +1,4 @@
-"""Statistics of Inception features, in batches and from reference files."""
+"""Test statistics of Inception features, in batches and from reference files."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Test that samples which copy training images are flagged as memorised."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.support.settings import tiny_settings
 
 TRAIN = 120
 VAL = 100
-COARSE = {"codes": 16, "code_dim": 4}  # so that reconstruction is far from the original
+COARSE = {"codes": 16, "code_dim": 4}  # so that reconstructions differ from the originals
 
 
 def as_split(images: np.ndarray, folder: Path) -> Split:
@@ -50,7 +52,7 @@ def measured(
     *,
     flip: bool = True,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the shares of copies among samples with these tokens, and the nearest ones."""
+    """Return the shares of copies among samples with these tokens, and the nearest images."""
     images = decode_tokens(tokenizer, tokens)
     write_samples(images, np.zeros(len(images), np.int64), [""] * len(images), folder)
     metrics, nearest = share_of_copies(

@@ -1,4 +1,4 @@
-"""Metrics and their protocols."""
+"""Test the comparison of metrics by their protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift of token histograms against scipy and Evidently."""
+"""Test the drift of token histograms against scipy and Evidently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator on captions: padding, causality, cache, dropped captions, dual streams."""
+"""Test the generator on captions: padding, causality, cache, dropped captions, dual streams."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def build(**changes: object) -> Generator:
     )
     for module in generator.modules():
         if isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(
-                module.weight, std=0.4
-            )  # large enough that what must not be seen would show
+            # large enough that a leak through the mask would change the outputs
+            torch.nn.init.normal_(module.weight, std=0.4)
     return generator.eval()
 
 
@@ -56,7 +55,7 @@ def tokens(count: int = 3) -> torch.Tensor:
 
 
 def padded(captions: Captions, more: int) -> Captions:
-    """The same captions with more padding, and rubbish in it."""
+    """Return the same captions with more padding."""
     states = torch.nn.functional.pad(captions.states_BTC, (0, 0, 0, more))
     return Captions(states, torch.nn.functional.pad(captions.real_BT, (0, more)))
 
@@ -67,9 +66,8 @@ def test_padding_changes_nothing(prefix_rope: str) -> None:
     first, second = generator(drawn, captions), generator(drawn, padded(captions, 5))
     torch.testing.assert_close(first.logits, second.logits)
     torch.testing.assert_close(first.tap, second.tap, rtol=1e-4, atol=1e-4)
-    alone = generator(
-        drawn[1:2], pack(TEXTS[1:2])
-    )  # the shortest caption, without the others' padding
+    # the shortest caption, without padding to the length of the others
+    alone = generator(drawn[1:2], pack(TEXTS[1:2]))
     torch.testing.assert_close(first.logits[1:2], alone.logits)
 
 
@@ -119,7 +117,10 @@ def test_cached_decoding_equals_the_full_pass(prefix_rope: str) -> None:
 
 
 def test_with_zero_prefix_rotation_text_is_averaged_whatever_it_says() -> None:
-    """The keys of blanked positions are all the same: in the first block, an image position weighs every word alike."""
+    """Test that image positions in the first block weigh every word alike.
+
+    Zero rotation makes the keys of all words the same.
+    """
     generator = build(prefix_rope="zero", layers=1, tap=1)
     attention = generator.layers[0].attention
     table = generator._rows(0, 6, 4)
@@ -131,7 +132,7 @@ def test_with_zero_prefix_rotation_text_is_averaged_whatever_it_says() -> None:
     torch.testing.assert_close(one, two)
     turned = build(prefix_rope="identity", layers=1, tap=1)
     table = turned._rows(0, 6, 4)
-    x = x + torch.arange(6)[None, :, None]  # so that words differ in what they say and how loud
+    x = x + torch.arange(6)[None, :, None]  # so that words differ in direction and in norm
     weighted = turned.layers[0].attention(x, table, mask, None, 0)[:, 4:]
     values = turned.layers[0].attention.wo(
         turned.layers[0].attention.wqkv(x).chunk(3, -1)[2].cumsum(1)[:, 4:]

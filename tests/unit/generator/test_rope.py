@@ -1,4 +1,4 @@
-"""Rotary positions against complex numbers."""
+"""Test rotary position embeddings against complex multiplication."""
 
 from __future__ import annotations
 

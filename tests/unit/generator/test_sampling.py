@@ -1,4 +1,4 @@
-"""Sampling: seeds, guidance, truncation."""
+"""Test sampling: seeds, guidance, truncation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator: causality, the two kinds of input, the cache, sizes."""
+"""Test the generator: causality, hard and soft input, the cache, sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as they are meant to be seen."""
+"""Test that decoding handles transparency and orientation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from gear.ingest.decode import read_square
 
 
 def test_pictures_are_read_as_they_are_meant_to_be_seen(tmp_path: Path) -> None:
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(
-        tmp_path / "clear.png"
-    )  # red, and wholly transparent
+    # red, but fully transparent
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (read_square(tmp_path / "clear.png", 8) == 255).all()
     left = Image.new("RGB", (8, 8), "white")
     left.paste("black", (0, 0, 4, 8))

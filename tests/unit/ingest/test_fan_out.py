@@ -1,4 +1,4 @@
-"""Decoding in processes of this machine; tests/distributed/test_dask.py has the cluster."""
+"""Test decoding in local processes; tests/distributed/test_dask.py tests a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images: class folders, flat ones, and mixtures."""
+"""Test folders of images: class folders, flat ones, and mixtures."""
 
 from __future__ import annotations
 

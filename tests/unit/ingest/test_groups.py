@@ -1,3 +1,5 @@
+"""Test groups of related images, which stay on one side of the split."""
+
 from __future__ import annotations
 
 from collections import defaultdict
@@ -58,7 +60,7 @@ def test_a_class_keeps_a_group_for_training_though_another_class_holds_it_out() 
 
 def test_split_does_not_depend_on_the_order_of_reading() -> None:
     images = blotches(3, count=20, size=32)
-    images[15:] = images[:5, :, ::-1]  # groups of two concepts
+    images[15:] = images[:5, :, ::-1]  # mirrored copies, which group two concepts
     concepts = [f"concept {n % 13}" for n in range(20)]
 
     def val_keys(order: list[int]) -> set[int]:
@@ -74,7 +76,7 @@ def test_split_does_not_depend_on_the_order_of_reading() -> None:
 def held_out_by_hand(
     groups: list[int], concepts: list[str], classes: list[str], val_share: float
 ) -> list[bool]:
-    """The rule of `held_out` in dictionaries and sets."""
+    """Apply the rule of `held_out` with dictionaries and sets."""
     members = sorted(set(groups))
     name = {g: min(c for c, of in zip(concepts, groups, strict=True) if of == g) for g in members}
     its = {g: {c for c, of in zip(classes, groups, strict=True) if of == g} for g in members}

@@ -1,4 +1,4 @@
-"""Images in the idx format of MNIST: what is read, and what is refused in one line."""
+"""Test images in the idx format of MNIST: what is read, and what is refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool of pictures on their way into shards."""
+"""Test the spool, which keeps images on disk until they are written to shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alignment loss against a loop, over one teacher and several; a projector has a head a teacher."""
+"""Test the alignment loss against a loop, with one and several teachers."""
 
 import math
 

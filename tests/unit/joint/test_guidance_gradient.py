@@ -1,3 +1,5 @@
+"""Test the size and direction of the guidance gradient relative to the tokenizer's own."""
+
 from __future__ import annotations
 
 from functools import partial
@@ -14,7 +16,7 @@ from gear.tokenizer.quantizers import Quantized
 from tests.support.settings import tiny_settings
 
 WIDTH = 6
-STRONG = 1e4  # an untrained generator hardly pulls
+STRONG = 1e4  # large, as the gradient of an untrained generator is small
 Models = tuple[GuidedGenerator, Tokenizer]
 
 
@@ -64,7 +66,7 @@ def test_the_ratio_goes_with_the_weight_and_the_cosine_does_not(models: Models) 
 
 
 def test_the_law_of_cosines_holds_for_the_gradient_of_the_sum(models: Models) -> None:
-    """|a + b|^2 = |a|^2 (1 + ratio^2 + 2 ratio cosine), where the sums are of ordinary backwards."""
+    """Test |a + b|^2 = |a|^2 (1 + ratio^2 + 2 ratio cosine) with sums by ordinary backwards."""
     guided, tokenizer = models
     found = measure(models, weight=STRONG)
     images, teacher, classes = batch(2)

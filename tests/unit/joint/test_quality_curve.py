@@ -1,4 +1,4 @@
-"""Pictures of samples at every measurement of FD."""
+"""Test the images of samples that are written at every measurement of FD."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_pictures_of_a_run_before_are_deleted(tmp_path: Path) -> None:
     for step in (0, 50, 100, 150):
         write_samples(tmp_path, step, tokenizer_of(8), tokens)
     assert steps(tmp_path) == [0, 50, 100, 150]
-    write_samples(tmp_path, 75, tokenizer_of(8), tokens)  # resumed from a state before
+    write_samples(tmp_path, 75, tokenizer_of(8), tokens)  # resumed from an earlier state
     assert steps(tmp_path) == [0, 50, 75]
     write_samples(tmp_path, 0, tokenizer_of(8), tokens)
     assert steps(tmp_path) == [0]

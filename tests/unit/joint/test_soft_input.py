@@ -1,4 +1,4 @@
-"""Soft tokens against hard ones."""
+"""Test soft tokens against hard ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,5 @@ def test_soft_tokens_become_the_hard_tokens_as_temperature_falls(readout: str) -
         for tau in (1.0, 0.01, 1e-7)
     ]
     assert gaps[-1] < 1e-6
-    assert (gaps[0] > 1e-3) == (
-        readout == "soft"
-    )  # straight through has the hard value at any temperature
+    # straight-through has the hard value at any temperature
+    assert (gaps[0] > 1e-3) == (readout == "soft")

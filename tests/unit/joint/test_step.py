@@ -1,4 +1,4 @@
-"""The joint step against a plain PyTorch loop, and what each update must not touch."""
+"""Test the joint step against a plain PyTorch loop, and what each update must not change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def joint(
 
 
 def with_tokens(data: Batch, tokenizer: Tokenizer) -> Batch:
-    """Return a batch that holds the tokenizer's tokens too; it is used by steps that freeze it."""
+    """Return a batch with the tokenizer's tokens, for steps that freeze the tokenizer."""
     with torch.no_grad():
         tokens = tokenizer.encode(data.images_BCHW).indices
     return Batch(data.images_BCHW, data.condition, data.teacher_BLC, data.keys, tokens)
@@ -73,7 +73,10 @@ def test_three_joint_steps_equal_a_plain_loop(
 
 
 def moves(recipe: str, name: str, of_tokenizer: bool) -> bool:
-    """Whether a recipe trains this parameter; a key's bias shifts all of a softmax's logits alike and gets no gradient."""
+    """Return whether a recipe trains a parameter.
+
+    A key's bias gets no gradient, as it shifts all logits of a softmax alike.
+    """
     if "k.bias" in name:
         return False
     if of_tokenizer:

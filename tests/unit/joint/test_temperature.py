@@ -1,4 +1,4 @@
-"""The temperature is taken as given, or found from the support it is to have."""
+"""Test that the temperature is used as set, or calibrated to a support."""
 
 from __future__ import annotations
 

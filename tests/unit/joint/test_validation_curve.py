@@ -1,3 +1,5 @@
+"""Test validation scores during training against their formulas."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -33,7 +35,7 @@ def models() -> tuple[GuidedGenerator, Tokenizer]:
         teachers=(WIDTH,),
         activation_checkpointing=False,
     ).eval()
-    torch.nn.init.normal_(guided.generator.output.weight, std=0.02)  # it starts at zero
+    torch.nn.init.normal_(guided.generator.output.weight, std=0.02)  # it is initialised to zero
     return guided, tokenizer
 
 

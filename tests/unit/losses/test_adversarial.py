@@ -1,4 +1,4 @@
-"""Adversarial losses against loops; shapes of the discriminator."""
+"""Test adversarial losses against loops, and shapes of the discriminator."""
 
 from __future__ import annotations
 

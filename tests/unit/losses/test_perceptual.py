@@ -1,4 +1,4 @@
-"""Perceptual losses against loops, LPIPS against its formula."""
+"""Test perceptual losses against loops, and LPIPS against its formula."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_early_features_loss_against_a_loop() -> None:
 
 @pytest.fixture(scope="module")
 def vgg16(tmp_path_factory: pytest.TempPathFactory) -> PinnedFile:
-    """A randomly initialised VGG16 saved as torchvision's weights file is."""
+    """Save a random VGG16 like torchvision's weights file."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("vgg") / "vgg16-397923af.pth"
     state = torchvision.models.vgg16(weights=None).state_dict()

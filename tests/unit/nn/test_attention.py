@@ -1,4 +1,4 @@
-"""Attention against a loop, and its precision under autocast."""
+"""Test attention against a loop, and its precision under autocast."""
 
 from __future__ import annotations
 

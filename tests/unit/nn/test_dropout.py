@@ -1,4 +1,4 @@
-"""Dropout keeps the mean."""
+"""Test that dropout keeps the mean and that masks belong to images."""
 
 from __future__ import annotations
 

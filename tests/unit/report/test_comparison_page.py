@@ -1,4 +1,4 @@
-"""The comparison's page: one colour an arm, and escaped text."""
+"""Test the comparison page: one colour per arm, samples side by side, escaped text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gear.runs.recorded_pictures import Reconstructions, Sample
 from tests.unit.report.test_page import LIMIT, Parsed
 
 EVIL = "<script>alert(1)</script>"
-SVG = "http://www.w3.org/2000/svg"  # a name, not an address
+SVG = "http://www.w3.org/2000/svg"  # an XML namespace, which is not fetched
 
 
 STEPS = np.arange(0.0, 401.0, 100.0)
@@ -72,13 +72,13 @@ def test_text_from_data_is_escaped_on_the_page() -> None:
     evil = make(EVIL, EVIL, 0, [3, 2, 2, 1, 1], health={EVIL: 1.0}, seconds={EVIL: 1.0})
     evil = replace(evil, curves={"joint": [row | {EVIL: 1.0} for row in evil.curves["joint"]]})
     text = comparison.page(group([SLOW[0], evil]), [EVIL])
-    assert text.count("<script") == 1  # the page's own
+    assert text.count("<script") == 1  # the page's own script
     assert text.count("&lt;script&gt;") > 5
     assert "http" not in text.replace('http-equiv="Content-Security', "").replace(SVG, "")
 
 
 def pictures(arms: list[Arm], size: int = 8, count: int = 3) -> dict[str, RunPictures]:
-    """Noise for each run; originals are those of all."""
+    """Return images of noise for each run; all runs share the originals."""
     random = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def pictures(arms: list[Arm], size: int = 8, count: int = 3) -> dict[str, RunPic
 
 
 def alts(text: str) -> list[str]:
-    """Of all pictures, with plain spaces."""
+    """Return the alt texts of all images, with plain spaces."""
     return [alt.replace("\xa0", " ") for alt in re.findall(r'<img alt="([^"]*)"', text)]
 
 
@@ -145,7 +145,7 @@ def test_a_page_of_many_large_pictures_stays_small() -> None:
     )
     text = comparison.page(arms, [], pictures(arms, size=256, count=16))
     assert len(text) < LIMIT
-    assert text.count("<h2>Samples of seed") == 6  # none is left out while fewer samples fit
+    assert text.count("<h2>Samples of seed") == 6  # with fewer samples, every seed fits
     assert "More would make this page too large." in text
 
 

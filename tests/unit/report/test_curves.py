@@ -1,4 +1,4 @@
-"""Curves of the report: rows for `dvc plots`."""
+"""Test the report's curves: rows for `dvc plots`."""
 
 from __future__ import annotations
 

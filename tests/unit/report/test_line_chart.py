@@ -1,4 +1,4 @@
-"""Charts: every line is seen, no label is cut, nothing is lost but points that nobody would see."""
+"""Test that charts show every line, cut no label, and only drop points that nobody would see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_single_point_is_marked_in_the_middle() -> None:
 
 
 def test_equal_lines_are_both_seen() -> None:
-    """Of two equal lines the upper one is dashed and the lower one wider."""
+    """Test that of two equal lines the upper one is dashed and the lower one wider."""
     chart = line_chart("losses", {"first": LINE, "second": LINE})
     widths = [float(w) for w in re.findall("stroke-width:([0-9.]+)", chart)]
     assert widths[0] > widths[1]

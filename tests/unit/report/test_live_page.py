@@ -1,4 +1,4 @@
-"""The page that follows a run: its parts from files, escaped, and what it says is left."""
+"""Test the page that follows a run: its parts, escaped text, and the time left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_parts_of_a_finished_run(checkout: Path) -> None:
     assert "No training has logged anything yet." in parts["curves"]
     assert "None: params.yaml is as committed." in parts["settings"]
     assert parts["samples"].strip() == ""
-    assert "open it" not in parts["progress"]  # this pipeline has no stage of that name
+    assert "open it" not in parts["progress"]  # this pipeline has no stage that makes the report
 
 
 def test_curves_follow_the_log(checkout: Path) -> None:
@@ -60,7 +60,7 @@ def test_settings_that_differ_from_the_commit(checkout: Path) -> None:
     rows = re.findall("<td>(.*?)</td>", page.fragments()["settings"])
     assert rows == ["joint.steps", "300", "400"]
     params.write_text("joint: [")
-    assert "not YAML" in page.fragments()["settings"]  # someone edits it
+    assert "not YAML" in page.fragments()["settings"]  # while someone edits it
     git(checkout, "rm", "-q", "--cached", "params.yaml")
     git(checkout, "commit", "-q", "-m", "without")
     params.write_text("joint: {}")
@@ -133,7 +133,7 @@ def test_what_is_left_in_words() -> None:
     done, unknown = StageProgress("a", "done", seconds=5.0), StageProgress("b", "left")
     assert time_left([done]) == "All stages are done."
     assert time_left([done, unknown]).startswith("Nothing runs. Left: b;")
-    assert time_left([done, unknown], dvc_runs=True).startswith("Left: b;")  # between two stages
+    assert time_left([done, unknown], dvc_runs=True).startswith("Left: b;")  # between stages
     ending = StageProgress("c", "running", left=0.2)
     assert time_left([ending, unknown]).startswith("Left: b;")
 

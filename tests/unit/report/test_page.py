@@ -1,4 +1,4 @@
-"""The report: escaped, self-contained, small, the same bytes for the same run."""
+"""Test that the report is escaped, self-contained, small and the same for the same run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ COPIES = {
     "memorised_floor": {"value": 0.01, "protocol": {}},
 }
 NEAREST = [{"sample": 3, "training_row": 7, "distance": 12.5, "agreement": 0.75}]
-NO_ICON = "data:image/png;base64,iVBORw0KGgo="  # else a browser would ask for one
-LIMIT = 3 << 20  # bytes of the page
+NO_ICON = "data:image/png;base64,iVBORw0KGgo="  # without it, a browser would request one
+LIMIT = 3 << 20  # size limit of the page in bytes
 HEADINGS = ("h1", "h2", "h3")
 
 
 class Parsed(HTMLParser):
-    """Collects what a page would fetch or link to, its tags, and what people cannot see."""
+    """Collects what a page would fetch or link to, its tags, and images without a description."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def text() -> str:
 
 def test_text_from_data_is_escaped_and_nothing_is_fetched(text: str) -> None:
     parsed = Parsed(text)
-    assert parsed.tags.count("script") == 1  # the page's own
+    assert parsed.tags.count("script") == 1  # the page's own script
     assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
     assert NO_ICON in parsed.links
@@ -217,7 +217,7 @@ def test_drift_that_joint_training_intends_is_no_alarm() -> None:
 
 def test_the_gate_names_the_rows_that_it_refuses(text: str) -> None:
     assert "FAILED" in text
-    assert "and others" in text  # 30 rows, one of them named
+    assert "and others" in text  # 30 rows, of which one is named
     assert "data-docs" not in text
 
 
@@ -231,7 +231,7 @@ def test_headings_are_in_order_and_pictures_described(text: str) -> None:
 
 
 def test_the_page_of_a_default_run_is_under_three_megabytes() -> None:
-    """Noise at the size of the tiny and quickstart presets, which no picture is larger than."""
+    """Test images of noise, the largest there can be, in the size of tiny and quickstart."""
     names = {name for curve in CURVES for name in curve.lines.values()}
     random = np.random.default_rng(2)
     rows = [{"step": step} | dict.fromkeys(names, random.random()) for step in range(0, 5000, 5)]

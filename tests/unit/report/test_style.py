@@ -1,4 +1,4 @@
-"""Colours of the pages can be read in both themes (WCAG 2.1, AA)."""
+"""Test that colours of the pages have enough contrast in both themes (WCAG 2.1, AA)."""
 
 from __future__ import annotations
 

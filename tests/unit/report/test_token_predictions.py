@@ -1,4 +1,4 @@
-"""What the page says of a generator's predictions, against the likelihood of the same tokens."""
+"""Test the report's token predictions against the likelihood of the same tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a tokenizer: the right images in the right order."""
+"""Test that the report's tokenizer images are the right ones in the right order."""
 
 from __future__ import annotations
 

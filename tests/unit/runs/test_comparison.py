@@ -1,4 +1,4 @@
-"""Arms, speeds and their interval, against computations of another kind."""
+"""Test arms, speeds and their intervals against independent computations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FAST = [make(f"fast-{i}", "gear", i, [400, 210 + 20 * i, 140 + 5 * i, 110, 90]) 
 
 
 def crossing(values: np.ndarray, target: float) -> float:
-    """The first step at or below the target, by looking at a fine grid."""
+    """Return the first step at or below the target, by search on a fine grid."""
     grid = np.linspace(STEPS[0], STEPS[-1], 40_001)
     below = np.interp(grid, STEPS, values) <= target + 1e-9
     return float(grid[below.argmax()]) if below.any() else np.inf
@@ -57,9 +57,9 @@ def test_steps_to_a_target_are_those_of_a_fine_grid() -> None:
 
 
 def test_the_interval_holds_what_all_resamples_together_give() -> None:
-    """Three seeds an arm have 27 resamples each.
+    """Test the bootstrap interval against the exact distribution.
 
-    All 729 pairs, equally likely, are the distribution that drawing approximates.
+    Three seeds per arm have 27 resamples each, and all 729 pairs are equally likely.
     """
     slow, fast = (group(runs)[0].curve("joint", "fd") for runs in (SLOW, FAST))
     found = speed(slow, fast)
@@ -88,7 +88,7 @@ def test_what_has_no_interval() -> None:
     assert alone is not None
     assert alone.interval is None
     assert alone.ratio is not None
-    other_way = speed(fast, slow)  # the slow one never gets to where the fast one ends
+    other_way = speed(fast, slow)  # the slow arm never reaches the end of the fast one
     assert other_way is not None
     assert other_way.ratio is None
     assert other_way.interval == (0.0, 0.0)
@@ -137,7 +137,7 @@ DRAWN = {"n": 4, "reference_n": 9, "extractor": "e", "guidance": 1.0, "top_k": 0
 
 
 def drawn(name: str, recipe: str = "gear", seed: int = 0, **protocol: object) -> Run:
-    """A run whose samples were drawn and measured as DRAWN says, but for `protocol`."""
+    """Return a run with samples drawn and measured as in DRAWN, except for `protocol`."""
     run = make(name, recipe, seed, [400, 300, 200, 100, 90])
     records = {
         "fd": {"value": 90.0, "protocol": DRAWN | protocol},
@@ -167,7 +167,7 @@ def test_across_sampling_all_else_has_to_be_the_same(other: dict[str, object]) -
         check_protocols(runs, across_sampling=True)
     with pytest.raises(ValueError, match="not comparable") as refused:
         check_protocols(runs)
-    assert "--across" not in str(refused.value)  # it would not help
+    assert "--across" not in str(refused.value)  # the option would not help
     data = [replace(run, conditions={"data": run.name}) for run in (drawn("a"), drawn("b"))]
     with pytest.raises(ValueError, match="conditions of a and b"):
         check_protocols(data, across_sampling=True)
@@ -200,7 +200,7 @@ def test_settings_of_one_name_keep_their_sections() -> None:
 
 
 def test_no_two_arms_have_one_name() -> None:
-    """Else one would hide the other in the charts."""
+    """Test that no arm hides another in the charts."""
     other = [replace(SLOW[0], name="other", code="other"), replace(FAST[0], name="third")]
     assert [arm.label for arm in group([SLOW[0], *other])] == [
         "recipe llamagen_repa: slow-0",
@@ -210,7 +210,7 @@ def test_no_two_arms_have_one_name() -> None:
 
 
 def test_what_a_run_measures_of_itself_is_no_protocol() -> None:
-    """The threshold of copies and the deviation of a floor are of each run's own models."""
+    """Test values that depend on a run's own models: copy threshold, deviation of a floor."""
 
     def measured(run: Run, **of_run: float) -> Run:
         record = {"value": 0.0, "protocol": {"rule": "nearest", **of_run}}

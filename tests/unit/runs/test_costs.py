@@ -1,4 +1,4 @@
-"""Costs of stages: found again by dvc.lock, in the checkout that started an experiment."""
+"""Test that costs of stages are found by dvc.lock, in the checkout that started a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ stages:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout under DVC whose stages have run."""
+    """Return a DVC checkout whose stages have run."""
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_STAGE", "DVC_ROOT", "RANK"):
         monkeypatch.delenv(name, raising=False)

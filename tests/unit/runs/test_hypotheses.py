@@ -1,4 +1,4 @@
-"""Verdicts on made-up records, against computations of another kind."""
+"""Test verdicts on made-up records against independent computations."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_it_has_to_hold_against_every_arm() -> None:
 
 
 def test_equal_arms_are_seldom_called_unlike() -> None:
-    """Of identical arms, 5 % of differences may be outside; the best of three makes it no more."""
+    """Test that at most 5 % of identical arms differ, even if compared with three others."""
     random = np.random.default_rng(0)
     verdicts = []
     for _ in range(400):
@@ -153,7 +153,7 @@ def test_a_baseline_that_ends_where_it_began_is_no_target() -> None:
 
 
 def test_a_near_miss_decides_nothing() -> None:
-    """All three miss, by little and by unlike amounts: no evidence of being slower."""
+    """Test three seeds that just miss the target: no evidence that the arm is slower."""
     near = [
         record("arm", i, [400, 300, 220, 170, 140 + i + gap]) for i, gap in enumerate((0.1, 4, 9))
     ]
@@ -176,7 +176,10 @@ def test_values_of_different_protocols_are_not_compared() -> None:
 
 
 def test_sooner_counts_steps_seconds_and_flops_to_the_other_arms_end() -> None:
-    """The arm is at 140 after 175 of 400 steps: a straight line from 200 at 100 to 120 at 200."""
+    """Test an arm that reaches 140 after 175 of 400 steps.
+
+    Its curve is a straight line from 200 at step 100 to 120 at step 200.
+    """
     base = {0: record("base", 0, [400, 300, 220, 170, 140])}
     costs = {"seconds": {"tokenizer": 50.0, "joint": 200.0}}
     arm = {0: record("arm", 0, [400, 200, 120, 100, 90], **costs)}
@@ -189,7 +192,7 @@ def test_sooner_counts_steps_seconds_and_flops_to_the_other_arms_end() -> None:
 
 
 def test_steps_of_the_generator_alone_have_their_own_cost() -> None:
-    """It is there after 175 steps: 150 joint ones of 2 s and 25 of half a second."""
+    """Test an arm that gets there after 150 joint steps of 2 s and 25 other ones of 0.5 s."""
     base = {0: record("base", 0, [400, 300, 220, 170, 140])}
     stages = {"settings": {"joint.steps": 150, "generator.steps": 250}}
     costs = {"seconds": {"tokenizer": 50.0, "joint": 300.0, "generator": 125.0}, "flops": {}}
@@ -212,7 +215,7 @@ def test_an_arm_that_never_gets_there_is_not_sooner() -> None:
 
 def test_a_fall_is_measured_from_the_first_value() -> None:
     falls = PredictionConfig(kind="falls", arm="base", value="loss/ntp", to=0.5)
-    assert examine(falls, BASE, SEEDS).verdict == SUPPORTED  # 140 to 142 of 400
+    assert examine(falls, BASE, SEEDS).verdict == SUPPORTED  # from 400 to at most 142
     assert examine(falls.model_copy(update={"to": 0.2}), BASE, SEEDS).verdict == CONTRADICTED
 
 
@@ -230,7 +233,7 @@ def test_a_claim_holds_if_all_it_predicts_comes_out() -> None:
 
 
 def test_an_arm_that_gets_there_in_every_seed_is_sooner() -> None:
-    """At 140 after 175 steps, where the others need 400; seeds differ by their curves."""
+    """Test an arm that reaches 140 after about 175 steps, where the others need 400."""
     base = [record("base", i, [400, 300, 220, 170, 140]) for i in range(3)]
     arm = [record("arm", i, [400, 200, 120 - i, 100, 90]) for i in range(3)]
     prediction = PredictionConfig(kind="sooner", arm="arm", than=("base",))

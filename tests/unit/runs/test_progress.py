@@ -1,4 +1,4 @@
-"""What is done, running and left, told from files alone."""
+"""Test that what is done, running and left is read from files alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_changed_setting_leaves_its_stage_and_those_after_it(checkout: Path) -
     params = checkout / "params.yaml"
     params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
     assert states(checkout) == {"shards": "done", "joint": "left", "evaluate": "left"}
-    assert stage(checkout, "joint").left == 30  # what it took the last time
+    assert stage(checkout, "joint").left == 30  # seconds that it took the last time
     assert stage(checkout, "joint").steps == 400
 
 
@@ -145,7 +145,7 @@ def test_dvc_is_at_work_while_the_process_of_its_lock_lives(checkout: Path, proc
     lock = checkout / ".dvc/tmp/lock"
     assert not Pipeline(checkout).dvc_runs()  # the run of this checkout has ended
     lock.write_text(f" {process}\n")
-    assert not Pipeline(checkout).dvc_runs()  # another program has the number now
+    assert not Pipeline(checkout).dvc_runs()  # another program has this process id now
     code = "import time; print(flush=True); time.sleep(60)  # dvc"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as dvc:
@@ -158,7 +158,7 @@ def test_dvc_is_at_work_while_the_process_of_its_lock_lives(checkout: Path, proc
 
 
 def test_looking_takes_no_lock(checkout: Path) -> None:
-    """A look changes no file but caches of DVC's own, and waits for nobody."""
+    """Test that only DVC's caches change, and that a locked checkout is not waited for."""
     before = {
         f: f.stat().st_mtime_ns for f in checkout.rglob("*") if f.is_file() and ".dvc" not in str(f)
     }

@@ -1,4 +1,4 @@
-"""Pictures of recorded runs: those that the stages wrote, and one line if they are damaged."""
+"""Test that images of recorded runs are those that the stages wrote, or one line if damaged."""
 
 from __future__ import annotations
 

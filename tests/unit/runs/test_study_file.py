@@ -1,4 +1,4 @@
-"""Study files: what is refused, and what a run is."""
+"""Test study files: what is refused, and which settings identify a run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ TEXTS = ["it's", "a,b", "choice(a,b)", "/w/d (1).pth", "a=b", "~/x", "café", "1
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_settings_reach_an_experiment_as_they_are(text: str) -> None:
-    """Read back by the parser that `dvc exp run -S` uses."""
+    """Test with the parser that `dvc exp run -S` uses."""
     value = {"path": text, "sizes": [1, 2.5, text], "on": True, "none": None}
     parsed = OverridesParser.create().parse_override(f"a.b={hydra_text(value)}")
     assert parsed.value() == value

@@ -1,4 +1,4 @@
-"""The log of a training, read while it is written."""
+"""Test reading the log of a training while it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One assignment of latents to codes, read out hard and soft."""
+"""Test the assignment of latents to codes, read out hard and soft."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ K, D, B, SIDE = 16, 4, 2, 3
 
 @pytest.fixture(params=[1 << 24, 3 * K], ids=["whole", "chunks"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The same answers whether the assignment fits a chunk or is computed three tokens at a time."""
+    """Compute the assignment in one chunk, and in chunks of three tokens."""
     monkeypatch.setattr(module, "CHUNK", request.param)
     return request.param
 

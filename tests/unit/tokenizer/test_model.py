@@ -1,4 +1,4 @@
-"""The tokenizer decodes what it encodes, whatever its quantizer; distances stay fp32."""
+"""Test that the tokenizer decodes what it encodes, and that distances stay fp32."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_distances_are_fp32_under_bf16(quantizer: str) -> None:
 
 
 def test_published_sizes_of_the_vq_tokenizer() -> None:
-    """LlamaGen's ds16 tokenizer has 72 M parameters."""
+    """Test LlamaGen's ds16 tokenizer, which has 72 M parameters."""
     config = TokenizerConfig(
         quantizer="vq",
         codes=16384,

@@ -1,4 +1,4 @@
-"""Three quantizers against naive loops in float64: values and gradients."""
+"""Test three quantizers against naive loops in float64: values and gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def latents(scale: float = 1.0) -> torch.Tensor:
 
 
 def naive(name: str, quantizer: Quantizer, z: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Loops over tokens and codes in float64, straight from the method's page."""
+    """Compute a quantizer's outputs by loops over tokens and codes in float64."""
     rows = [z[b, :, y, x].double() for b in range(B) for y in range(SIDE) for x in range(SIDE)]
     if name == "lfq":
         codes = [
@@ -75,7 +75,7 @@ def naive(name: str, quantizer: Quantizer, z: torch.Tensor) -> dict[str, torch.T
 
 @pytest.fixture(params=[1 << 24, 3 * K], ids=["whole", "chunks"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The same answers in one chunk as three tokens at a time."""
+    """Compute the assignment in one chunk, and in chunks of three tokens."""
     monkeypatch.setattr(module, "CHUNK", request.param)
     return request.param
 
@@ -157,7 +157,7 @@ def test_soft_becomes_hard_as_temperature_falls(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_full_size_assignment_stays_within_two_gigabytes() -> None:
-    """K 16384, 256 tokens, 32 images: loss, read-out and backward, in a process of its own."""
+    """Test loss, read-out and backward with K 16384, 256 tokens, 32 images, in a subprocess."""
     import subprocess
     import sys
 

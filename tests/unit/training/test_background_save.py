@@ -1,4 +1,4 @@
-"""States are written while training goes on: of the step that was saved, or not at all."""
+"""Test that states written during training are those of the saved step, or none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gear.training.state_files import damage, find_whole
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Writing waits until the event is set, as on a slow disk."""
+    """Make writing wait until an event is set, as on a slow disk."""
     opened = threading.Event()
     write = background_writer._write
 
@@ -49,7 +49,7 @@ def test_what_is_saved_is_of_its_step_though_training_goes_on(
     at_save = {name: value.clone() for name, value in module.state_dict().items()}
     manager.begin_save({"model": engine}, state)
     manager.mark_healthy()
-    for _ in range(3):  # in place, as optimisers and averages do
+    for _ in range(3):  # in place, like optimizers and EMA
         train_a_step(engine)
         average.add_(1)
     assert manager.writing()

@@ -1,4 +1,4 @@
-"""Batches: balanced classes, a function of seed and step."""
+"""Test that batches have balanced classes and depend on seed and step alone."""
 
 from __future__ import annotations
 

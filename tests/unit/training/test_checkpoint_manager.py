@@ -1,4 +1,4 @@
-"""The work folder: what is kept, what a run falls back to, and what others may do to it."""
+"""Test the checkpoint manager: which states are kept, roll-back, stop requests and locks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
     assert work.stop_reason() == "too few codes"
     with pytest.raises(InputError, match="another process is training"):
         CheckpointManager(work.folder, world)
-    assert work.stop_requested()  # one that was refused clears nothing
+    assert work.stop_requested()  # the refused one does not clear the request
     work.close()
     assert not CheckpointManager(work.folder, world).stop_requested()
 

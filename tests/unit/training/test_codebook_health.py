@@ -1,4 +1,4 @@
-"""Codebook health: the histogram's summary and the gate."""
+"""Test codebook health: the histogram's summary and the gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`host.compile`: the same steps but for rounding, and the same names of weights."""
+"""Test that `host.compile` gives the same steps except for rounding, and the same names."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_compiled_joint_steps_equal_a_plain_loop(world: DistributedContext, quan
 
 @pytest.mark.slow
 def test_a_compiled_tokenizer_takes_the_same_adversarial_step(world: DistributedContext) -> None:
-    """The adaptive weight takes a gradient in the middle of the graph."""
+    """Test the adaptive weight, which takes a gradient in the middle of the graph."""
     config = small()
     loss = config.loss.model_copy(update={"adversarial": 0.5, "adaptive": True})
     weights = []

@@ -1,4 +1,4 @@
-"""Engines: modules frozen for an update, gradients that are not finite, offload."""
+"""Test engines: modules frozen for an update, gradients that are not finite, offload."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_frozen_restores_after_an_error() -> None:
 
 
 class BadGradient(torch.autograd.Function):
-    """The identity, whose gradient is not finite."""
+    """Identity with a gradient that is not finite."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def take_steps(engine: Any, steps: range) -> torch.Tensor:
     return EMA(engine.module, 0.0).weights["weight"].clone()
 
 
-@pytest.mark.parametrize("stage", [1, 2])  # ZeRO-3 would patch PyTorch for the tests after it
+@pytest.mark.parametrize("stage", [1, 2])  # ZeRO-3 would patch PyTorch for later tests
 def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
     world: DistributedContext, tmp_path: Path, stage: int
 ) -> None:
@@ -132,7 +132,7 @@ def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
 def test_a_run_from_another_state_has_its_own_settings_of_adamw(
     world: DistributedContext, tmp_path: Path, stage: int
 ) -> None:
-    """Decoupled weight decay takes lr x decay of the weights from an otherwise equal step."""
+    """Test by weight decay, which subtracts lr x decay x weights from an otherwise equal step."""
     first = small_engine(world, stage, offload=False)
     before = take_steps(first, range(2))
     manager = CheckpointManager(tmp_path, world)

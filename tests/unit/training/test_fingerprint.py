@@ -1,4 +1,4 @@
-"""What changes the identity of a training, and what does not."""
+"""Test what changes the identity of a training, and what does not."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path: Path) ->
     shutil.copytree(REPO / "gear", tmp_path / "gear")
     file = tmp_path / "gear/losses/adversarial.py"
     text = file.read_text()
-    text = text.replace('"""', '"""Three more words. ', 1)  # the module's
-    text = text.replace('    """', '    """More words. ', 1)  # a class's
+    text = text.replace('"""', '"""Three more words. ', 1)  # docstring of the module
+    text = text.replace('    """', '    """More words. ', 1)  # docstring of a class
     file.write_text("# a comment\n" + text.replace("\n\n\n", "\n\n\n\n"))
     assert code_hashes(JOINT_CODE, tmp_path / "gear") == code_hashes(JOINT_CODE)
 

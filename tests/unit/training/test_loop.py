@@ -1,4 +1,4 @@
-"""The training loop around a toy step: what resumes, what continues, and what the curve holds."""
+"""Test the training loop with a toy step: resuming, continuing, and the logged curve."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def opened(
 
 
 def train(run: TrainingRun, fail_at: int = -1, every: int = 5) -> tuple[list[Any], float, float]:
-    """Train; return the curve, the weight and its average."""
+    """Train; return the curve, the weight and its EMA."""
     torch.manual_seed(0)
     module = nn.Linear(1, 1, bias=False)
     average = EMA(module, 0.5)

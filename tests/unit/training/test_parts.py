@@ -1,4 +1,4 @@
-"""A batch in parts takes the steps of the whole one, adversarial losses and all."""
+"""Test that micro-batches take the steps of the whole batch, also with adversarial losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Found = dict[str, torch.Tensor]
 
 
 def train(world: DistributedContext, parts: int, *, survey: bool = True) -> Found:
-    """Return weights, LeCam's anchors and the last losses after some steps."""
+    """Train some steps; return the weights, LeCam's anchors and the last losses."""
     config = small()
     tokenizer, _ = models(config)
     discriminator = PatchDiscriminator(8, 2)
@@ -61,7 +61,7 @@ def test_parts_take_the_steps_of_the_whole_batch(
 
 
 def test_without_a_survey_parts_take_other_steps(world: DistributedContext, whole: Found) -> None:
-    """Else the test above would say nothing about losses that are no means over images."""
+    """Test that the survey matters, as some losses are not means over images."""
     found = train(world, 2, survey=False)
     moved = [n for n, v in whole.items() if (found[n] - v).abs().max() > 2e-5]
     assert any(name.startswith("tokenizer.") for name in moved)

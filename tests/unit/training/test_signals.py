@@ -1,4 +1,4 @@
-"""The first Ctrl-C lets a training save, a second one ends it."""
+"""Test that the first Ctrl-C lets a training save, and a second one ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged states: whatever is wrong with a file, the state before is loaded, with one warning."""
+"""Test that the previous state is loaded, with one warning, if any file is damaged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def engine(world: DistributedContext) -> Any:
 
 @pytest.fixture(scope="module")
 def saved(world: DistributedContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with states of steps 1 and 2 of a small model."""
+    """Return a folder with states of steps 1 and 2 of a small model."""
     folder = tmp_path_factory.mktemp("states") / "run"
     manager, trained = CheckpointManager(folder, world), engine(world)
     for step in (1, 2):
@@ -79,7 +79,7 @@ def test_whatever_file_is_damaged_the_state_before_is_loaded(
         manager, fresh = CheckpointManager(folder, world), engine(world)
         capsys.readouterr()
         if name == "manifest.json" and spoil is Path.unlink:
-            continue  # as a state of before there were manifests: taken as it is
+            continue  # states of older versions have no manifest and are not checked
         state = manager.load({"model": fresh})
         manager.close()
         assert state is not None
@@ -136,7 +136,7 @@ def test_a_forgotten_state_is_not_found_again(
 def test_a_kill_in_a_save_leaves_the_state_before(
     world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every step of a save: as if the process ended there."""
+    """Test a process that ends at any step of a save."""
 
     class Killed(BaseException):
         pass
@@ -162,10 +162,10 @@ def test_a_kill_in_a_save_leaves_the_state_before(
 def test_a_save_that_fails_loses_nothing_and_the_next_one_clears_up(
     world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a full disk, which gear.core.exit_codes names."""
+    """Test the error of a full disk, which gear.core.exit_codes recognises."""
     folder = tmp_path / "run"
     shutil.copytree(saved, folder)
-    (folder / "step-1.deleted").mkdir()  # a kill in the middle of a deletion
+    (folder / "step-1.deleted").mkdir()  # left by a kill in the middle of a deletion
     manager = CheckpointManager(folder, world)
 
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""States of trainings are listed with what differs, and pruned."""
+"""Test that states of trainings are listed with their differences, and pruned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured beside the curve: seconds by phase, FLOPs as they are, no other bits."""
+"""Test the step meter: seconds by phase, true FLOPs, and steps that stay bitwise equal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_seconds_are_those_of_the_phases_of_a_mean_step() -> None:
     assert sum(value for name, value in row.items() if name.startswith("time/")) * 2 <= whole
     assert row["memory/peak_gib"] > 0.01
     assert "mfu" not in row
-    assert "time/data" not in meter.read({})  # no step since
+    assert "time/data" not in meter.read({})  # no step since the last reading
 
 
 @pytest.mark.parametrize(("recomputes", "name"), [(False, "mfu"), (True, "hfu")])

@@ -1,4 +1,4 @@
-"""Trackers hold each step once, whatever was killed when, and never end a training."""
+"""Test that trackers hold each step once after kills, and never end a training."""
 
 from __future__ import annotations
 

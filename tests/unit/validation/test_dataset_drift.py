@@ -1,4 +1,4 @@
-"""Drift between versions of the data, against scipy."""
+"""Test the drift between dataset versions against scipy."""
 
 from __future__ import annotations
 

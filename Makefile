@@ -105,7 +105,7 @@ schema: setup  ## Write presets/params.schema.json anew, after a change of setti
 server: setup  ## Start Prefect's server on 127.0.0.1:PORT (4200) in the background: SQLite in .gear/prefect, or DATABASE=postgresql+asyncpg://...
 	@python -m flows.server server
 
-worker: setup  ## Start one worker a pool (cpu, gpu) in the background, one run at a time each
+worker: setup  ## Start one worker a pool in the background: gpu runs one at a time, cpu up to four
 	@python -m flows.server worker
 
 deploy: setup  ## Register prefect.yaml's deployments (schedules stay as they are: switched off at first)
@@ -117,5 +117,5 @@ reports-server: setup  ## Serve reports/ on 127.0.0.1:4201, where artifacts link
 stop: setup  ## Stop the workers and servers that were started here
 	@python -m flows.server stop
 
-clean:  ## Remove resumable training state and volatile reports (not data, models or the cache)
+clean:  ## Remove .gear (states, logs, costs, tracker runs, Prefect's database) and volatile reports
 	@rm -rf .gear reports/data-docs reports/drift reports/live

@@ -27,7 +27,7 @@ class StageBadInput(StageError):
 
 
 class StageStopped(StageError):
-    """Exit code 1: a stage stopped on purpose (collapsed codebook, failed gate)."""
+    """Exit code 1: a stage stopped on purpose (collapsed codebook, drifted data)."""
 
 
 class StageKilled(StageError):

@@ -98,7 +98,7 @@ CASES = (
     Case("the report's template", {"report"}, append("gear/report/page.py")),
     Case(
         "gear/generator/sampling.py",
-        {"joint", "generator", "sample", "reconstruction", "evaluate", "codebook"},
+        {"joint", "generator", "sample", "reconstruction", "evaluate", "codebook", "report"},
         append("gear/generator/sampling.py"),
     ),
     Case("gear/training/loop.py", TRAININGS, append("gear/training/loop.py")),

@@ -141,17 +141,24 @@ def teacher_line(config: Config, features: int, cached: bool) -> str:
 
 
 def disk_lines(config: Config, parts: list[Part], images: int, features: int) -> list[str]:
-    """Return what a run needs of disk space, GiB."""
+    """Return what a run needs of disk space, GiB, and what DVC's cache adds to it."""
     pixels = (config.data.size / 256) ** 2
     trained = sum(part.parameters for part in parts if part.trains)
     averages = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
     sizes = {
         "shards": images * pixels * IMAGE_BYTES[config.data.encoding],
         "teacher features": features,
+        "features of validation images": cache_bytes(
+            round(images * config.data.val_share), 1, config.grid, sum(teacher_widths(config))
+        ),
         "tokens of stage 2": images * (1 + config.data.flip) * config.grid**2 * 2,
         "two states": 2 * (12 * trained + 4 * averages),
         "samples": config.sample.n * pixels * IMAGE_BYTES["png"],
     }
     total = sum(sizes.values())
     listed = ", ".join(f"{name} {size / GIB:.3g}" for name, size in sizes.items() if size)
-    return [f"disk: {total / GIB:.3g} GiB ({listed})"]
+    cached = total - sizes["tokens of stage 2"] - sizes["two states"]
+    return [
+        f"disk: {total / GIB:.3g} GiB ({listed})",
+        f"DVC's cache: {cached / GIB:.3g} GiB more on a file system without reflinks, such as ext4",
+    ]

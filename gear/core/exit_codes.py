@@ -3,10 +3,11 @@
 | code | meaning | a flow tries again |
 |---|---|---|
 | 0 | done | |
-| 1 | stopped for a reason of the training: collapsed codebook, failed gate | no |
-| 2 | bad input, or no space left | no |
+| 1 | stopped for a reason that it names: collapsed codebook, drifted data | no |
+| 2 | bad input, data that the gate refuses, or no space left | no |
 | 70 | a bug or a broken machine; the traceback is in a file | once |
 | 128 + n | ended by signal n; 141 if the reader of the output went away | no |
+| 137, 139 | killed, usually for lack of memory; a crash of native code | once |
 """
 
 from __future__ import annotations

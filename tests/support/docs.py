@@ -39,7 +39,6 @@ NOT_RUN = {
     r"export MLFLOW_TRACKING_URI": "needs a server",
     r"dask ": "a cluster: tests/distributed/test_dask.py",
     r"pre-commit install": "fetches its hooks",
-    r"open ": "opens a browser: tests/browser",
     r"gear watch$": "serves until Ctrl-C: tests/browser",
     r"gear study studies/toy.yaml$": "a few minutes: tests/flows/test_study.py",
     r"gear study studies/openmoji.yaml$": "six hours",

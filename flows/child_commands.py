@@ -7,14 +7,16 @@ cancelled flow would leave a training behind.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from flows.stage_errors import classify
 from gear.core.files import exclusive_lock
+from gear.dvc_experiments import end_experiments
 from gear.paths import STATES, WORK
-from gear.process import exit_with, run_child
+from gear.process import end_group, exit_with, run_child
 from gear.training.states import grace
 
 QUIET = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1"}
@@ -25,6 +27,8 @@ def run_command(
     folder: Path,
     show: Callable[[str], None],
     variables: dict[str, str] | None = None,
+    *,
+    is_experiment: bool = False,
 ) -> None:
     """Run a command in `folder`, each line of its output to `show`; leave no process behind.
 
@@ -33,12 +37,22 @@ def run_command(
         folder: Working directory.
         show: Called with each line of output.
         variables: Environment variables beside this process's own.
+        is_experiment: The command is `dvc exp run`, which is ended so that the checkout is left as
+            it was.
 
     Raises:
         StageError: if the command fails; the class says how.
     """
     environment = {**os.environ, **QUIET, **(variables or {})}
-    ended = run_child(command, folder, environment, show, lambda: grace(folder / STATES))
+
+    def end(child: subprocess.Popen[str]) -> None:
+        seconds = grace(folder / STATES)
+        if is_experiment:
+            end_experiments({child: seconds}, folder)
+        else:
+            end_group(child, seconds)
+
+    ended = run_child(command, folder, environment, show, end)
     if ended.code:
         raise classify(ended)
 

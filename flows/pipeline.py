@@ -23,7 +23,7 @@ from flows.stage_errors import StageError
 from flows.training_progress import TrainingProgress
 from gear.core.errors import InputError
 from gear.core.yaml_text import parse_yaml, read_yaml
-from gear.git_history import refuse_shallow_clone
+from gear.dvc_experiments import refuse_shallow_clone
 from gear.params import from_values, list_presets
 from gear.paths import PARAMS, WORK
 
@@ -108,7 +108,7 @@ def experiment(name: str, overrides: list[str], targets: list[str], folder: Path
     settings = [word for override in overrides for word in ("-S", override)]
     command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
     show = TrainingProgress(get_run_logger().info)
-    run_command(command, folder, show, {"GEAR_STATES": str(folder / WORK)})
+    run_command(command, folder, show, {"GEAR_STATES": str(folder / WORK)}, is_experiment=True)
 
 
 @flow(name="pipeline", flow_run_name=pipeline_name, persist_result=False)

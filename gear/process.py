@@ -41,7 +41,7 @@ def run_child(
     folder: Path,
     environment: dict[str, str],
     show: Callable[[str], None],
-    grace: Callable[[], float] = lambda: GRACE,
+    end: Callable[[subprocess.Popen[str]], None] | None = None,
 ) -> Ended:
     """Run a command in a process group of its own and end the whole group afterwards.
 
@@ -52,7 +52,7 @@ def run_child(
         folder: Working directory.
         environment: All variables of the child.
         show: Called with each line of its output (stdout and stderr together).
-        grace: Returns how many seconds the group has to end after SIGTERM.
+        end: Ends the group; by default `end_group`.
     """
     child = subprocess.Popen(
         command,
@@ -63,7 +63,7 @@ def run_child(
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=terminate_with_parent,
+        preexec_fn=prepare_child,
     )
     tail: list[str] = []
     try:
@@ -73,7 +73,7 @@ def run_child(
             tail = [*tail[1 - TAIL :], line]
         child.wait()
     finally:
-        end_group(child, grace())
+        (end or end_group)(child)
     return Ended(child.returncode, "".join(tail))
 
 
@@ -161,8 +161,12 @@ def started_at(process_id: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def terminate_with_parent() -> None:
-    """Ask for SIGTERM when the parent dies; for a child, before its program starts."""
+def prepare_child() -> None:
+    """Let SIGINT interrupt a child, and SIGTERM end it when its parent dies.
+
+    Called in the child before its program starts. A shell that starts us with `&` ignores SIGINT.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

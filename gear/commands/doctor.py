@@ -18,7 +18,7 @@ from gear import paths
 from gear.commands.project import require_locked_code
 from gear.core.errors import InputError, StageFailed
 from gear.core.text import one_line
-from gear.git_history import is_shallow_clone
+from gear.dvc_experiments import is_shallow_clone
 
 LEAST_DISK = 2e9  # bytes: the quickstart with its cache and states
 LEAST_MEMORY = 3e9  # bytes that the quickstart's largest stage and its loader take

@@ -12,7 +12,7 @@ from gear import paths
 from gear.commands.arguments import positive
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import exclusive_lock, replace_file
-from gear.git_history import refuse_shallow_clone
+from gear.dvc_experiments import refuse_shallow_clone
 from gear.params import Config
 from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gear import paths
-from gear.training.states import read_description, state_folders, step_of
+from gear.core.errors import InputError
+from gear.training.states import read_description, read_tag, state_folders, step_of
 
 TEMPORARY = (".dvc/tmp/exps/*", ".dvc/tmp/exps/*/*")  # folders of temporary and queued experiments
 UNKNOWN = "finished"  # run of finished models whose state is gone, as in a fresh clone
@@ -64,9 +65,9 @@ def _states(root: Path, stage: str) -> list[Checkpoint]:
     states = []
     for run in state_folders(root / paths.WORK / stage):
         try:
-            tag = (run / "latest").read_text()
+            tag = read_tag(run)
             saved = (run / tag / "state.pt").stat().st_mtime_ns
-        except OSError:
+        except (OSError, InputError):  # deleted meanwhile, or damaged
             continue
         where = _training_root(run, root)
         states.append(Checkpoint(stage, run.name, where, run / tag, step_of(tag), saved))

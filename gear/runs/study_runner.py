@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ from dvc.repo import Repo
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.process import Ended, end_group, terminate_with_parent
+from gear.dvc_experiments import end_experiments
+from gear.process import Ended, end_group, prepare_child
 from gear.runs.study_file import PlannedRun, Study
 from gear.training.states import grace
 
@@ -80,10 +80,9 @@ def run_experiments(
                 end_group(one.child)
                 yield Outcome(one.run, time.monotonic() - one.started, _reason(one))
     finally:
-        for one in running:
-            _interrupt(one.child)
-        for one in running:
-            _stop(one.child, grace(states_folder(study, one.run, root)))
+        end_experiments(
+            {one.child: grace(states_folder(study, one.run, root)) for one in running}, root
+        )
 
 
 def overrides(run: PlannedRun) -> list[str]:
@@ -143,7 +142,7 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_prepare_child,
+            preexec_fn=prepare_child,
         )
     return _Running(run, child, log, time.monotonic())
 
@@ -151,27 +150,6 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
 def states_folder(study: Study, run: PlannedRun, root: Path) -> Path:
     """Return where a run keeps its resumable states, apart from those of other runs."""
     return root / paths.WORK / f"study-{study.name}" / run.name
-
-
-def _prepare_child() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where a shell started us with `&`
-    terminate_with_parent()
-
-
-def _interrupt(child: subprocess.Popen[str]) -> None:
-    """End an experiment as Ctrl-C does, so that DVC puts its temporary things back.
-
-    DVC has no handler of SIGTERM.
-    """
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGINT)
-
-
-def _stop(child: subprocess.Popen[str], seconds: float) -> None:
-    """Wait for an experiment that was interrupted; then end it by force."""
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(seconds)
-    end_group(child)
 
 
 def _is_past_warm_up(log: Path) -> bool:

@@ -10,6 +10,7 @@ from gear.params import Config, nearest_preset
 from gear.tokenizer.inference import start_tokenizer
 from gear.training.autoencoder import build_autoencoder
 from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
+from gear.training.ema import whole_weights
 from gear.training.fingerprint import AUTOENCODER_CODE, Identity, identify
 from gear.training.loop import Training
 from gear.training.run import SavedModel, TrainingSettings, open_training, saved_tokenizer
@@ -52,6 +53,6 @@ def run(config: Config, start_from: Path | None = None) -> None:
     )
     models = {"tokenizer": saved_tokenizer(average.weights, section)}
     if step.discriminator_engine is not None:
-        weights = step.discriminator_engine.module.state_dict()
+        weights = whole_weights(step.discriminator_engine.module)
         models["discriminator"] = SavedModel(weights, {"gan": config.gan.model_dump(mode="json")})
     training.finish(paths.TOKENIZER, models, rows)

@@ -67,13 +67,22 @@ class CheckpointManager:
         context: DistributedContext,
         identity: Identity | None = None,
         stage_lock: Path | None = None,
+        of_experiment: bool = False,
     ) -> None:
-        """Create or open a folder and lock it; `stage_lock` is a file to lock too.
+        """Create or open a folder and lock it.
+
+        Args:
+            folder: The folder of the states.
+            context: The ranks.
+            identity: What the states are of.
+            stage_lock: Another file to lock.
+            of_experiment: The training runs in an experiment's temporary folder.
 
         Raises:
             InputError: if another process holds one of the locks.
         """
         self.folder, self.context, self.identity = folder, context, identity
+        self.of_experiment = of_experiment
         self.started_from: dict[str, Any] | None = None  # of another training, by --from
         self.save_seconds: float | None = None  # that the last save took
         self._writer = BackgroundWriter()
@@ -165,7 +174,7 @@ class CheckpointManager:
         return step_of(read_tag(self.folder)) if self.read("latest") is not None else None
 
     def forget(self) -> None:
-        """Start anew: states on disk are not resumed, and are deleted with the next save."""
+        """Leave the states on disk: they are not resumed, and are deleted with the next save."""
         dist.barrier()  # all ranks have read `latest`
         if self.context.is_rank_zero:
             for name in ("latest", "healthy"):
@@ -189,6 +198,8 @@ class CheckpointManager:
         saved = self._whole_state(source or self.folder)
         if saved is None:
             return None
+        if source is None:
+            saved = self._make_latest(saved)
         try:
             state: dict[str, Any] = torch.load(
                 saved / "state.pt", weights_only=True, map_location="cpu"
@@ -242,18 +253,22 @@ class CheckpointManager:
         """Write what the latest state is of."""
         facts = self.identity.facts() if self.identity else {}
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
+        facts |= {"of_experiment": self.of_experiment}
         before = read_description(self.folder).get("save_seconds")
         facts |= {"save_seconds": before if self.save_seconds is None else self.save_seconds}
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
-        """Mark a training as ended: its state is kept, those of other ended ones are deleted."""
+        """Mark a training as ended: its state is kept, those of other ended ones are deleted.
+
+        An experiment in a temporary folder deletes only those of experiments.
+        """
         self.finish_save()
         dist.barrier()
         step = self.latest_step()
         if self.context.is_rank_zero and step is not None:
             self.describe(step, finished=True)
-            delete_finished(self.folder.parent, but=self.folder)
+            delete_finished(self.folder.parent, but=self.folder, of_experiment=self.of_experiment)
         self.close()
 
     def _whole_state(self, folder: Path) -> Path | None:
@@ -274,6 +289,18 @@ class CheckpointManager:
             raise choice[0]
         found: Path | None = choice[0]
         return found
+
+    def _make_latest(self, saved: Path) -> Path:
+        """Make a state of this folder the latest, if a newer one is damaged. Returns its folder."""
+        whole = self.folder / saved.name
+        if self.context.is_rank_zero:
+            if saved != whole:  # in older/
+                retire(whole)
+                saved.rename(whole)
+            if self.read("latest") != saved.name:
+                self._point("latest", saved.name)
+        dist.barrier()
+        return whole
 
     def _note_changes(self, saved: dict[str, Any], current: dict[str, Any]) -> None:
         """Print on what other ranks, threads or device a training goes on."""

@@ -55,6 +55,14 @@ class EMA:
             average.copy_(value)
 
 
+def whole_weights(module: nn.Module) -> Tensors:
+    """Return a module's weights and buffers by name; under ZeRO-3 all ranks have to ask."""
+    return {
+        name: gather(held(value).detach(), value) if is_partitioned(value) else value.detach()
+        for name, value in named(module).items()
+    }
+
+
 def named(module: nn.Module) -> Tensors:
     """Return a module's parameters and buffers by name, without copying them."""
     state: Tensors = module.state_dict(keep_vars=True)

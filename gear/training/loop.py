@@ -302,15 +302,6 @@ class Training:
     def _resume(self) -> int:
         """Restore the saved state, if any. Returns the first step to train."""
         run, checkpoints, steps = self.run, self.run.checkpoints, self.run.settings.steps
-        saved_step = checkpoints.latest_step()
-        if run.start_from is None and saved_step is not None and saved_step > steps:
-            checkpoints.forget()
-            if run.context.is_rank_zero:
-                print(
-                    f"{run.stage}: its state is at step {saved_step}, past the {steps} asked for; "
-                    "starting anew",
-                    file=sys.stderr,
-                )
         state = checkpoints.load(self.step.engines, run.start_from)
         if state is None:
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
 from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
-from gear.training.states import describe_nearest
+from gear.training.states import describe_nearest, saved_step
 from gear.training.trackers import TrackedRun
 
 
@@ -152,13 +153,27 @@ def open_training(
     if start_from is not None and not (start_from / "latest").is_file():
         raise InputError(f"{start_from}: no state of a training: `gear states` lists them")
     folder = states / identity.stage / identity.fingerprint
+    step = saved_step(folder)
+    is_shorter = start_from is None and step is not None and step > settings.steps
+    if is_shorter:  # keep the state of the longer training
+        folder = folder.with_name(f"{folder.name}-{settings.steps}")
     if start_from is not None and start_from.resolve() == folder.resolve():
         start_from = None  # that is what it resumes from anyway
     context = join_process_group(settings.host, settings.run.seed)
     checkpoints = CheckpointManager(
-        folder, context, identity=identity, stage_lock=work / identity.stage / "lock"
+        folder,
+        context,
+        identity=identity,
+        stage_lock=work / identity.stage / "lock",
+        of_experiment=states.resolve() != work.resolve(),
     )
-    if context.is_rank_zero and checkpoints.read("latest") is None and start_from is None:
+    if context.is_rank_zero and is_shorter:
+        print(
+            f"{identity.stage}: its state is at step {step}, past the {settings.steps} asked for; "
+            f"that state is kept, this training has its own in {folder}",
+            file=sys.stderr,
+        )
+    elif context.is_rank_zero and checkpoints.read("latest") is None and start_from is None:
         nearest = describe_nearest(states, identity)
         if nearest:
             print(nearest, flush=True)

@@ -81,10 +81,18 @@ def describe_nearest(root: Path, identity: Identity) -> str | None:
     )
 
 
-def delete_finished(stage_folder: Path, *, but: Path) -> None:
-    """Delete the states of finished trainings of a stage, except one."""
+def delete_finished(stage_folder: Path, *, but: Path, of_experiment: bool) -> None:
+    """Delete the states of finished trainings of a stage, except one.
+
+    Args:
+        stage_folder: The folder of the stage's states.
+        but: The state to keep.
+        of_experiment: Delete those of experiments in temporary folders, else those of the checkout.
+    """
     for folder in state_folders(stage_folder):
-        if folder != but and read_description(folder).get("finished"):
+        description = read_description(folder)
+        same_kind = bool(description.get("of_experiment")) == of_experiment
+        if folder != but and description.get("finished") and same_kind:
             delete_unlocked(folder)
 
 
@@ -115,12 +123,11 @@ def read_description(folder: Path) -> dict[str, Any]:
 def grace(root: Path) -> float:
     """Return how many seconds a training needs to save and exit, by the slowest state of `root`.
 
-    A state of a large model takes minutes to write; without one, `GRACE`.
+    Runs of studies count too. A state of a large model takes minutes to write. Without any state it
+    is `GRACE`.
     """
-    taken = [
-        read_description(file.parent).get("save_seconds")
-        for file in root.glob(f"*/*/{DESCRIPTION}")
-    ]
+    files = [*root.glob(f"*/*/{DESCRIPTION}"), *root.glob(f"study-*/*/*/*/{DESCRIPTION}")]
+    taken = [read_description(file.parent).get("save_seconds") for file in files]
     known = [seconds for seconds in taken if isinstance(seconds, float) and seconds > 0]
     return GRACE + SAVES * min(max(known, default=0.0), LONGEST_SAVE)
 
@@ -144,6 +151,14 @@ def read_tag(folder: Path) -> str:
     return tag
 
 
+def saved_step(folder: Path) -> int | None:
+    """Return the step of the newest state of a folder; None if it has none or it is damaged."""
+    try:
+        return step_of(read_tag(folder))
+    except InputError:
+        return None
+
+
 def step_of(tag: str) -> int:
     """Return the step of a state's tag.
 
@@ -156,6 +171,9 @@ def step_of(tag: str) -> int:
 def _read_state(folder: Path, identity: Identity) -> State:
     description = read_description(folder)
     latest = folder / "latest"
+    differences = identity.differences(description) if description else ["no description"]
+    if folder.name.partition("-")[0] == identity.fingerprint:
+        differences = []  # also if a power cut left no description
     return State(
         identity.stage,
         folder,
@@ -163,5 +181,5 @@ def _read_state(folder: Path, identity: Identity) -> State:
         bool(description.get("finished")),
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         time.time() - latest.stat().st_mtime,
-        identity.differences(description) if description else ["no description"],
+        differences,
     )

@@ -59,7 +59,9 @@ def test_the_job_s_pod_can_save_before_it_is_killed() -> None:
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     (checkout,) = (m for m in container["volumeMounts"] if m["mountPath"] == "/gear")
-    assert "persistentVolumeClaim" in next(v for v in pod["volumes"] if v["name"] == checkout["name"])
+    assert "persistentVolumeClaim" in next(
+        v for v in pod["volumes"] if v["name"] == checkout["name"]
+    )
 
 
 def slurm(folder: Path) -> dict[str, str]:

@@ -177,13 +177,36 @@ def test_a_failed_training_resumes_from_its_last_state(
     assert train(opened(tmp_path / "parts", 11), fail_at=5) == whole
 
 
-def test_fewer_steps_than_the_state_has_start_anew(
+def test_fewer_steps_than_the_state_has_train_anew_and_keep_it(
     world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = train(opened(tmp_path / "short", 5))
-    train(opened(tmp_path / "parts", 9))
+    short, whole = train(opened(tmp_path / "short", 5)), train(opened(tmp_path / "whole", 11))
+    run = opened(tmp_path / "parts", 11)
+    with pytest.raises(StageFailed):
+        train(run, fail_at=7)
+    run.checkpoints.close()
     assert train(opened(tmp_path / "parts", 5)) == short
-    assert "step 9, past the 5 asked for; starting anew" in capsys.readouterr().err
+    message = "its state is at step 6, past the 5 asked for; that state is kept"
+    assert message in capsys.readouterr().err
+    assert train(opened(tmp_path / "parts", 11)) == whole
+    assert "resuming after step 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "junk", "step-1\0"])
+def test_a_training_resumes_if_the_file_latest_is_damaged(
+    world: DistributedContext,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+) -> None:
+    whole = train(opened(tmp_path / "whole", 11))
+    run = opened(tmp_path / "parts", 11)
+    with pytest.raises(StageFailed):
+        train(run, fail_at=7)
+    run.checkpoints.close()
+    (run.checkpoints.folder / "latest").write_text(content)
+    assert train(opened(tmp_path / "parts", 11)) == whole
+    assert "resuming after step 6" in capsys.readouterr().err
 
 
 def test_a_changed_setting_starts_anew_and_names_the_other_state(

@@ -8,7 +8,7 @@ from pathlib import Path
 from gear.core.files import exclusive_lock
 from gear.process import GRACE
 from gear.training.fingerprint import Identity
-from gear.training.states import grace, list_states, prune_states
+from gear.training.states import delete_finished, grace, list_states, prune_states
 
 
 def identity(batch: int) -> Identity:
@@ -54,10 +54,22 @@ def test_an_input_that_is_absent_now_is_no_reason_to_prune(tmp_path: Path) -> No
     assert folder.exists()
 
 
-def test_a_state_without_a_description_is_not_current(tmp_path: Path) -> None:
-    (save(tmp_path, identity(1), 2) / "description.json").unlink()
-    (state,) = list_states(tmp_path, {"joint": identity(1)})
-    assert state.differences == ["no description"]
+def test_a_state_that_lost_its_description_is_current_by_its_folder(tmp_path: Path) -> None:
+    for batch in (1, 2):
+        (save(tmp_path, identity(batch), 2) / "description.json").unlink()
+    states = {s.folder.name: s.differences for s in list_states(tmp_path, {"joint": identity(1)})}
+    assert states == {identity(1).fingerprint: [], identity(2).fingerprint: ["no description"]}
+
+
+def test_an_experiment_deletes_no_finished_state_of_the_checkout(tmp_path: Path) -> None:
+    own, earlier, later = (save(tmp_path, identity(n), 2, finished=True) for n in (1, 2, 3))
+    for folder in (earlier, later):
+        description = json.loads((folder / "description.json").read_text())
+        (folder / "description.json").write_text(json.dumps(description | {"of_experiment": True}))
+    delete_finished(tmp_path / "joint", but=later, of_experiment=True)
+    assert [folder.exists() for folder in (own, earlier, later)] == [True, False, True]
+    delete_finished(tmp_path / "joint", but=tmp_path / "joint/new", of_experiment=False)
+    assert [folder.exists() for folder in (own, later)] == [False, True]
 
 
 def test_a_training_gets_the_time_that_its_last_save_took_twice(tmp_path: Path) -> None:

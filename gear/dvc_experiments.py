@@ -1,0 +1,82 @@
+"""What `dvc exp run` needs of a checkout: whole history, and time to prepare. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gear.core.errors import InputError
+from gear.process import end_group
+
+PREPARED = 30.0  # seconds to wait for DVC, at most
+REPOSITORY_LOCK = Path(".dvc/tmp/lock")
+
+
+def is_shallow_clone(root: Path) -> bool:
+    """Return whether a checkout was cloned with `--depth`."""
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
+    return answer.strip() == "true"
+
+
+def refuse_shallow_clone(root: Path) -> None:
+    """Refuse a clone made with `--depth`: DVC runs an experiment there, and then it is lost.
+
+    Raises:
+        InputError: if it is such a clone.
+    """
+    if is_shallow_clone(root):
+        raise InputError(
+            f"{root}: in a shallow clone DVC keeps no experiment: run `git fetch --unshallow`"
+        )
+
+
+@contextmanager
+def _nothing_prepared(root: Path) -> Iterator[None]:
+    """Hold DVC's lock of a checkout, so that no experiment is being prepared in it.
+
+    `dvc exp run` prepares an experiment in the checkout: for a second or two, params.yaml has the
+    experiment's settings and HEAD is detached. A signal in between would leave it like that. If the
+    lock cannot be taken within `PREPARED` seconds, the body runs without it.
+    """
+    from dvc.lock import LockError, make_lock
+
+    lock = make_lock(str(root / REPOSITORY_LOCK))
+    deadline = time.monotonic() + PREPARED
+    held = False
+    while not held and (root / REPOSITORY_LOCK).parent.is_dir() and time.monotonic() < deadline:
+        try:
+            lock.lock()
+            held = True
+        except LockError:
+            continue
+    try:
+        yield
+    finally:
+        if held:
+            lock.unlock()
+
+
+def end_experiments(children: Mapping[subprocess.Popen[str], float], root: Path) -> None:
+    """End experiments of a checkout as Ctrl-C does, so that DVC deletes its temporary folders.
+
+    Args:
+        children: The processes of `dvc exp run --temp`, each the leader of a process group, and how
+            many seconds each has before the rest of its group is ended by force.
+        root: The checkout.
+    """
+    running = [child for child in children if child.poll() is None]
+    if running:
+        with _nothing_prepared(root):
+            for child in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGINT)
+    for child, grace in children.items():
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(grace)
+        end_group(child)

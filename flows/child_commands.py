@@ -19,6 +19,7 @@ from gear.paths import STATES, WORK
 from gear.process import end_group, exit_with, run_child
 from gear.training.states import grace
 
+MARGIN = 5.0  # seconds for a command to end after the training that it waits for
 QUIET = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -46,7 +47,7 @@ def run_command(
     environment = {**os.environ, **QUIET, **(variables or {})}
 
     def end(child: subprocess.Popen[str]) -> None:
-        seconds = grace(folder / STATES)
+        seconds = grace(folder / STATES) + MARGIN
         if is_experiment:
             end_experiments({child: seconds}, folder)
         else:

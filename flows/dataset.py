@@ -65,6 +65,7 @@ def dataset(root: str = "", wait_hours: float = 0.0) -> None:
             raise
         accept = [sys.executable, "-m", "gear", "dataset", f"--accept={found['version']}"]
         run_command(accept, where, get_run_logger().info)
+        published = False  # the verdict is another one now
     finally:
         if verdict.is_file() and not published:
             _publish(json.loads(verdict.read_text()))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 MOST = 10**6  # images, GPUs
+LEAST_SAMPLES = 10  # more than any metric needs neighbours
 MOST_SEED = 10**9
 MOST_PORT = 65535
 
@@ -14,6 +15,16 @@ MOST_PORT = 65535
 def positive(text: str) -> int:
     """Return a whole number from 1 to a million; raise argparse's error for anything else."""
     return _whole(text, MOST)
+
+
+def samples(text: str) -> int:
+    """Return a number of samples that metrics can be computed of: from 10 to a million."""
+    count = _whole(text, MOST)
+    if count < LEAST_SAMPLES:
+        raise argparse.ArgumentTypeError(
+            f"{text} is too few for a metric: at least {LEAST_SAMPLES}"
+        )
+    return count
 
 
 def port(text: str) -> int:

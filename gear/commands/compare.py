@@ -18,7 +18,13 @@ from gear.report.comparison_pictures import RECONSTRUCTIONS, SAMPLES, RunPicture
 from gear.runs import costs
 from gear.runs.comparison import Rows, Run, check_protocols, group
 from gear.runs.recorded_pictures import Reconstructions, Sample, first_samples, reconstructions
-from gear.runs.revision import MissingContentError, Revision, checkout_root, find_revision
+from gear.runs.revision import (
+    MissingContentError,
+    Revision,
+    checkout_root,
+    find_revision,
+    installed_code,
+)
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
 NOTED = 8  # settings that a note names, at most
@@ -108,7 +114,7 @@ def _read(revision: Revision) -> Run:
         for stage in lock.values()
         for path, md5 in stage.deps.items()
         if path not in made and path != images
-    }
+    } | installed_code(lock)
     costs_by_stage = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     return Run(
         name=revision.name,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gear import paths
-from gear.commands.arguments import positive
+from gear.commands.arguments import positive, samples
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import (
     LockedError,
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=positive,
+        type=samples,
         default=512,
-        help="images drawn for FD and coverage (default 512)",
+        help="images drawn for FD and coverage, at least 10 (default 512)",
     )
     parser.add_argument(
         "--images",

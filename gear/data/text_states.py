@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -87,13 +88,15 @@ class TextStates:
                 f"{folder}: no text states here: run `dvc repro features` "
                 "with data.condition caption"
             ) from None
-        self._places: dict[str, tuple[pq.ParquetFile, int]] = {}
+        # keys are in order over all files, so the last one of each row group says where a key is
+        self._groups: list[tuple[pq.ParquetFile, int]] = []
+        self._last_keys: list[str] = []
         for path in sorted(folder.glob("*.parquet")):
             file = pq.ParquetFile(path, memory_map=True)
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["caption_sha256"])
-                keys = table["caption_sha256"].to_pylist()
-                self._places.update((key, (file, group)) for key in keys)
+                self._groups.append((file, group))
+                column = file.metadata.row_group(group).column(0)
+                self._last_keys.append(column.statistics.max)
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._room = cache_bytes
 
@@ -101,9 +104,11 @@ class TextStates:
         """Return states (t, C) float16. Raises `InputError` if the caption is unknown."""
         key = key_of(caption)
         if key not in self._cache:
-            if key not in self._places:
+            place = bisect_left(self._last_keys, key)
+            if place < len(self._groups):
+                self._read(*self._groups[place])
+            if key not in self._cache:
                 raise InputError(f"no text states of {caption!r}: run `dvc repro features`")
-            self._read(*self._places[key])
         self._cache.move_to_end(key)
         return self._cache[key]
 

@@ -33,7 +33,7 @@ def fd_floor(
     reference: int,
     seed: int,
     splits: int = SPLITS,
-) -> Floor:
+) -> Floor | None:
     """Return the FD to the training images of new images that are balanced over classes.
 
     FD of n images to m others is b + c (1/n + 1/m) to first order. b is the FD of all images,
@@ -47,7 +47,13 @@ def fd_floor(
         reference: Number of training images that samples are compared with.
         seed: Of the random halves.
         splits: Number of random splits into halves.
+
+    Returns:
+        None if a half has no more images than features have channels: the covariance of so few is
+        singular, and the floor would come out a fifth too low.
     """
+    if min(map(len, halves(labels, np.random.default_rng(seed)))) <= features_MC.shape[1]:
+        return None
     every = Gaussian.fit(features_MC)
     balanced = Gaussian.fit_weighted(features_MC, balancing_weights(labels))
     imbalance = balanced.distance(every)

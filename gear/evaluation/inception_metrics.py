@@ -86,10 +86,12 @@ def sample_metrics(
     precision = recall(statistics.pooled, training.features, NEIGHBOURS)
     metrics = {
         "fid": Metric(statistics.pool.distance(reference.pool), against),
-        "fid_floor": _fid_floor(inception, training, statistics.n, seed, own_images, ranks),
         "inception_precision": Metric(precision, near),
         "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
     }
+    floor = _fid_floor(inception, training, statistics.n, seed, own_images, ranks)
+    if floor is not None:
+        metrics["fid_floor"] = floor
     if reference.spatial is not None:
         layer = {**against, "features": "mixed_6/conv, 7 channels"}
         metrics["sfid"] = Metric(statistics.spatial.distance(reference.spatial), layer)
@@ -108,8 +110,11 @@ def _fid_floor(
     seed: int,
     own_images: Pixels | None,
     ranks: Ranks,
-) -> Metric:
-    """Return the FID of a perfect generator to the training images."""
+) -> Metric | None:
+    """Return the FID of a perfect generator to the training images.
+
+    None if there are too few training images.
+    """
     protocol = {**extractor_protocol(inception), **training.reference.protocol, "n": samples}
     if own_images is not None:
         nothing = np.arange(0)
@@ -124,6 +129,8 @@ def _fid_floor(
         seed=seed,
         splits=FLOOR_SPLITS,
     )
+    if floor is None:
+        return None
     protocol |= {"images": "training images, splits of them", "splits": FLOOR_SPLITS}
     return Metric(floor.value, {**protocol, "deviation": floor.deviation, "seed": seed})
 

@@ -80,6 +80,7 @@ def share_of_copies(
         ranks,
     )
     held_out = len(val_tokens)
+    protocol = protocol | {"n": len(both.distance) - held_out}
     distance = float(np.quantile(both.distance[:held_out], COPY_SHARE))
     agreement = float(np.quantile(both.agreement[:held_out], 1 - COPY_SHARE))
     views = "images and their mirror images" if flip else "images"
@@ -108,11 +109,15 @@ def share_of_copies(
     return metrics, of_samples
 
 
-def nearest_table(nearest: NearestTraining, count: int) -> list[dict[str, Any]]:
-    """Return the `count` images that are nearest to a training image, nearest first."""
+def nearest_table(nearest: NearestTraining, count: int, *, samples: int) -> list[dict[str, Any]]:
+    """Return the `count` samples that are nearest to a training image, nearest first.
+
+    samples: number of all samples, of which `nearest` may have evenly spaced ones only.
+    """
+    numbers = evenly_spaced(samples, len(nearest.distance))
     return [
         {
-            "sample": int(number),
+            "sample": int(numbers[number]),
             "training_row": int(nearest.row[number]),
             "distance": float(nearest.distance[number]),
             "agreement": float(nearest.agreement[number]),

@@ -15,7 +15,7 @@ from gear.evaluation import coverage
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.config import EvaluateConfig
 from gear.evaluation.efficientnet_reference import FeatureReference
-from gear.evaluation.floors import SPLITS, fd_floor, neighbour_floor
+from gear.evaluation.floors import SPLITS, Floor, fd_floor, neighbour_floor
 from gear.evaluation.metric_protocol import Metric
 from gear.generator.conditions import SamplingSet
 from gear.generator.config import SampleConfig
@@ -67,7 +67,7 @@ def class_floors(
 ) -> dict[str, Metric]:
     """Return `fd_floor`, `coverage_floor` and `recall_floor` of samples balanced over classes.
 
-    The last two are left out if there are too few training images.
+    Those that need more training images than there are are left out.
 
     Args:
         reference: Features of the training images.
@@ -78,11 +78,11 @@ def class_floors(
         protocol: How the features were computed.
     """
     rows = evenly_spaced(len(labels), len(reference.neighbour_rows))
-    floors = {
+    floors: dict[str, Floor | None] = {
         "fd": fd_floor(reference.features, labels, samples=count, reference=len(labels), seed=seed)
     }
     for name, metric in (("coverage", coverage.coverage), ("recall", coverage.recall)):
-        floor = neighbour_floor(
+        floors[name] = neighbour_floor(
             partial(metric, k=neighbours),
             reference.neighbour_rows,
             labels[rows],
@@ -90,12 +90,11 @@ def class_floors(
             least=neighbours + 1,
             seed=seed,
         )
-        if floor is not None:
-            floors[name] = floor
     real = {**protocol, "n": count, "images": "training images, splits of them", "splits": SPLITS}
     return {
         f"{name}_floor": Metric(floor.value, {**real, "deviation": floor.deviation, "seed": seed})
         for name, floor in floors.items()
+        if floor is not None
     }
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import jensenshannon
 
+from gear.data.row_selection import evenly_spaced
+
 NULLS = 40
 LEVEL = 0.99
+TOKENS = 4_000_000  # of either side, at most: Evidently takes 200 bytes each
 
 
 def null_threshold(reference_NL: np.ndarray, current_rows: int, codes: int, seed: int) -> float:
@@ -38,8 +41,14 @@ def measure_token_drift(
 ) -> dict[str, Any]:
     """Return the drift of code indices: distance, threshold and whether it is over the threshold.
 
+    Of large sets it takes evenly spaced images.
+
     page: HTML file that Evidently's report is written to.
     """
+    reference_NL, current_ML = (
+        tokens[evenly_spaced(len(tokens), max(1, TOKENS // tokens.shape[1]))]
+        for tokens in (reference_NL, current_ML)
+    )
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 

@@ -50,7 +50,8 @@ def record_path(root: Path, stage: Locked) -> Path:
 def find(root: Path, stage: Locked) -> dict[str, Any] | None:
     """Return the record of a stage, or None.
 
-    It holds `seconds`, `hardware`, `ranks` and `peak_memory` (bytes, of rank zero's process).
+    It holds `seconds`, `hardware`, `ranks`, `peak_memory` (bytes, of rank zero's process) and, of a
+    training, `machine`.
     """
     try:
         result: dict[str, Any] | None = json.loads(record_path(root, stage).read_text())
@@ -75,12 +76,21 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
             record = {"stage": stage, "seconds": round(total, 2), "hardware": hardware_class()}
             record["ranks"] = int(os.environ.get("WORLD_SIZE", "1"))
             record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            if stage in paths.TRAININGS:
+                record["machine"] = _machine()
             write_json(path, record)
             stopped.unlink(missing_ok=True)
         else:
             replace_file(stopped, f"{total:.2f}".encode())
     except (OSError, ValueError, DvcException):
         return
+
+
+def _machine() -> dict[str, Any]:
+    """Return on what this process trains, as reports/provenance.json has it."""
+    from gear.report.provenance import machine_provenance
+
+    return machine_provenance()
 
 
 def note_ranks(provenance: Path) -> None:

@@ -12,12 +12,13 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from gear.evaluation.metric_protocol import difference
-from gear.runs.comparison import steps_to
+from gear.evaluation.metric_protocol import Metric, difference
+from gear.runs.comparison import OF_A_RUN, steps_to
 from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
 
@@ -158,6 +159,21 @@ def unlike(one: Record, other: Record) -> str:
     return "made by other code" if one.code != other.code else ""
 
 
+def curve_protocol(record: Record, quantity: str) -> Any:
+    """Return how a quantity of the curve was measured; None for losses, which need no protocol.
+
+    `val/ntp_bits` has the protocol `val`.
+    """
+    return record.curve_protocol.get(quantity.partition("/")[0])
+
+
+def _without_run(metric: Metric | None) -> Metric | None:
+    """Return a metric without what its protocol has of its run alone, such as a threshold."""
+    if metric is None:
+        return None
+    return Metric(metric.value, {k: v for k, v in metric.protocol.items() if k not in OF_A_RUN})
+
+
 @dataclass(frozen=True)
 class Speed:
     """How much sooner an arm reaches the last value of another, by seed and unit of cost.
@@ -185,7 +201,7 @@ def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
         reason = unlike(arm[seed], other[seed])
         if not len(slow) or not len(fast):
             reason = "no curve"
-        elif arm[seed].curve_protocol.get(quantity) != other[seed].curve_protocol.get(quantity):
+        elif curve_protocol(arm[seed], quantity) != curve_protocol(other[seed], quantity):
             reason = "curves of different protocols"
         elif slow[-1, 1] >= fast[0, 1] or slow[-1, 1] >= slow[0, 1]:
             reason = "the other ends no better than the start"
@@ -282,7 +298,7 @@ def _ordered(
     left_out: dict[int, str] = {}
     for seed in sorted(arm.keys() & others.keys()):
         ours, theirs = end_value(arm[seed], name), end_value(others[seed], name)
-        metrics = [run[seed].metric(name) for run in (others, arm)]
+        metrics = [_without_run(run[seed].metric(name)) for run in (others, arm)]
         if reason := unlike(arm[seed], others[seed]):
             left_out[seed] = reason
         elif ours is None or theirs is None:
@@ -293,7 +309,7 @@ def _ordered(
                 ends.append((ours, theirs))
             except ValueError as error:
                 left_out[seed] = str(error)
-        elif arm[seed].curve_protocol != others[seed].curve_protocol:
+        elif curve_protocol(arm[seed], name) != curve_protocol(others[seed], name):
             left_out[seed] = "curves of different protocols"
         else:
             differences[seed] = ours - theirs

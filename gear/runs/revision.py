@@ -7,7 +7,7 @@ and size of a file, which proves nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,7 @@ from dvc_data.hashfile.tree import Tree
 from dvc_data.index import DataIndexDirError
 from dvc_objects.fs.local import LocalFileSystem
 
+from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import parse_json
 from gear.core.text import one_line
@@ -50,6 +51,19 @@ class Locked:
     params: dict[str, dict[str, Any]]  # file: {dotted key: value}
     deps: dict[str, str]
     outs: dict[str, str]
+
+
+def installed_code(stages: Mapping[str, Locked]) -> dict[str, str]:
+    """Return the hashes of installed code that stages of a project depend on, by their names.
+
+    A checkout's stages depend on the files themselves and have none.
+    """
+    file = str(paths.LOCK)
+    return {
+        key: str(value)
+        for stage in stages.values()
+        for key, value in stage.params.get(file, {}).items()
+    }
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from gear.params import Config, from_values, result_settings
 from gear.report.curves import generator_curve
 from gear.runs import costs
 from gear.runs.recorded_pictures import first_samples
-from gear.runs.revision import MissingContentError, Revision
+from gear.runs.revision import MissingContentError, Revision, installed_code
 from gear.runs.study_file import PlannedRun, Study, short_hash
 
 SHOWN = 24  # samples of a run on the page
@@ -139,9 +139,11 @@ def keep_record(
         for stage in lock.values()
         for path, md5 in stage.deps.items()
         if path not in made and path.startswith("gear/")
-    }
-    provenance = revision.read_json(str(paths.PROVENANCE)) or {}
+    } | installed_code(lock)
     known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
+    trained_on = (known.get("joint") or {}).get("machine")
+    # the report's own is that of another run if DVC restored the stages from its run cache
+    provenance = trained_on or revision.read_json(str(paths.PROVENANCE)) or {}
     values = {
         "arm": run.arm,
         "seed": run.seed,

@@ -127,6 +127,8 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
     log = root / paths.LOGS / f"study-{study.name}" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     settings = [word for override in overrides(run) for word in ("-S", override)]
+    if run.config.host.threads:  # it would outweigh OMP_NUM_THREADS
+        settings += ["-S", f"host.threads={threads}"]
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
     environment = {
         **os.environ,

@@ -106,7 +106,7 @@ def run(config: Config) -> None:
     if not ranks.is_rank_zero:
         return
 
-    write_json(paths.NEAREST_TRAINING, nearest_table(nearest, SHOWN))
+    write_json(paths.NEAREST_TRAINING, nearest_table(nearest, SHOWN, samples=len(samples)))
     records = rebuilt | {name: metric.record() for name, metric in metrics.items()}
     write_json(
         paths.METRICS, {name: records[name]["value"] for name in HEADLINE if name in records}

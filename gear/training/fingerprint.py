@@ -127,7 +127,7 @@ def mathematical_settings(params: dict[str, Any]) -> dict[str, Any]:
     {'joint.batch': 8}
     """
     return {
-        f"{section}.{key}": value
+        f"{section}.{key}": _without_place(value)
         for section, values in params.items()
         for key, value in values.items()
         if section not in NEUTRAL_SECTIONS
@@ -135,6 +135,12 @@ def mathematical_settings(params: dict[str, Any]) -> dict[str, Any]:
         and not key.endswith("_every")
         and f"{section}.{key}" not in NEUTRAL_KEYS
     }
+
+
+def _without_place(value: Any) -> Any:
+    """Return a setting; of a file that its sha256 identifies, without where it lies."""
+    is_pinned = isinstance(value, dict) and value.get("path") and value.get("sha256")
+    return {**value, "path": ""} if is_pinned else value
 
 
 def code_hashes(parts: Iterable[str], root: Path = Path(gear.__file__).parent) -> dict[str, str]:

@@ -58,7 +58,7 @@ def measured(
     metrics, nearest = share_of_copies(
         tokenizer, *splits, read_split(folder), tokens, flip=flip, protocol={}
     )
-    table = nearest_table(nearest, 10)
+    table = nearest_table(nearest, 10, samples=len(tokens))
     return {name: metric.value for name, metric in metrics.items()}, table
 
 

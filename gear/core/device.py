@@ -1,4 +1,4 @@
-"""Choose the device to compute on, by `host.device`."""
+"""Select the device that the setting `host.device` asks for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from gear.core.host_config import HostConfig
 
 
 def pick_device(host: HostConfig) -> torch.device:
-    """Return the device of this process: its own GPU as a rank, the first GPU, or the CPU.
+    """Return the device of this process: the GPU of its local rank, the first GPU, or the CPU.
 
-    A rank that sees a single GPU, as srun's `--gpus-per-task 1` has it, takes that.
+    A rank that sees only one GPU, as with srun's `--gpus-per-task 1`, takes that one.
 
-    On a GPU, results repeat: cuBLAS gets the workspace without which its sums have no fixed order,
-    and fp32 convolutions are not rounded to TF32, as matrix products are not by PyTorch's default.
+    On a GPU, this makes results reproducible: cuBLAS gets the workspace that fixes the order of its
+    sums. TF32 is switched off for convolutions; for matrix products PyTorch has it off by default.
 
-    Raises `InputError` where `host.device` is cuda and there is none.
+    Raises:
+        InputError: if `host.device` is cuda and torch sees no GPU.
     """
     if host.device == "cpu" or not torch.cuda.is_available():
         if host.device == "cuda":

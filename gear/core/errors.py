@@ -8,4 +8,4 @@ class InputError(ValueError):
 
 
 class StageFailed(RuntimeError):
-    """A stage stopped for a reason that it can name: printed as one line, exit code 1."""
+    """A failure that a command detects itself: printed as one line, exit code 1."""

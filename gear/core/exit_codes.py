@@ -1,12 +1,12 @@
-"""How a command ends: the exit code, and one line on stderr if it failed.
+"""Exit codes of commands, and the one-line error on stderr of those that fail.
 
-| code | meaning | a flow tries again |
+| code | meaning | retried by a flow |
 |---|---|---|
-| 0 | done | |
-| 1 | stopped for a reason that it names: collapsed codebook, drifted data | no |
-| 2 | bad input, data that the gate refuses, or no space left | no |
+| 0 | success | |
+| 1 | a failure that the command detects itself: collapsed codebook, drifted data | no |
+| 2 | bad input, such as data that fail the gate, or no space left | no |
 | 70 | a bug or a broken machine; the traceback is in a file | once |
-| 128 + n | ended by signal n; 141 if the reader of the output went away | no |
+| 128 + n | ended by signal n; 141 if the reader of stdout has exited | no |
 | 137, 139 | killed, usually for lack of memory; a crash of native code | once |
 """
 
@@ -31,8 +31,8 @@ from gear.core.text import one_line
 
 CRASH = 70  # EX_SOFTWARE of sysexits.h
 READER_GONE = 128 + signal.SIGPIPE
-NEARLY_FULL = 16 << 20  # bytes; less than that left, and a write that failed had no space
-OF_THE_PLACE = {  # what a user can mend: permissions, a file in place of a folder, ...
+NEARLY_FULL = 16 << 20  # bytes; with less free space, a failed write counts as no space left
+OF_THE_PLACE = {  # errors that a user can fix: permissions, a file in place of a folder, ...
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -42,7 +42,7 @@ OF_THE_PLACE = {  # what a user can mend: permissions, a file in place of a fold
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
-# of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
+# messages of libraries that hide the system's error: PyTorch's zip writer, pyarrow, safetensors
 WRITE_FAILED = ("PytorchStreamWriter", "unexpected pos", "Error writing bytes", "I/O error")
 
 
@@ -50,9 +50,9 @@ def run(command: str, body: Callable[[], None], logs: Path) -> int:
     """Run a command and return its exit code; no traceback reaches the user.
 
     Args:
-        command: Its name as typed, which starts the line of an error; may be empty.
-        body: What it does.
-        logs: Folder for the traceback of an unforeseen error.
+        command: Its name as typed, the prefix of its error line; may be empty.
+        body: Runs the command.
+        logs: Folder for the traceback of an unexpected error.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -80,7 +80,7 @@ def _run(command: str, body: Callable[[], None], logs: Path) -> int:
         return READER_GONE
     except Exception as error:
         if has_no_space(error):
-            discard_output()  # it may be the output that was not written
+            discard_output()  # stdout may be the file that could not be written
             return _fail(2, command, _no_space(error))
         if isinstance(error, OSError) and error.errno in OF_THE_PLACE and error.filename:
             return _fail(
@@ -91,7 +91,7 @@ def _run(command: str, body: Callable[[], None], logs: Path) -> int:
 
 @contextmanager
 def _drafts_deleted_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the body as an exception does, so that it cleans up."""
+    """Turn SIGTERM and SIGHUP into `SystemExit` in the body, so that it deletes its drafts."""
     changed = []
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -110,7 +110,7 @@ def _exit(number: int, _frame: object) -> None:
 
 
 def reader_is_gone() -> bool:
-    """Return whether stdout is a pipe that nobody reads any more, as after `| head`."""
+    """Return whether stdout is a pipe whose reader has exited, as after `| head`."""
     with suppress(OSError, ValueError, AttributeError):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -119,13 +119,13 @@ def reader_is_gone() -> bool:
 
 
 def discard_output() -> None:
-    """Send what is still printed to nowhere."""
+    """Redirect stdout to /dev/null."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def has_no_space(error: BaseException) -> bool:
-    """Return whether an error, or one behind it, says that a disk or quota is full."""
+    """Return whether an error, or one in its chain of causes, says that a disk or quota is full."""
     behind: BaseException | None = error
     seen: set[int] = set()
     while behind is not None and id(behind) not in seen:

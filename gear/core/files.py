@@ -1,4 +1,4 @@
-"""Atomic files and folders, JSON, exclusive locks and sha256 of files."""
+"""Atomic files, replaced folders, JSON, exclusive locks and sha256 of files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class LockedError(InputError):
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a draft folder and put it in the place of `folder`.
+    """Replace a folder with a draft that `fill` has written.
 
-    If it fails, the old folder stays as it was, and the draft is deleted.
+    If `fill` raises, the old folder stays as it was, and the draft is deleted. The replacement is
+    two renames: between them there is no folder.
     """
     draft = folder.with_name(folder.name + ".partial")
     old = folder.with_name(folder.name + ".old.partial")
@@ -86,9 +87,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, **kinds: type) -> dict[str, Any]:
-    """Return the content of a stage's JSON file that holds an object.
+    """Return the object in a stage's JSON file.
 
-    kinds: names that it has to have, and the types of their values.
+    kinds: required names, and the types of their values.
 
     Raises:
         InputError: if the file is absent or damaged.
@@ -106,7 +107,7 @@ def read_object(path: Path, **kinds: type) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, source: str) -> Any:
-    """Return what a JSON text holds; `source` names it in errors. Raises `InputError`."""
+    """Return the value of a JSON text; `source` names it in errors. Raises `InputError`."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
@@ -158,7 +159,7 @@ def exclusive_lock(path: Path, message: str) -> Iterator[None]:
 
 
 def sha256_of(*paths: Path) -> str:
-    """Return the sha256 (hex) of the contents of files, one after the other."""
+    """Return the sha256 (hex) of the concatenated contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -168,10 +169,10 @@ def sha256_of(*paths: Path) -> str:
 
 
 def require_writable(file: Path, option: str) -> None:
-    """Check before the work that a file can be written; `option` names it in errors.
+    """Check early that a file can be written; `option` names it in errors.
 
     Raises:
-        InputError: if it is a folder, or lies where nothing can be written.
+        InputError: if it is a folder, or its nearest existing parent is not a writable folder.
     """
     above = file.parent
     while not above.exists() and above != above.parent:
@@ -188,16 +189,16 @@ def require_writable(file: Path, option: str) -> None:
 
 
 def require_file(path: str, sha256: str, setting: str, remedy: str) -> Path:
-    """Return the path of a local weights file after checking that it is the one that is named.
+    """Return the path of a local weights file after checking its sha256.
 
     Args:
-        path: File named by the setting.
-        sha256: Hash that the setting names.
+        path: The file; empty if the setting names none.
+        sha256: The expected hash.
         setting: Name of the setting, for errors.
         remedy: What to do if the file is absent.
 
     Raises:
-        InputError: if the file is absent or has another sha256.
+        InputError: if no file is named, or it is absent or has another sha256.
     """
     if not path:
         raise InputError(f"{setting}.path is empty: {remedy}")
@@ -208,7 +209,7 @@ def require_file(path: str, sha256: str, setting: str, remedy: str) -> Path:
 
 
 def require_sha256(setting: str, expected: str, *paths: Path) -> None:
-    """Check the sha256 of files, taken one after the other.
+    """Check the sha256 of the concatenated contents of files.
 
     Raises:
         InputError: if it is not the expected one.

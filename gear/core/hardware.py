@@ -1,4 +1,4 @@
-"""The processor and GPUs of this machine."""
+"""Describe the CPU and GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-# instruction sets by which matrix libraries choose their code, and so the rounding
+# instruction sets by which matrix libraries select kernels, and so how they round
 INSTRUCTION_SETS = (
     "avx2",
     "fma",
@@ -22,9 +22,9 @@ INSTRUCTION_SETS = (
 
 
 def hardware() -> str:
-    """Return the processor, its family and model, and the number of cores.
+    """Return the name, family, model and number of cores of the CPU, as one string.
 
-    Processors of one name may differ in model: cloud machines often show the name of the line.
+    The name alone is not enough: cloud machines often report only that of the product line.
     """
     facts = _cpuinfo()
     name = facts.get("model name", platform.machine())
@@ -34,13 +34,13 @@ def hardware() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Return the instruction sets of the processor that decide how matrix libraries round."""
+    """Return the instruction sets of the CPU that affect how matrix libraries round."""
     flags = set(_cpuinfo().get("flags", "").split())
     return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first processor; empty elsewhere."""
+    """Return the fields of the first processor in /proc/cpuinfo; empty without that file."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -50,9 +50,9 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def hardware_class() -> str:
-    """Return what has to be the same for results to be the same to the bit.
+    """Return the hardware on which bitwise equality of results depends, as one string.
 
-    That is the processor with its model and instruction sets, the number of cores, and the GPUs.
+    It names the CPU with its model and instruction sets, the number of cores, and the GPUs.
     """
     gpus: list[str] = []
     if shutil.which("nvidia-smi"):

@@ -93,9 +93,9 @@ def require_trackers(names: Iterable[str]) -> None:
     Raises:
         InputError: if one is not; the message says how to install it.
     """
-    for name in set(names) - {"dvclive"}:  # the others are extras, called as their packages are
+    for name in set(names) - {"dvclive"}:  # the others are extras named like their packages
         spec = find_spec(name)
-        # a folder of this name, such as the one of W&B's runs, is no package
+        # a folder of this name, such as W&B's run folder, also has a spec but no origin
         if spec is None or spec.origin is None:
             raise InputError(
                 f"host.trackers: the package of {name} is not installed: `pip install "

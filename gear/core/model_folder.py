@@ -20,13 +20,13 @@ from gear.core.text import one_line, printable
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-LARGEST = 2**20  # classes, codes, tokens a side
+LARGEST = 2**20  # upper limit of classes, codes and tokens per side
 Shape = TypeVar("Shape", bound=Section)
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Write the fp32 weights of a model, and the config that builds it again."""
+    """Write the weights of a model, in their dtype, and the config to rebuild it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()},
@@ -52,15 +52,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_shape(folder: Path, part: str, shape: type[Shape]) -> tuple[Shape, dict[str, Any]]:
-    """Return the shape of a model and the rest of its folder's config.json.
+    """Return the shape settings of a model, and the whole config.json of its folder.
 
     Args:
         folder: A checkpoint folder.
         part: `tokenizer` or `generator`.
-        shape: Its class.
+        shape: Class of the shape settings.
 
     Raises:
-        InputError: if there is none, or a value is not allowed.
+        InputError: if config.json or its entry `part` is absent, or a value is not allowed.
     """
     config = read_config(folder)
     values = config.get(part)
@@ -73,7 +73,7 @@ def read_shape(folder: Path, part: str, shape: type[Shape]) -> tuple[Shape, dict
 
 
 def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
-    """Return a whole number over 0 of a config.json. Raises `InputError`."""
+    """Return the integer `name` of a config.json, in [1, LARGEST]. Raises `InputError`."""
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
         raise InputError(
@@ -85,15 +85,15 @@ def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
 def load_model(build: Callable[[], Model], folder: Path) -> Model:
     """Return the model of a checkpoint folder, on CPU, in eval mode.
 
-    Its shapes are compared with those of the weights before memory is allocated, so that a
-    config.json cannot ask for a larger model than the folder holds.
+    Shapes are compared with those of the weights before memory is allocated, so that a config.json
+    cannot ask for a larger model than the folder holds.
 
     Args:
         build: Builds the model from the folder's config.json, with any weights.
         folder: A checkpoint folder.
 
     Raises:
-        InputError: as `load_weights`.
+        InputError: if the weights do not fit the model, or as `load_weights` does.
     """
     with torch.device("meta"):
         expected = build()
@@ -121,10 +121,11 @@ def _shape(shapes: dict[str, list[int]], name: str) -> str:
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Load all weights of a module.
+    """Load all weights of a module from a checkpoint folder.
 
     Raises:
-        InputError: if a key is missing, unexpected, misshapen, or holds NaN or infinite values.
+        InputError: if the file is absent or damaged, or a key is missing, unexpected, misshapen, or
+            holds NaN or infinite values.
     """
     with _input_errors(folder):
         weights = load_file(folder / WEIGHTS)
@@ -135,7 +136,7 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
 @contextmanager
 def _input_errors(folder: Path) -> Iterator[None]:
-    """Raise an `InputError` of one line in place of what reading weights raises."""
+    """Turn errors of reading weights into an `InputError` of one line."""
     try:
         yield
     except FileNotFoundError:

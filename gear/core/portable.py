@@ -1,4 +1,4 @@
-"""The same bits on every x86-64 processor with AVX2: libraries held to one instruction set."""
+"""Restrict libraries to AVX2, for bitwise equal results on every x86-64 CPU that has it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 THREADS = 2
-# Libraries choose code by the processor, and each choice sums and rounds in another order. They
-# read these variables once, when they are loaded.
+# Libraries select kernels by the CPU, and kernels differ in the order of sums and in rounding.
+# They read these variables once, when they are loaded.
 VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": str(THREADS),
@@ -27,30 +27,30 @@ KEPT: list[Any] = []
 
 
 def hold_instruction_set() -> None:
-    """Hold the numeric libraries of this process to AVX2 and two threads; call before torch loads.
+    """Restrict numeric libraries in this process to AVX2, two threads and no GPU.
 
-    What it covers and what not: docs/decisions/portable-bits.md.
+    Call it before torch is imported. docs/decisions/portable-bits.md says what it does not cover.
     """
     os.environ.update(VARIABLES)
 
 
 def round_square_roots() -> None:
-    """Let PyTorch round square roots on the CPU as IEEE 754 says, in this process from now on.
+    """Make PyTorch's CPU square roots correctly rounded (IEEE 754) for the rest of this process.
 
-    PyTorch takes them from MKL, which starts from the processor's approximation of 1/sqrt(x):
-    every sixth result is off in its last bit, and vendors differ in which.
+    PyTorch takes them from MKL, which starts from the CPU's approximation of 1/sqrt(x): one result
+    in six is wrong in its last bit, and which ones depends on the vendor.
     """
     import torch
 
     library = torch.library.Library("aten", "IMPL")
-    KEPT.append(library)  # the kernels go when it does
+    KEPT.append(library)  # its kernels are unregistered when it is deleted
     library.impl("sqrt", _square_root, "CPU")
     library.impl("sqrt_", lambda x: x.copy_(_square_root(x)), "CPU")
     library.impl("pow.Tensor_Scalar", _power, "CPU")
 
 
 def _square_root(x: torch.Tensor) -> torch.Tensor:
-    """Return the square root by numpy, whose code is the processor's exact instruction."""
+    """Return the square root by numpy, which uses the CPU's correctly rounded instruction."""
     import numpy as np
     import torch
 
@@ -61,7 +61,7 @@ def _square_root(x: torch.Tensor) -> torch.Tensor:
 
 
 def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
-    """Return a power; that of 0.5, by which DeepSpeed takes gradient norms, is a square root."""
+    """Return x ** exponent; for 0.5, as in DeepSpeed's gradient norms, by `_square_root`."""
     import torch
 
     if exponent == 0.5:

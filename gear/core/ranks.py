@@ -1,6 +1,6 @@
-"""The processes that do a stage's work together, and how they share it.
+"""Split the work of a stage among processes (ranks).
 
-Imports torch only where there are several.
+torch is imported only if there are several ranks.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the ranks of a stage; alone by default.
-
-    rank: in [0, size).
-    """
+    """The rank of this process, in [0, size), and the number of ranks; one by default."""
 
     rank: int = 0
     size: int = 1
@@ -39,8 +36,9 @@ class Ranks:
     def map(self, compute: Callable[[PartT], ResultT], parts: Iterable[PartT]) -> Iterator[ResultT]:
         """Compute each part on one rank; yield all results, in order, on every rank.
 
-        A part is computed whole by one rank, so the results do not depend on the number of ranks.
-        All ranks have to call this alike and read to the end. A round of results is held at a time.
+        A part is computed by a single rank, so results do not depend on the number of ranks. This
+        is a collective operation: all ranks must pass the same parts and consume all results. At
+        most `size` results are in memory at a time.
 
         >>> list(Ranks().map(len, ["a", "bc"]))
         [1, 2]
@@ -58,9 +56,9 @@ class Ranks:
             yield from results[: len(chunk)]
 
     def replace_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
-        """Fill a folder and put it in place, as `gear.core.files.replace_folder` does.
+        """Replace a folder as `gear.core.files.replace_folder` does, on several ranks.
 
-        All ranks call `fill`, to share its work; only rank zero may write in there.
+        All ranks call `fill`, to share its work, but only rank zero may write to the folder.
         """
         if self.is_rank_zero:
             replace_folder(folder, fill)
@@ -72,7 +70,7 @@ ALONE = Ranks()
 
 
 def join_ranks(host: HostConfig) -> Ranks:
-    """Join the ranks that a launcher started, for work without gradients; alone without one."""
+    """Join the ranks of a launcher, for work without gradients; return `ALONE` without one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
@@ -84,7 +82,7 @@ def join_ranks(host: HostConfig) -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Leave the other ranks; without this, threads that still wait abort the process at its end."""
+    """Destroy the process group, whose waiting threads would abort the process when it exits."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -93,7 +91,7 @@ def leave_ranks() -> None:
 
 @cache
 def _on_cpu() -> Any:
-    """Return a process group for results in CPU memory."""
+    """Return a gloo process group, for results in CPU memory."""
     import torch.distributed as dist
 
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

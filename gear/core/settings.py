@@ -1,4 +1,4 @@
-"""Checked, frozen sections of settings."""
+"""Validated, immutable sections of params.yaml."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pydantic_core import ErrorDetails
 from gear.core.errors import InputError
 from gear.core.text import one_line, printable
 
-MOST = 10**9  # steps, images: more than any run has
-NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")  # kinds of pydantic's errors
-QUOTED = 60  # characters of a value in an error
+MOST = 10**9  # upper limit of counts, such as steps and images
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")  # pydantic's error types
+QUOTED = 60  # maximum characters of a value in an error message
 
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
@@ -36,17 +36,17 @@ class UndeclaredParamError(AttributeError):
 class Section(BaseModel):
     """A part of params.yaml.
 
-    It is frozen, every field has a default and a description, and unknown keys are refused.
+    Instances are frozen, unknown keys are refused, and every field has a description.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def pick(cls, values: Mapping[str, Any]) -> Self:
-        """Return a section made from those of `values` that are its fields; others are ignored.
+        """Return a section from those of `values` that are its fields; others are ignored.
 
         Raises:
-            InputError: if one of the fields is absent (no default is invented) or not allowed.
+            InputError: if a field is absent (defaults are not filled in) or its value not allowed.
         """
         absent = [name for name in cls.model_fields if name not in values]
         if absent:
@@ -54,7 +54,7 @@ class Section(BaseModel):
         return parse_section(cls, {name: values[name] for name in cls.model_fields}, "")
 
     def restricted_to(self, names: Collection[str]) -> Self:
-        """Return a copy with some of its fields; reading another raises `UndeclaredParamError`."""
+        """Return a copy with only these fields; reading another raises `UndeclaredParamError`."""
         copy = self.model_copy()
         for name in set(type(self).model_fields) - set(names):
             copy.__dict__.pop(name)
@@ -100,7 +100,7 @@ def parse_section(model: type[Model], values: dict[str, Any], prefix: str) -> Mo
 
 
 def refuse_truth_values(model: type[BaseModel], values: Any, prefix: str) -> None:
-    """Raise `InputError` for true or false in place of a number, which Python takes for 1 or 0."""
+    """Raise `InputError` for true or false in a field that is not bool: pydantic reads 1 or 0."""
     if not isinstance(values, dict):
         return
     for name, value in values.items():
@@ -116,9 +116,10 @@ def refuse_truth_values(model: type[BaseModel], values: Any, prefix: str) -> Non
 
 
 def faults(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str, str]]:
-    """Return what was refused: key, value (empty if it says nothing) and reason; one a key.
+    """Return the refused settings as (key, value, reason), one entry per key.
 
-    Of the choices of a union, the fault of the one that the value was meant for is taken.
+    The value is empty if showing it would not help. For a union, the error is that of the member
+    that the value was meant for.
     """
     found: dict[str, ErrorDetails] = {}
     for one in error.errors(include_url=False):
@@ -130,7 +131,7 @@ def faults(model: type[BaseModel], error: ValidationError) -> list[tuple[str, st
 
 
 def quoted(value: Any) -> str:
-    """Return a value as it stands in an error: printable and short.
+    """Return a value as error messages show it: printable, at most `QUOTED` characters.
 
     >>> quoted("a" * 100)[:8], len(quoted("a" * 100))
     ("'aaaaaaa", 60)
@@ -149,7 +150,7 @@ def _what(one: ErrorDetails) -> tuple[str, str]:
 
 
 def dotted_key(model: Any, loc: tuple[int | str, ...]) -> str:
-    """Return the dotted key of a location, without the names of a union's choices."""
+    """Return the dotted key of a pydantic error location, without names of union members."""
     parts: list[str] = []
     for part in loc:
         if isinstance(part, int):

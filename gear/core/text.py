@@ -1,17 +1,17 @@
-"""Text of unknown origin made fit to be shown."""
+"""Make untrusted text safe to print."""
 
 from __future__ import annotations
 
 import unicodedata
 
-LINE = 1000  # characters of an error that are shown
-# controls that reorder the text around them on a screen
+LINE = 1000  # maximum characters of a line
+# Unicode bidirectional controls, which reorder the displayed text around them
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, half surrogate pairs, line separators
+HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, line and paragraph separators
 
 
 def printable(text: str) -> str:
-    r"""Return text with controls, bidi overrides and half surrogate pairs as escapes.
+    r"""Return text with control characters, bidi controls and lone surrogates escaped.
 
     >>> printable("a\x1b[31m\u202eb")
     'a\\x1b[31m\\u202eb'

@@ -1,4 +1,4 @@
-"""Read a checkpoint of any origin: tensors only, and no code in it is executed."""
+"""Read an untrusted checkpoint without executing code in it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from gear.core.errors import InputError
 from gear.core.text import one_line
 
-NAMES_CODE = re.compile(r"GLOBAL ([\w.]+)")  # what PyTorch says of a name that it refuses
+NAMES_CODE = re.compile(r"GLOBAL ([\w.]+)")  # in PyTorch's error, the name that it refuses
 
 
 def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
-    """Return what a .safetensors file or a pickled state dict holds, on the CPU.
+    """Return the dictionary in a .safetensors or PyTorch file, on CPU; it may be nested.
+
+    Values may be of any type that `torch.load(weights_only=True)` allows.
 
     Raises:
-        InputError: if the file is missing, is not readable, or holds anything but tensors.
+        InputError: if the file is missing, not readable, holds other types, or is no dictionary.
     """
     if not file.is_file():
         reason = "a folder" if file.is_dir() else "no such file"
@@ -38,7 +40,7 @@ def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
         ) from None
     except SafetensorError as error:
         raise InputError(f"{file}: damaged: {one_line(str(error), 150)}: get it anew") from None
-    except Exception as error:  # of damaged archives: errors of many kinds
+    except Exception as error:  # damaged archives raise errors of many types
         reason = one_line(str(error).split("\n")[0], 120) or type(error).__name__
         raise InputError(f"{file}: not a readable checkpoint ({reason}): get it anew") from None
     if not isinstance(raw, dict):
@@ -48,5 +50,5 @@ def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
 
 def _unpickle(file: Path) -> Any:
     with file.open("rb") as opened:
-        is_zip = opened.read(4) == b"PK\x03\x04"  # files before PyTorch 1.6 are none
+        is_zip = opened.read(4) == b"PK\x03\x04"  # zip since PyTorch 1.6
     return torch.load(file, weights_only=True, map_location="cpu", mmap=is_zip)

@@ -1,4 +1,4 @@
-"""Read YAML of unknown origin with the parser of DVC, so that both see the same values."""
+"""Read untrusted YAML with the parser of DVC, so that both see the same values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_yaml(file: Path, absent: str) -> dict[str, Any]:
         absent: What to do if it is absent or cannot be read, for the error.
 
     Raises:
-        InputError: if it is absent, not UTF-8, not YAML, or no mapping.
+        InputError: if it is absent, or refused by `parse_yaml`.
     """
     try:
         content = file.read_bytes()
@@ -33,15 +33,15 @@ def read_yaml(file: Path, absent: str) -> dict[str, Any]:
 def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
     """Return the mapping in a YAML document; an empty one if the document is empty.
 
-    Keys that occur twice, aliases (which can stand for any amount of data), tags and values of
-    thousands of characters are refused.
+    Duplicate keys, aliases (which can expand to any amount of data), tags, and documents or values
+    that are too large or too deep are refused.
 
     Args:
         content: The document, UTF-8.
         source: Names it in errors.
 
     Raises:
-        InputError: if it is refused; one line says where and why.
+        InputError: if it is refused, not YAML, or no mapping; one line says where and why.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -69,7 +69,7 @@ def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
 
 
 def _check_events(text: str, source: str) -> None:
-    """Raise InputError for what is too deep, too long, an alias or a tag."""
+    """Raise `InputError` for aliases, tags, and values that are too deep or too long."""
     from ruamel.yaml import YAML, events
 
     depth = 0
@@ -103,7 +103,7 @@ def _check_names(value: Any, source: str) -> None:
 
 
 def _where(error: Any) -> str:
-    """Return what the parser found, and the line."""
+    """Return the line and the problem that the parser reports."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or str(error).split(" in ")[0]
     line = f"line {mark.line + 1}: " if mark is not None else ""

@@ -1,4 +1,4 @@
-"""Arrays that are written to disk part by part, larger than memory."""
+"""Create .npy files larger than memory, to be written part by part."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from numpy.typing import DTypeLike
 
 
 def new_array_file(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """Return a new .npy file of zeros as an array to write into.
+    """Create a .npy file of zeros and return it as a writable memory map.
 
-    Its space is reserved at once: a disk that fills up under a memory map would kill the process.
+    Disk space is reserved at once (but on macOS), because a process that writes to a memory map on
+    a full disk is killed.
 
     Raises:
-        OSError: if there is no space.
+        OSError: if there is not enough space.
     """
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS

@@ -35,8 +35,8 @@ def may_mirror(captions: Sequence[str]) -> np.ndarray:
 def is_text(caption: str) -> bool:
     """Return whether a caption is readable text.
 
-    It has a letter, digit or symbol, no control characters, and no replacement characters, which
-    come from a wrong decoding.
+    It has a letter, a digit or a symbol such as an emoji, and no control, surrogate, private-use or
+    replacement characters, which come from a wrong decoding.
 
     >>> is_text("red heart"), is_text("..."), is_text("bad \\ufffd bytes")
     (True, False, False)
@@ -47,7 +47,7 @@ def is_text(caption: str) -> bool:
 
 
 def text_fault(text: str, what: str) -> str:
-    r"""Return why a text cannot be stored and shown; "" if it can. `what`: what to call it.
+    r"""Return why a text cannot be stored and shown; "" if it can. `what`: its name in that reason.
 
     >>> text_fault("a\ud800", "name"), text_fault("a\u202eb", "caption")
     ('its name is not UTF-8', 'its caption has the control character U+202E')
@@ -63,7 +63,7 @@ def text_fault(text: str, what: str) -> str:
 def caption_fault(caption: str) -> str:
     """Return why a normalized caption cannot be stored and shown; "" if it can.
 
-    Whether it is readable text is for the data gate to say.
+    The data gate checks whether it is readable (`is_text`).
 
     >>> caption_fault("a dog"), caption_fault("a" * 2001)
     ('', 'its caption has 2001 characters, over 2000')
@@ -74,7 +74,7 @@ def caption_fault(caption: str) -> str:
 
 
 def normalize_caption(caption: str) -> str:
-    """Return a caption with single spaces and composed Unicode (NFC).
+    """Return a caption in Unicode NFC, stripped, with single spaces.
 
     >>> normalize_caption("  a\\n  dog ")
     'a dog'

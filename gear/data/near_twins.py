@@ -1,11 +1,12 @@
-"""Near-twins: pairs of images that look the same, mirrored or not.
+"""Find near-duplicate images ("near-twins"), mirrored or not.
 
-Two images are near-twins if the root mean square difference of their pixels, averaged down to at
-most 32 pixels a side, is at most 13 of 255. The search is exact. It compares coarser averages of
-all pairs first: averaging never increases the difference, so no pair is lost. Averages over whole
-rows come first, which mirroring does not change; then, of pairs that are near by those, 8-pixel
-averages. A million images that rows tell apart take 10^12 to 10^13 multiplications, minutes on a
-core.
+Two images are near-twins if the RMSE between them, or between one and the mirror image of the
+other, is at most 13 of 255. Images over 32 pixels a side are first averaged down to 32.
+
+The search is exact: pairs are filtered by coarser averages, and averaging never increases the RMSE,
+so no pair is lost. The first filter is averages over bands of rows, which mirroring does not
+change. The second is 8 x 8 thumbnails. If bands separate most pairs, a million images take 10^12 to
+10^13 multiplications, minutes on one core.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from gear.data.row_selection import batches
 MAX_RMSE = 13.0  # of 255
 SIDE = 32
 THUMBNAIL = 8
-ROUNDING = 1.0  # what rounding two thumbnails to integers may add to their difference
-BANDS = 4  # averages over whole rows of an image
-MANY = 1 / 256  # share of pairs near by bands above which 8-pixel averages of all are compared
-BLOCK = 2048  # thumbnails on one side of a matrix of differences
+ROUNDING = 1.0  # maximum that rounding two thumbnails to integers adds to their RMSE
+BANDS = 4  # horizontal bands of an image that are averaged
+MANY = 1 / 256  # if bands leave a larger share of pairs, thumbnails of all pairs are compared
+BLOCK = 2048  # rows of a matrix of distances between thumbnails
 PAIRS = 1024  # pairs that are compared at a time
 READ = 512  # images that are read at a time
 
@@ -33,7 +34,8 @@ def average_pool(pixels: np.ndarray, side: int) -> np.ndarray:
     """Return square images averaged down to at most `side` pixels a side, float32.
 
     Args:
-        pixels: Images, (..., S, S, 3) uint8; S is a multiple of `side` or smaller.
+        pixels: Images, (..., S, S, 3) uint8; S is a multiple of `side`, or smaller than it.
+        side: Side of the result; smaller images keep theirs.
 
     >>> average_pool(np.full((1, 64, 64, 3), 7, np.uint8), 8).shape
     (1, 8, 8, 3)
@@ -57,31 +59,31 @@ def near_twins(thumbnails: np.ndarray, read: ReadImages) -> np.ndarray:
 
     Args:
         thumbnails: `thumbnail` of the images, (N, 8, 8, 3) uint8.
-        read: Returns the images at rising positions, (n, S, S, 3) uint8.
+        read: Returns the images at ascending positions, (n, S, S, 3) uint8.
 
     Returns:
-        Positions (P, 2) int64, the smaller first, in order.
+        Positions (P, 2) int64, sorted; the smaller position of a pair comes first.
     """
     every = np.arange(len(thumbnails))
     return _pairs(thumbnails, every, every, read)
 
 
 def near_twin_groups(thumbnails: np.ndarray, groups: np.ndarray, read: ReadImages) -> np.ndarray:
-    """Return numbers of groups that hold near-twins together, and what was together before.
+    """Merge groups that have near-twins in each other, and return the group of each image.
 
-    Images that others have linked are not compared, so that sets with many near-twins take little
-    more time than others.
+    Images that are in one group already are not compared, so that sets with many near-twins take
+    little more time than others.
 
     Args:
         thumbnails: `thumbnail` of N images, (N, 8, 8, 3) uint8.
-        groups: Numbers of the groups before, (N,) int64.
-        read: Returns the images at rising positions, (n, S, S, 3) uint8.
+        groups: Initial group of each image, (N,) int64.
+        read: Returns the images at ascending positions, (n, S, S, 3) uint8.
 
     Returns:
-        Numbers 0, 1, ... in the order of each group's first image, (N,) int64.
+        Group of each image, (N,) int64; groups are numbered 0, 1, ... by their first image.
     """
     names, group_of = np.unique(groups, return_inverse=True)
-    parents = np.arange(len(names))  # a forest: each group's parent, or itself
+    parents = np.arange(len(names))  # union-find: the parent of each group, or itself
     every = np.arange(len(thumbnails))
     for candidates in _candidates(thumbnails, every, every):
         pixels = _Pixels(read)
@@ -113,8 +115,8 @@ def near_twins_between(
     Args:
         first: Positions of images, (A,) int64.
         second: Positions of other images, (B,) int64.
-        thumbnails: Of all images, (N, 8, 8, 3) uint8.
-        read: Returns the images at rising positions, (n, S, S, 3) uint8.
+        thumbnails: `thumbnail` of all images, (N, 8, 8, 3) uint8.
+        read: Returns the images at ascending positions, (n, S, S, 3) uint8.
     """
     return _pairs(thumbnails, first, second, read)
 
@@ -131,14 +133,14 @@ def _pairs(
 
 
 class _Pixels:
-    """Images of one block of pairs at up to 32 pixels a side; each is read once."""
+    """Cache of the images in one block of pairs, averaged down to at most 32 pixels a side."""
 
     def __init__(self, read: ReadImages) -> None:
         self._read = read
         self._images: dict[int, np.ndarray] = {}
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Return the images at rising positions, (n, s, s, 3) float32."""
+        """Return the images at ascending positions, (n, s, s, 3) float32."""
         absent = np.array([p for p in positions.tolist() if p not in self._images], np.int64)
         for part in batches(len(absent), READ):
             self._images.update(
@@ -152,10 +154,11 @@ class _Pixels:
 def _candidates(
     thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield pairs of positions whose thumbnails are near, in blocks.
+    """Yield the pairs of positions whose thumbnails are near, in blocks (P, 2).
 
-    Both sides are sorted by mean brightness, which cannot differ by more than the images do. If
-    both are the same array, a pair is yielded once, the smaller position first.
+    Both sides are sorted by mean brightness: it differs by no more than the RMSE, so only a window
+    of the other side is searched. If both are the same array, a pair is yielded once, the smaller
+    position first.
     """
     same = first is second
     limit = MAX_RMSE + ROUNDING
@@ -180,10 +183,10 @@ def _candidates(
 def _near(
     thumbnails: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, by_bands: bool
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return which rows and columns are near, positions (P,) in both, and whether bands told.
+    """Return the near pairs as positions (P,) in `rows` and in `columns`, and whether bands helped.
 
-    by_bands: compare bands first. They tell few pairs apart if images differ from left to right
-    only; then nothing is won by them.
+    by_bands: Whether to filter by bands first. It does not help with images that differ mainly from
+        left to right.
     """
     left, right = thumbnails[rows], thumbnails[columns]
     if by_bands:
@@ -202,13 +205,13 @@ def _near(
 
 
 def _positions(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of the true values of a table, as np.nonzero does, but faster."""
+    """Return rows and columns of the true values of a table; a faster np.nonzero."""
     i, j = np.divmod(np.flatnonzero(table), table.shape[1])
     return i, j
 
 
 def _least(values: int) -> float:
-    """Return the least `_products` of images that are near by so many averages."""
+    """Return the minimum of `_products` for near pairs, given the number of values compared."""
     return -0.5 * (MAX_RMSE + ROUNDING) ** 2 * values
 
 
@@ -236,9 +239,9 @@ def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _factor(flat: np.ndarray, *, first: bool) -> np.ndarray:
-    """Return factors whose products are -1/2 of the squared distances of rows, (N, D + 2) float32.
+    """Return (N, D + 2) float32 factors; a product of two is -1/2 of a squared distance of rows.
 
-    From -|a - b|^2 / 2 = a b - |a|^2 / 2 - |b|^2 / 2. `first`: the rows are `a`, else `b`.
+    It is -|a - b|^2 / 2 = a b - |a|^2 / 2 - |b|^2 / 2. `first`: whether the rows are `a` or `b`.
     """
     centred = flat.astype(np.float32) - 128.0  # smaller numbers round less
     halves = -0.5 * np.einsum("nd,nd->n", centred, centred)[:, None]

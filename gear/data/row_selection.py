@@ -28,7 +28,7 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 
 def round_robin(count: int, rows: int) -> np.ndarray:
-    """Return `count` of `rows` rows, int64: evenly spaced if there are more, else repeated in turn.
+    """Return `count` of `rows` positions, int64: evenly spaced, or repeated in turn if too few.
 
     >>> round_robin(2, rows=3).tolist(), round_robin(5, rows=3).tolist()
     ([0, 2], [0, 1, 2, 0, 1])

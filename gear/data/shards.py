@@ -36,18 +36,18 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `image`
     ]
 )
-FORMATS = ("PNG",)  # of images in shards, beside JPEG
+FORMATS = ("PNG",)  # of images in shards that are not JPEG
 JPEG_START = b"\xff\xd8"
 JPEG_QUALITY = 95
 GROUP = 64  # rows of a row group
-VALIDATION_IMAGES = 1024  # of the validation curve of a training, at most
-# threads, since Pillow decodes outside the interpreter's lock
+VALIDATION_IMAGES = 1024  # maximum number of images for a training's validation curve
+# threads, since Pillow releases the GIL while it decodes
 DECODERS = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 Row = dict[str, Any]
 
 
 def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) -> int:
-    """Write rows as `00000.parquet`, ..., uncompressed in 64-row groups; return their number.
+    """Write rows to `00000.parquet`, ..., uncompressed in 64-row groups; return the row count.
 
     The same rows give the same bytes.
     """
@@ -68,7 +68,7 @@ def write_shards(rows: Iterable[Row], folder: Path, rows_per_file: int = 512) ->
 
 
 def image_row(key: str, image: bytes, size: tuple[int, int], label: int, caption: str) -> Row:
-    """Return a shard row of an encoded image; size: its width and height in pixels."""
+    """Return the shard row of an encoded image; `size` is its width and height in pixels."""
     return {
         "key": key,
         "image": image,
@@ -136,7 +136,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 class Split:
-    """The rows of a split; images are decoded on demand and cached up to `cache_bytes`.
+    """A split of shards; images are decoded on demand and cached up to `cache_bytes`.
 
     Raises:
         InputError: if the folder has no shards, or one is damaged.
@@ -163,7 +163,7 @@ class Split:
         return len(self.keys)
 
     def rows_sha256(self) -> str:
-        """Return a hash of the names and images of all rows, in order."""
+        """Return the sha256 (hex) over the keys and image hashes of all rows, in order."""
         digest = hashlib.sha256()
         for file in self.files:
             rows = file.read(columns=["key", "sha256"])
@@ -201,7 +201,7 @@ class Split:
         return Subset(self, evenly_spaced(len(self), count))
 
     def _encoded(self, rows: list[int]) -> list[bytes]:
-        """Return the encoded images of rising rows; each row group is read once."""
+        """Return the encoded images of ascending rows; each row group is read once."""
         found: list[bytes] = []
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         last, column = -1, None

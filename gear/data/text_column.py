@@ -1,4 +1,4 @@
-"""A column of texts that is not a Python list."""
+"""A sequence of strings backed by an Arrow column."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import overload
 
 import pyarrow as pa
 
-CHUNK = 4096  # texts that are Python objects at a time
+CHUNK = 4096  # strings converted at a time by iteration
 
 
 class TextColumn(Sequence[str]):
-    """Texts of an Arrow column; each becomes a Python object when it is asked for.
+    """Strings of an Arrow column, which become Python objects on access.
 
-    So a million captions take the memory of their characters, where a list of them takes two or
-    three times that, in every rank.
+    A million captions take the memory of their characters; a list of `str` takes two or three times
+    that, in every rank.
 
     >>> column = TextColumn(pa.chunked_array([["a", "b"], ["c"]]))
     >>> column[2], column[-1], column[:2], len(column), list(column)

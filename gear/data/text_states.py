@@ -1,4 +1,7 @@
-"""Text states of captions in Parquet shards, by the sha256 of the caption, read on demand."""
+"""Text states of captions: Parquet shards that are read on demand by the caption's sha256.
+
+Text states are the last hidden states of a text encoder, one vector per token.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ SCHEMA = pa.schema(
     [("caption_sha256", pa.string()), ("tokens", pa.int32()), ("states", pa.binary())]
 )  # float16, row-major
 
-GROUP = 64  # captions of a row group, at most
+GROUP = 64  # maximum number of captions of a row group
 FILE = 4096  # captions of a file
-GROUP_BYTES = 4 << 20  # of states in a row group, about: a look-up reads that much
+GROUP_BYTES = 4 << 20  # approximate size of a row group, which a look-up reads whole
 EMPTY = ""
 
 
@@ -37,12 +40,15 @@ def write_states(
     folder: Path,
     ranks: Ranks = ALONE,
 ) -> int:
-    """Write the states of all distinct captions and of the empty one; return their number.
+    """Write the states of distinct captions and of the empty caption; return their number.
 
-    They are in the order of their keys, so that the order of the captions changes no byte.
+    Rows are sorted by key, so the files do not depend on the order of the captions.
 
-    encode: captions to their states, (t, C) float16 each. ranks: they share the work; rank zero
-    writes.
+    Args:
+        captions: The captions; duplicates are written once.
+        encode: Function from captions to their states, (t, C) float16 each.
+        folder: Folder of the shards.
+        ranks: Share the work; rank zero writes.
     """
     distinct = sorted({EMPTY, *captions}, key=key_of)
     for start in range(0, len(distinct), FILE):

@@ -45,7 +45,7 @@ class TeachersConfig(Section):
 
 
 class TextConfig(Section):
-    """The frozen text encoder (GEAR, Text-to-image); unused if data.condition is class."""
+    """The frozen text encoder; unused if data.condition is class."""
 
     encoder: Literal["minilm", "qwen3", "t5"] = Field(
         "minilm", description="`minilm` comes with the packages, the others need `path`."

@@ -44,10 +44,10 @@ class Inception(nn.Module):
         self._map = output
 
     def forward(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return features of uint8 images.
+        """Return pooled features, spatial features and logits of uint8 images.
 
-        They are pooled features (B, 2048), spatial features (B, 2023), positions first as in
-        TensorFlow, and logits without bias (B, 1008).
+        Their shapes are (B, 2048), (B, 2023) and (B, 1008). Spatial features are flattened with
+        positions first, as in TensorFlow; logits are without bias.
         """
         pooled, logits = self.network(images_B3HW)
         spatial = self._map[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1)
@@ -69,13 +69,13 @@ def build_inception(weights: PinnedFile) -> Inception:
     path = require_file(weights.path, weights.sha256, "evaluate.inception", remedy)
     try:
         tensors = torch.load(path, weights_only=True, map_location="cpu")
-        safe = io.BytesIO()  # torch-fidelity unpickles its file: give it nothing but tensors
+        safe = io.BytesIO()  # torch-fidelity unpickles its file, so give it one of tensors only
         torch.save(tensors, safe)
         safe.seek(0)
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
         )
-    except Exception as error:  # of damaged files: errors of many kinds
+    except Exception as error:  # damaged files raise errors of many types
         text = " ".join(str(error).split())[:200]
         raise InputError(
             f"evaluate.inception: {path}: not torch-fidelity's Inception-v3 "

@@ -1,4 +1,4 @@
-"""Features of teachers: computed once for all trainings, or anew in every step."""
+"""Features of teachers: cached once for all trainings, or computed in every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_CACHE = 64 << 30  # bytes of training features that `teacher.cache: auto
 
 
 class TeacherFeatures:
-    """The teachers of a run: images to their features side by side, on the token grid."""
+    """The teachers of a run, which map images to features on the token grid."""
 
     def __init__(
         self, configs: tuple[TeacherConfig, ...], *, grid: int, device: torch.device
@@ -43,12 +43,12 @@ class TeacherFeatures:
         ]
 
     def as_cached(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return what the cache would hold of images, (B, L, sum of C) float16."""
+        """Return features as the cache stores them, (B, L, sum of C) float16."""
         parts = images_BCHW.split(ENCODER_BATCH)
         return torch.cat([torch.cat(self(part), dim=-1).half() for part in parts])
 
     def widths(self) -> list[int]:
-        """Return the channels of each teacher."""
+        """Return the number of channels of each teacher."""
         device = next(self.teachers[0].parameters()).device
         return [x.shape[-1] for x in self(torch.zeros(1, 3, 64, 64, device=device))]
 
@@ -80,10 +80,10 @@ def write_teacher_features(
 ) -> None:
     """Write `train.npy` if it is to be cached, `val.npy` and `teachers.json` to `folder`.
 
-    The arrays are (N, views, L, C) float16, the features of every image on the token grid. Of
-    training images there are two views, the image and its mirror image, if `flip`; of validation
-    images one. C holds the teachers' channels side by side. teachers.json says which training
-    images they are of. Ranks share the work; rank zero writes.
+    The arrays are (N, views, L, C) float16, the features of every image on the token grid. Training
+    images have two views if `flip`, the image and its mirror image; validation images have one. C
+    is the concatenation of the teachers' channels. teachers.json describes the teachers and has a
+    hash of the training images. Ranks share the work; rank zero writes.
     """
     teachers = TeacherFeatures(config.encoders, grid=grid, device=device)
     widths = teachers.widths()
@@ -112,7 +112,7 @@ def write_teacher_features(
 def _write_features(
     file: Path, teachers: TeacherFeatures, images_of: Pixels, width: int, views: int, ranks: Ranks
 ) -> None:
-    """Write features a batch at a time, as they are as large as the data."""
+    """Write features batch by batch, since they may not fit in memory."""
 
     def extract(part: slice) -> np.ndarray:
         pixels = images_of[part]

@@ -1,4 +1,4 @@
-"""Frozen text encoders: captions to their last hidden states (GEAR, Text-to-image).
+"""Frozen text encoders, which turn captions into their last hidden states ("text states").
 
 MiniLM comes with the packages. Qwen3 and T5 are read from a local folder whose weights must have
 the sha256 that params.yaml names; nothing is downloaded.
@@ -154,7 +154,7 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
             dtype="auto",
             attn_implementation="eager",
         )
-    except Exception as error:  # of damaged files: errors of many kinds
+    except Exception as error:  # damaged files raise errors of many types
         raise InputError(
             f"text.encoder {name}: {folder}: {' '.join(str(error).split())[:300]}"
         ) from None

@@ -1,4 +1,4 @@
-"""Teachers: frozen encoders whose patch features guide both models (GEAR, Alignment).
+"""Teachers: frozen encoders whose patch features guide tokenizer and generator.
 
 EfficientNet-Lite0 comes with the packages. The others are transformers models read from a local
 folder whose weights must have the sha256 that params.yaml names; nothing is downloaded.
@@ -18,15 +18,18 @@ from gear.core.files import require_file
 from gear.encoders import efficientnet
 from gear.encoders.config import TeacherConfig
 
-SPATIAL_SHARE = 0.6  # of the mean token that spatial normalisation takes away
+SPATIAL_SHARE = 0.6  # share of the mean token that spatial normalization subtracts
 
 
 @dataclass(frozen=True)
 class Family:
     """A transformers vision model.
 
-    model: its class. mean, std: of its input. source: Hugging Face repository of its weights.
-    video: it takes frames. flexible: it takes `interpolate_pos_encoding`, for other input sizes.
+    model: Its class.
+    mean, std: Of the pixels, by which its input is normalized, per channel.
+    source: Hugging Face repository of its weights.
+    video: Whether its input is a sequence of frames.
+    flexible: Whether it takes `interpolate_pos_encoding`, for other input sizes.
     """
 
     model: str
@@ -86,7 +89,7 @@ class PackagedTeacher(Teacher):
 class TransformersTeacher(Teacher):
     """Patch tokens of a hidden state of a vision transformer.
 
-    `layer` is 0 for the embeddings and -1 for the output, normalized if the model does so.
+    `layer` is 0 for the embeddings and -1 for the output, after the final norm if there is one.
     """
 
     mean: torch.Tensor
@@ -156,7 +159,7 @@ def _load(config: TeacherConfig, family: Family) -> nn.Module:
             output_loading_info=True,
             attn_implementation="sdpa",
         )
-    except Exception as error:  # of damaged files: errors of many kinds
+    except Exception as error:  # damaged files raise errors of many types
         raise InputError(
             f"teacher {config.name}: {config.path}: {' '.join(str(error).split())[:300]}"
         ) from None
@@ -183,7 +186,8 @@ def build_teacher(config: TeacherConfig) -> Teacher:
 def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
     """Return features on the token grid, (B, grid * grid, C) in raster order.
 
-    They are averaged if the grid is coarser than the features, else interpolated bilinearly.
+    They are average-pooled if the grid is not finer than the features, else interpolated
+    bilinearly.
     """
     if features_BChw.shape[-1] >= grid:
         resized = F.adaptive_avg_pool2d(features_BChw, grid)
@@ -195,10 +199,10 @@ def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def spatial_normalise(features_BLC: torch.Tensor, mode: str) -> torch.Tensor:
-    """Return features z after spatial normalization.
+    """Return features z, (B, L, C), after spatial normalization.
 
     mode: "none" for z; "mean" for z - 0.6 mean_l z; "standard" for that divided by the standard
-    deviation of each channel over positions.
+        deviation of each channel over positions.
     """
     if mode == "none":
         return features_BLC

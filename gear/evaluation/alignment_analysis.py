@@ -1,7 +1,7 @@
 """Compare features of tokenizers and generator with those of two teachers.
 
-All features describe the same validation patches (GEAR, Alignment analysis). Joint training is
-expected to move the generator towards the teacher and the tokenizer away from it.
+All features describe the same validation patches. Joint training is expected to move the generator
+towards the teacher and the tokenizer away from it (docs/evaluation.md, Alignment with teachers).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gear.tokenizer.inference import encode_images
 from gear.tokenizer.model import Tokenizer
 
 IMAGES = 512  # at most
-PATCHES = 2048  # at most; CKNNA's cost is the square
+PATCHES = 2048  # at most; CKNNA's cost is quadratic
 NEIGHBOURS = 10
 EARLIER_BLOCK = 4  # of the packaged encoder; stands in for a second teacher
 
@@ -33,7 +33,8 @@ EARLIER_BLOCK = 4  # of the packaged encoder; stands in for a second teacher
 def two_teachers(configured: tuple[TeacherConfig, ...]) -> dict[str, TeacherConfig]:
     """Return the run's teacher and a second one, by name.
 
-    The second is the next that is configured, else another block or network of the packaged one.
+    The second is the next configured teacher. Without one, it is another block of the packaged
+    encoder if that is the run's teacher, else the packaged encoder.
     """
     first = configured[0]
     if len(configured) > 1:
@@ -78,7 +79,7 @@ def latents(tokenizer: Tokenizer, pixels: Pixels) -> np.ndarray:
 def taps(generator: Generator, tokens_NL: np.ndarray, conditions: Conditions) -> np.ndarray:
     """Return the generator's residual stream at its tap, (N, L, width) float32.
 
-    Position k has seen the tokens before patch k.
+    The output at position k depends on the condition and the tokens before patch k.
     """
     device = next(generator.parameters()).device
     parts = []
@@ -96,6 +97,11 @@ def compare_features(
 
     The first two use at most `PATCHES` patches; the probe is fitted on every other image and
     tested on the rest.
+
+    Args:
+        ours_NLC: L patch features of each of N images.
+        theirs_NLD: Features of the same patches, which the probe predicts.
+        protocol: How the features were computed.
     """
     rows = evenly_spaced(ours_NLC.shape[0] * ours_NLC.shape[1], PATCHES)
     ours, theirs = (x.reshape(-1, x.shape[-1])[rows] for x in (ours_NLC, theirs_NLD))
@@ -131,7 +137,7 @@ def analyse_alignment(
     pixels: Pixels,
     conditions: Conditions,
 ) -> list[dict[str, Any]]:
-    """Return one row for each set of features and each teacher: names, and records by metric."""
+    """Return one row for each teacher and set of features: both names, and records by metric."""
     features = {
         "warm tokenizer's latents": latents(models.warm, pixels),
         "joint tokenizer's latents": latents(models.joint, pixels),

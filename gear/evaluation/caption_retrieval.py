@@ -1,8 +1,8 @@
 """Agreement of samples with their captions, by retrieval among real images (packaged encoder).
 
-This is not CLIPScore: the encoder has not seen text and images together. The question is which
-real image a sample resembles most, and whether that is the one that its caption describes.
-Scores are compared with those of shuffled captions.
+This is not CLIPScore: the encoder has not seen text and images together. A sample agrees with its
+caption if the real images that it resembles most fit the caption. Scores are compared with those of
+shuffled captions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gear.generator.conditions import SamplingSet
 
 RESAMPLES = 1000  # of the bootstrap, and of the shuffled captions
 LEVEL = 0.95
-WITHIN = 0.1  # share of validation images among which a caption's own image must rank
-ROWS = 5000  # samples and real images, at most, that are compared
+WITHIN = 0.1  # top share of validation images in which a caption's own image must be
+ROWS = 5000  # maximum number of samples, and of real images of a split
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A score in [0, 1], its 95 % bootstrap interval over captions, and its floor.
+    """A score in [0, 1] with its 95 % bootstrap interval over captions.
 
-    floor: mean score of shuffled captions.
+    floor: Mean score of shuffled captions.
     """
 
     score: float
@@ -42,14 +42,14 @@ class Agreement:
 
 
 def unit(features_NC: np.ndarray, mean_C: np.ndarray) -> np.ndarray:
-    """Return features centred on the reference's mean and scaled to length 1, (N, C) float64."""
+    """Return features minus the reference's mean, scaled to length 1, (N, C) float64."""
     centred = np.asarray(features_NC, np.float64) - mean_C
     result: np.ndarray = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(min=1e-12)
     return result
 
 
 def nearest_class(samples_NC: np.ndarray, real_MC: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
-    """Return the class of the real image nearest to each sample, (N,); features by `unit`."""
+    """Return the class of the real image nearest to each sample, (N,), from features of `unit`."""
     similarity = torch.from_numpy(samples_NC) @ torch.from_numpy(real_MC).T
     result: np.ndarray = labels_M[similarity.argmax(1).numpy()]
     return result
@@ -60,8 +60,11 @@ def category_agreement(
 ) -> Agreement:
     """Return the share of samples whose nearest real image has the class of their caption.
 
-    retrieved_N, asked_N: classes of the nearest image and of the caption. captions_N: which caption
-    each sample has; whole captions are shuffled for the floor.
+    Args:
+        retrieved_N: Class of the real image nearest to each sample.
+        asked_N: Class of each sample's caption.
+        captions_N: Identifier of each sample's caption; for the floor, captions are shuffled as a
+            whole.
     """
     _, first, member = np.unique(captions_N, return_index=True, return_inverse=True)
     classes = asked_N[first]
@@ -75,9 +78,15 @@ def category_agreement(
 def own_agreement(
     samples_NC: np.ndarray, real_MC: np.ndarray, own_N: np.ndarray, within: float
 ) -> Agreement:
-    """Return the share of samples whose caption's own image is among the nearest `within` of all.
+    """Return the share of samples that are near the real image of their caption.
 
-    own_N: row of `real_MC` that each sample's caption belongs to.
+    Near means that it is among the share `within` of real images that are nearest to the sample.
+
+    Args:
+        samples_NC: Features of samples, by `unit`.
+        real_MC: Features of real images, by `unit`.
+        own_N: Row in `real_MC` of the image of each sample's caption.
+        within: A share in (0, 1].
     """
     similarity = samples_NC @ real_MC.T
     ranks_NM = np.argsort(np.argsort(-similarity, axis=1), axis=1) / len(real_MC)
@@ -93,7 +102,7 @@ def own_agreement(
 def _agreement(
     hits_N: np.ndarray, captions_N: np.ndarray, shuffled: Callable[[np.ndarray], np.ndarray]
 ) -> Agreement:
-    """Return the agreement of hits; `shuffled` gives the hits for an order of the captions."""
+    """Return the agreement of hits; `shuffled` returns the hits for an order of the captions."""
     random = np.random.default_rng(0)
     captions = len(np.unique(captions_N))
     floor = [shuffled(random.permutation(captions)).mean() for _ in range(RESAMPLES)]
@@ -103,11 +112,14 @@ def _agreement(
 def agreement_of_hits(
     hits_N: np.ndarray, captions_N: np.ndarray, shuffled_scores: np.ndarray
 ) -> Agreement:
-    """Return the mean of hits over samples with its interval.
+    """Return the mean of hits over samples, with a bootstrap interval and the floor.
 
     Captions are resampled, since samples of one caption are not independent.
 
-    captions_N: which caption each sample has. shuffled_scores: mean scores of shuffled captions.
+    Args:
+        hits_N: Score of each sample, in [0, 1].
+        captions_N: Identifier of each sample's caption.
+        shuffled_scores: Mean scores of shuffled captions.
     """
     names, member = np.unique(captions_N, return_inverse=True)
     sums = np.bincount(member, hits_N)
@@ -122,7 +134,8 @@ def agreement_of_hits(
 class Gallery:
     """Features of real images that samples are compared with.
 
-    They are training images with their classes, and the own images of validation captions.
+    They are training images with their classes, and validation images, each of which is the own
+    image of its caption.
     """
 
     def __init__(
@@ -146,7 +159,7 @@ class Gallery:
     def agreement(
         self, features_NC: np.ndarray, wanted: SamplingSet, protocol: dict[str, Any]
     ) -> dict[str, Metric]:
-        """Return the agreement of samples, given by features, with the captions they are for.
+        """Return the agreement of samples with their captions, from features of the samples.
 
         Metrics are `retrieval_own_10%` and, with more than one class, `retrieval_category`, each
         with `_low`, `_high` and `_floor`.

@@ -28,7 +28,7 @@ def clip_score(
 ) -> dict[str, Metric]:
     """Return `clip_score`, the mean over samples of max(0, 100 cos(image, caption)).
 
-    Nothing is returned if no weights are named.
+    The result is empty if no weights are named.
 
     Raises:
         InputError: if the weights are absent, have another sha256 or are not CLIP's.
@@ -73,7 +73,7 @@ def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:
             file.parent, local_files_only=True, use_safetensors=True
         )
         processor = transformers.CLIPProcessor.from_pretrained(file.parent, local_files_only=True)
-    except Exception as error:  # of damaged files: errors of many kinds
+    except Exception as error:  # damaged files raise errors of many types
         raise InputError(
             f"evaluate.clip: {file.parent}: {' '.join(str(error).split())[:300]}"
         ) from None

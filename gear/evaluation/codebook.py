@@ -1,4 +1,4 @@
-"""Codebook health: usage, perplexity, effective support and churn (GEAR, Evaluation)."""
+"""Codebook health: usage, perplexity, effective support and churn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gear.tokenizer.model import Tokenizer
 
 
 def codebook_health(tokens_NL: np.ndarray, codes: int) -> dict[str, Any]:
-    """Return usage, perplexity, dead codes, top mass and the sorted histogram of tokens."""
+    """Return usage, perplexity, number of dead codes, top mass and sorted histogram of tokens."""
     counts = histogram(tokens_NL, codes)
     return {
         "usage": usage(counts),
@@ -25,7 +25,7 @@ def codebook_health(tokens_NL: np.ndarray, codes: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def soft_support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -> dict[str, float]:
-    """Return the effective support of the soft assignment and the mass of its ten likeliest codes.
+    """Return effective support and probability of the ten likeliest codes of the soft assignment.
 
     pixels: (N, H, W, 3) uint8. Both values are means over tokens.
     """
@@ -37,7 +37,7 @@ def soft_support(tokenizer: Tokenizer, pixels: np.ndarray, temperature: float) -
 
 
 def histogram(tokens: np.ndarray, codes: int) -> np.ndarray:
-    """Return the count of every code, (codes,) int64.
+    """Return the count of every code in `tokens`, of any shape, (codes,) int64.
 
     >>> histogram(np.array([0, 2, 2]), codes=4).tolist()
     [1, 0, 2, 0]
@@ -46,7 +46,7 @@ def histogram(tokens: np.ndarray, codes: int) -> np.ndarray:
 
 
 def perplexity(counts_K: np.ndarray) -> float:
-    """Return exp(H) of the unigram distribution, in [1, K].
+    """Return exp(H) of the distribution with these counts of K codes, in [1, K].
 
     >>> perplexity(np.array([2, 2, 0, 0]))
     2.0
@@ -56,7 +56,7 @@ def perplexity(counts_K: np.ndarray) -> float:
 
 
 def usage(counts_K: np.ndarray) -> float:
-    """Return the share of codes that occur.
+    """Return the share of codes with a count over 0, in [0, 1].
 
     >>> usage(np.array([2, 2, 0, 1]))
     0.75
@@ -65,7 +65,7 @@ def usage(counts_K: np.ndarray) -> float:
 
 
 def top_mass(counts_K: np.ndarray, k: int) -> float:
-    """Return the share of tokens that the k most frequent codes take.
+    """Return the share of tokens that have one of the k most frequent codes, in [0, 1].
 
     >>> top_mass(np.array([1, 6, 3]), 2)
     0.9
@@ -74,7 +74,11 @@ def top_mass(counts_K: np.ndarray, k: int) -> float:
 
 
 def churn(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the share of tokens whose index differs between two tokenizers on the same images.
+    """Return the share of tokens whose index differs between two tokenizers, in [0, 1].
+
+    Args:
+        first: Indices of some images by one tokenizer.
+        second: Indices of the same images by another, of equal shape.
 
     >>> churn(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 0]))
     0.5

@@ -13,7 +13,7 @@ ROWS = 1024  # of one side of a distance matrix held at a time
 
 
 def coverage(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
-    """Return the share of real rows with a fake row inside their k-th-neighbour ball.
+    """Return the share of real rows with a fake row inside their k-th-neighbour ball, in [0, 1].
 
     Naeem et al. 2020, equation 6.
 
@@ -26,9 +26,9 @@ def coverage(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
 
 
 def recall(real_NC: np.ndarray, fake_MC: np.ndarray, k: int) -> float:
-    """Return the share of real rows inside the k-th-neighbour ball of some fake row.
+    """Return the share of real rows inside the k-th-neighbour ball of some fake row, in [0, 1].
 
-    Kynkäänniemi et al. 2019, equation 2.
+    Kynkäänniemi et al. 2019, equation 2. With real and fake rows exchanged it is precision.
 
     >>> real = np.array([[0.0], [1.0], [2.0], [10.0]])
     >>> recall(real, np.array([[0.5], [1.5]]), k=1)

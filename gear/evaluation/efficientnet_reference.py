@@ -15,7 +15,7 @@ from gear.encoders.efficientnet import EXTRACTOR, Encoder, pooled_features
 from gear.evaluation.frechet import Gaussian
 
 FILE = "efficientnet-lite0.npz"
-NEIGHBOUR_ROWS = 10_000  # at most, in coverage and recall: their cost is the square
+NEIGHBOUR_ROWS = 10_000  # at most, in coverage and recall, whose cost is quadratic
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Similarity of two sets of patch features (CKNNA, linear CKA, a linear probe), and of patches.
+"""Similarity of two sets of patch features (CKNNA, linear CKA, linear probe), and among patches.
 
-Where there are two sets, both describe the same N patches in the same order (GEAR, Alignment
-analysis).
+Two sets that are compared describe the same N patches in the same order.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-RIDGE = 1e-2  # of the probe, per patch, on features of unit deviation
+RIDGE = 1e-2  # penalty of the probe per patch, for features of unit standard deviation
 
 
 def linear_cka(first_NC: np.ndarray, second_ND: np.ndarray) -> float:
@@ -60,7 +59,13 @@ def probe(
 ) -> float:
     """Return R^2 on M held-out patches of a ridge regression fitted on N patches; at most 1.
 
-    The regression is from features to wanted features; all channels are pooled.
+    All output channels are pooled.
+
+    Args:
+        fit_NC: Features to fit on.
+        wanted_ND: Features to predict from them.
+        test_MC: Features to test on.
+        wanted_MD: Features to predict from those.
 
     >>> x = np.random.default_rng(0).normal(size=(64, 2))
     >>> round(probe(x[:32], 2 * x[:32], x[32:], 2 * x[32:]), 2)
@@ -78,11 +83,12 @@ def probe(
 
 
 def spatial_contrast(features_NLC: np.ndarray) -> float:
-    """Return how much more alike neighbouring patches of an image are than distant ones.
+    """Return how much more similar neighbouring patches of an image are than distant ones.
 
-    That is the mean cosine of the features of two patches of one image less than half a side apart,
-    minus that of two patches further apart, in [-2, 2]; distances are Manhattan's. The mean feature
-    of all patches is subtracted first. Features that ignore where they are have 0.
+    That is the mean cosine similarity of neighbouring patches minus that of distant ones, in
+    [-2, 2]. Patches are neighbours if their Manhattan distance is under half a side, or 1. The mean
+    feature of all patches is subtracted first. Features that do not depend on the position score
+    about 0.
 
     Args:
         features_NLC: L features of each of N images, on a square grid in raster order.
@@ -129,7 +135,7 @@ def _nearest(kernel_NN: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _hsic(first_NN: torch.Tensor, second_NN: torch.Tensor) -> float:
-    """Return the unbiased HSIC of two kernels without their diagonals."""
+    """Return the unbiased HSIC of two kernels whose diagonals are 0."""
     n = len(first_NN)
     trace = (first_NN * second_NN.T).sum()
     sums = first_NN.sum() * second_NN.sum() / ((n - 1) * (n - 2))

@@ -1,8 +1,8 @@
-"""The floor of a metric: what a perfect generator would score under the same protocol.
+"""Floors of metrics: the score of a perfect generator under the same protocol.
 
-A perfect generator draws new images of the distribution that the training images come from. It
-does not score 0 or 1: metrics depend on the number of samples, and samples that are balanced over
-classes differ from training images that are not. Floors are measured on real images.
+A perfect generator draws new images from the distribution of the training images. It does not score
+0 or 1: metrics depend on the number of samples, and samples that are balanced over classes differ
+from training images that are not. Floors are measured on real images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from gear.evaluation.frechet import Gaussian
 
-SPLITS = 8  # random ones, over which floors are means
+SPLITS = 8  # random splits that floors are averaged over
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,19 @@ def fd_floor(
     seed: int,
     splits: int = SPLITS,
 ) -> Floor | None:
-    """Return the FD to the training images of new images that are balanced over classes.
+    """Estimate the FD of new real images, balanced over classes, to the training images.
 
-    FD of n images to m others is b + c (1/n + 1/m) to first order. b is the FD of all images,
-    weighted so that classes are balanced, to all images. c follows from the FD of one random half,
-    weighted alike, to the other; a weighted half counts as 1 / (sum of squared weights) images.
+    The FD of n images to m others is b + c (1/n + 1/m) to first order. b is the FD of all images,
+    weighted so that classes are balanced, to all images unweighted. c follows from the FD of one
+    random half, weighted alike, to the other half; a weighted half counts as
+    1 / (sum of squared weights) images.
 
     Args:
         features_MC: Features of training images.
         labels: Their classes, (M,) int64.
         samples: Number of samples.
         reference: Number of training images that samples are compared with.
-        seed: Of the random halves.
+        seed: Of the random splits.
         splits: Number of random splits into halves.
 
     Returns:
@@ -79,21 +80,21 @@ def neighbour_floor(
     least: int,
     seed: int,
 ) -> Floor | None:
-    """Return what new images, balanced over classes, score in a metric over nearest neighbours.
+    """Estimate the score of new real images, balanced over classes, in a nearest-neighbour metric.
 
-    Such a metric depends on the proportion of samples and training images and hardly on their
-    number, so some training images play the samples, and others the training images.
+    Such a metric depends on the ratio of samples to training images, and little on their numbers.
+    So it is computed between two disjoint sets of training images with sizes in that ratio.
 
     Args:
-        metric: Features of training images and of samples to the score.
+        metric: Function from features of training images and features of samples to the score.
         features_MC: Features of the training images that the metric uses.
         labels: Their classes, (M,) int64.
         samples: Number of samples.
-        least: Number of images that the metric needs on either side.
+        least: Minimum number of images in either set.
         seed: Of the random splits.
 
     Returns:
-        None if there are too few training images.
+        The floor, or None if there are too few training images.
     """
     values = []
     for number in range(SPLITS):
@@ -106,7 +107,7 @@ def neighbour_floor(
 
 
 def balancing_weights(labels: np.ndarray) -> np.ndarray:
-    """Return weights (M,) that sum to 1 and give each class the same sum.
+    """Return weights (M,) float64 that sum to 1, with an equal sum for each class.
 
     >>> balancing_weights(np.array([0, 0, 1])).tolist()
     [0.25, 0.25, 0.5]
@@ -117,7 +118,7 @@ def balancing_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def halves(labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of two random halves of each class."""
+    """Return the rows of two random halves, int64; each class is halved."""
     first: list[np.ndarray] = []
     second: list[np.ndarray] = []
     for label in np.unique(labels):
@@ -131,15 +132,15 @@ def halves(labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray,
 def balanced_split(
     labels: np.ndarray, ratio: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows that play samples, and other rows that play the training images.
+    """Return disjoint rows that stand for samples and for training images.
 
-    The first are balanced over classes, the others distributed as `labels` are. They are as many
-    as the rarest class allows.
+    The first are balanced over classes, the second distributed as `labels` are. They are as many as
+    the class that runs out first allows.
 
     Args:
         labels: Classes, (M,) int64; each has at least two rows.
-        ratio: Number of the first over that of the others.
-        random: Of the random choice.
+        ratio: Number of the first rows divided by that of the second.
+        random: Generator for the choice of rows.
     """
     classes, counts = np.unique(labels, return_counts=True)
     shares = counts / len(labels)

@@ -27,7 +27,7 @@ class Gaussian:
 
     @classmethod
     def fit_weighted(cls, features_NC: np.ndarray, weights_N: np.ndarray) -> Gaussian:
-        """Return the Gaussian of features whose weights sum to 1; equal weights give `fit`."""
+        """Return the Gaussian of weighted features; weights sum to 1, equal ones give `fit`."""
         features = np.asarray(features_NC, dtype=np.float64)
         mean = weights_N @ features
         centred = features - mean
@@ -44,8 +44,8 @@ def frechet_distance(
 ) -> float:
     """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), Heusel et al. 2017, equation 6.
 
-    tr (C1 C2)^(1/2) is computed as the sum of square roots of the eigenvalues of the symmetric
-    matrix C1^(1/2) C2 C1^(1/2).
+    Means are (C,), covariances (C, C). tr (C1 C2)^(1/2) is computed as the sum of square roots of
+    the eigenvalues of the symmetric matrix C1^(1/2) C2 C1^(1/2).
 
     >>> frechet_distance(np.zeros(2), np.diag([4.0, 9.0]), np.ones(2), np.eye(2))
     7.0

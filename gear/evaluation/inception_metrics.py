@@ -23,7 +23,7 @@ from gear.tokenizer.model import Tokenizer
 
 NEIGHBOURS = 3
 SPLITS = 10
-FLOOR_SPLITS = 2  # a distance over 2048 channels takes seconds
+FLOOR_SPLITS = 2  # few, since a distance of 2048 channels takes seconds
 SHUFFLE_SEED = 2020
 
 
@@ -38,9 +38,13 @@ def extractor_protocol(inception: Inception) -> dict[str, Any]:
 
 
 def inception_score(logits_NC: np.ndarray) -> tuple[float, float]:
-    """Return exp(E KL(p(y|x) || p(y))), Salimans et al. 2016.
+    """Return mean and standard deviation of the Inception score over ten splits.
 
-    Mean and standard deviation over ten splits of the shuffled samples.
+    The score is exp(E KL(p(y|x) || p(y))), in [1, C] (Salimans et al. 2016). Samples are shuffled
+    with a fixed seed before they are split.
+
+    Args:
+        logits_NC: Logits of at least ten samples.
     """
     from torch_fidelity.metric_isc import (
         KEY_METRIC_ISC_MEAN,
@@ -71,12 +75,12 @@ def sample_metrics(
     Args:
         inception: The network.
         samples: The samples.
-        reference: What FID and sFID compare them with.
+        reference: Statistics for FID and sFID.
         training: The training images.
         protocol: How the samples were drawn.
-        seed: Of the splits of training images for the floor.
+        seed: Of the random splits of training images for the floor.
         own_images: The image of each sample's caption; None if samples are balanced over classes.
-        ranks: They share the work.
+        ranks: Share the work.
     """
     statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples", ranks)
     base = {**extractor_protocol(inception), **protocol, "n": statistics.n}
@@ -111,7 +115,7 @@ def _fid_floor(
     own_images: Pixels | None,
     ranks: Ranks,
 ) -> Metric | None:
-    """Return the FID of a perfect generator to the training images.
+    """Return the FID of real images, as a perfect generator would draw, to the training images.
 
     None if there are too few training images.
     """
@@ -142,7 +146,10 @@ def reconstruction_metrics(
     protocol: dict[str, Any],
     ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
-    """Return `rfid`: FID of reconstructions to their originals; protocol: which images they are."""
+    """Return `rfid`, the FID of reconstructions to their originals.
+
+    protocol: Which images the originals are.
+    """
     nothing = np.arange(0)
     rebuilt = extract_statistics(
         inception, Reconstructions(tokenizer, originals), nothing, "reconstructions", ranks

@@ -1,4 +1,4 @@
-"""Statistics of Inception features: of samples, of the training images, of a reference batch."""
+"""Statistics of Inception features of samples, training images and reference batches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gear.data.shards import Split
 from gear.encoders.inception import LOGITS, POOLED, SPATIAL, Inception
 from gear.evaluation.frechet import Gaussian
 
-ROWS = 10_000  # training images, at most, in precision and recall: their cost is the square
+ROWS = 10_000  # maximum number of training images in precision and recall: their cost is quadratic
 PROGRESS_EVERY = 20.0  # seconds
 
 
 class Moments:
-    """Accumulates mean and covariance of features that come in batches."""
+    """Accumulator of mean and covariance over batches of features."""
 
     def __init__(self, width: int) -> None:
         self.n = 0
@@ -54,7 +54,7 @@ class InceptionStatistics:
     """Inception statistics of n images.
 
     pool, spatial: Gaussians of pooled (2048) and spatial (2023) features of all images.
-    pooled, logits: (kept, 2048) and (kept, 1008) float32, of the images that were asked for.
+    pooled, logits: (kept, 2048) and (kept, 1008) float32, of the images in `keep`.
     """
 
     n: int
@@ -67,10 +67,16 @@ class InceptionStatistics:
 def extract_statistics(
     inception: Inception, pixels: Pixels, keep: np.ndarray, name: str, ranks: Ranks = ALONE
 ) -> InceptionStatistics:
-    """Return statistics of all images, and the features of some; print progress under `name`.
+    """Return the statistics of images; print progress under `name`.
 
-    keep: rising positions of the images whose features and logits are kept. ranks: they share the
-    work; sums are fp64, in the order of the images.
+    Sums are fp64 and in the order of the images, so they do not depend on the number of ranks.
+
+    Args:
+        inception: The network.
+        pixels: The images.
+        keep: Ascending positions of the images whose features and logits are kept.
+        name: What the images are, for the progress.
+        ranks: Share the work.
     """
 
     @torch.inference_mode()
@@ -101,10 +107,10 @@ def extract_statistics(
 
 @dataclass(frozen=True)
 class InceptionReference:
-    """What samples are compared with.
+    """Statistics that samples are compared with for FID and sFID.
 
-    pool, spatial: Gaussians; there is no spatial one in .npz files without mu_s and sigma_s.
-    protocol: what names the reference in metric records.
+    pool, spatial: Gaussians; the spatial one is None for .npz files without mu_s and sigma_s.
+    protocol: Entries of metric records that name the reference.
     """
 
     pool: Gaussian
@@ -114,7 +120,7 @@ class InceptionReference:
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """The training images as a reference, with features and classes of some of them."""
+    """Statistics of the training images, with features and classes of evenly spaced ones."""
 
     reference: InceptionReference
     features: np.ndarray
@@ -129,7 +135,7 @@ def choose_reference(file: PinnedFile, training: TrainingStatistics) -> Inceptio
 def read_reference(file: PinnedFile) -> InceptionReference:
     """Return the statistics of a reference batch in the format that ADM publishes.
 
-    That is an .npz with mu and sigma, and mu_s and sigma_s for sFID. Its images are not read.
+    That is an .npz with mu and sigma, and with mu_s and sigma_s for sFID. Its images are not read.
 
     Raises:
         InputError: if the file is absent, has another sha256, or lacks the statistics.
@@ -166,7 +172,7 @@ def save_training_statistics(
 ) -> None:
     """Write `inception.npz` and `inception.json` to `folder`; rank zero writes.
 
-    The arrays have ADM's names; `features` and `labels` are of some images.
+    The arrays have ADM's names; `features` and `labels` are of up to `ROWS` images.
     """
     keep = evenly_spaced(len(train), ROWS)
     statistics = extract_statistics(inception, train, keep, "training images", ranks)

@@ -1,4 +1,4 @@
-"""Likelihood of real images' tokens under a generator."""
+"""Likelihood of the tokens of real images under a generator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def likelihood(
 ) -> dict[str, Metric]:
     """Return `ntp_nats` (nats per token) and `ntp_bits` (bits per image) of the validation images.
 
-    condition: the setting data.condition, for the protocol. ranks: they share the work.
+    condition: The setting data.condition, for the protocol. Ranks share the work.
     """
     nats = next_token_nats(generator, encode_images(tokenizer, val, ranks), conditions, ranks)
     protocol = {
@@ -51,7 +51,7 @@ def likelihood(
 def next_token_nats(
     generator: Generator, tokens_NL: np.ndarray, conditions: Conditions, ranks: Ranks = ALONE
 ) -> float:
-    """Return the mean next-token loss, nats per token; conditions: rows to their conditions."""
+    """Return the mean next-token loss, nats per token; `conditions` maps rows to conditions."""
     device = next(generator.parameters()).device
 
     @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Find samples that copy training images.
 
-A generator knows training images only as tokens, so samples are compared with training images
-that went through the tokenizer too, and with their tokens. Thresholds come from validation images
-through the same tokenizer: 1 % of them count as copies.
+A generator sees training images only as tokens, so samples are compared with training images that
+were encoded and decoded by the tokenizer, and with their tokens. Thresholds come from validation
+images that were encoded and decoded too: about 1 % of them count as copies.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gear.evaluation.metric_protocol import Metric
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 
-IMAGES = 50_000  # of validation or samples, at most, that are compared with the training set
-ROWS = 1024  # of one side of a matrix held at a time
+IMAGES = 50_000  # maximum number of validation images, and of samples, that are compared
+ROWS = 1024  # rows of a distance matrix held at a time
 THUMBNAIL = 32
-COPY_SHARE = 0.01  # of validation images, below whose distance a sample counts as a copy
+COPY_SHARE = 0.01  # quantile of validation distances below which a sample counts as a copy
 
 
 @dataclass(frozen=True)
 class NearestTraining:
     """The nearest training image of each of N images.
 
-    distance: (N,) float32, RMSE of pixels in 0..255.
-    row: (N,) int64, the nearest training image by pixels.
-    agreement: (N,) float32, the share of tokens equal to those of that image.
+    distance: RMSE of thumbnails, pixels in 0..255, (N,) float32.
+    row: Row of the training image that is nearest by this RMSE, (N,) int64.
+    agreement: Share of tokens equal to those of that image, (N,) float32.
     """
 
     distance: np.ndarray
@@ -56,10 +56,10 @@ def share_of_copies(
 ) -> tuple[dict[str, Metric], NearestTraining]:
     """Return the shares of samples that count as copies, and the nearest training image of each.
 
-    `memorised` counts samples nearer to a decoded training image than the nearest 1 % of decoded
-    validation images are. `memorised_tokens` counts those that share more tokens with that image
-    than 99 % of validation images do with theirs. The names with `_floor` are the same shares of
-    the validation images.
+    `memorised` is the share of samples whose distance to a decoded training image is below the 1st
+    percentile of validation-to-training distances. `memorised_tokens` is the share of samples that
+    agree with that image in more tokens than 99 % of validation images do with theirs. The names
+    with `_floor` are the same shares of the validation images.
 
     Args:
         tokenizer: The tokenizer that decoded the samples.
@@ -69,7 +69,7 @@ def share_of_copies(
         tokens_NL: Their tokens.
         flip: Whether to compare with mirrored training images too.
         protocol: How the samples were drawn.
-        ranks: They share the work.
+        ranks: Share the work.
     """
     val_tokens = encode_images(tokenizer, val.subset(IMAGES), ranks)
     val_thumbnails = _decoded_thumbnails(tokenizer, val_tokens, ranks)
@@ -110,9 +110,9 @@ def share_of_copies(
 
 
 def nearest_table(nearest: NearestTraining, count: int, *, samples: int) -> list[dict[str, Any]]:
-    """Return the `count` samples that are nearest to a training image, nearest first.
+    """Return rows for the `count` samples nearest to a training image, nearest first.
 
-    samples: number of all samples, of which `nearest` may have evenly spaced ones only.
+    samples: number of all samples, of which `nearest` may hold evenly spaced ones only.
     """
     numbers = evenly_spaced(samples, len(nearest.distance))
     return [
@@ -128,7 +128,7 @@ def nearest_table(nearest: NearestTraining, count: int, *, samples: int) -> list
 
 @dataclass(frozen=True)
 class TrainingView:
-    """Some training images through the tokenizer.
+    """Some training images, mirrored or not, encoded and decoded by the tokenizer.
 
     rows: (n,) int64. tokens: (n, L) int64. thumbnails: (n, h, w, 3) float32, decoded.
     """
@@ -141,7 +141,7 @@ class TrainingView:
 def _training_views(
     tokenizer: Tokenizer, train: Split, flip: bool, ranks: Ranks
 ) -> Iterator[TrainingView]:
-    """Yield the training images, and their mirror images if `flip`, a part at a time."""
+    """Yield the training images, and their mirror images if `flip`, in parts."""
     for part in batches(len(train), 16 * ROWS):
         rows = np.arange(part.start, part.stop)
         for mirrored in (False, True) if flip else (False,):
@@ -173,7 +173,14 @@ def nearest_training(
     views: Iterator[TrainingView],
     ranks: Ranks = ALONE,
 ) -> NearestTraining:
-    """Return the nearest training image of each of N images."""
+    """Return the nearest training image of each of N images.
+
+    Args:
+        thumbnails_NHWC: Thumbnails of the images, by `thumbnails`.
+        tokens_NL: Tokens of the images.
+        views: The training images.
+        ranks: Share the work.
+    """
     count = len(tokens_NL)
     distance = np.full(count, np.inf, np.float32)
     row = np.zeros(count, np.int64)
@@ -189,7 +196,7 @@ def nearest_training(
 
 
 def thumbnails(pixels: Pixels, ranks: Ranks = ALONE) -> np.ndarray:
-    """Return images averaged down to at most 32 pixels, (N, h, w, 3) float32 in 0..255.
+    """Return images averaged down to at most 32 pixels a side, (N, h, w, 3) float32 in 0..255.
 
     Near-copies stay near at this size, and large sets fit in memory.
     """
@@ -203,7 +210,7 @@ def thumbnails(pixels: Pixels, ranks: Ranks = ALONE) -> np.ndarray:
 
 
 def _decoded_thumbnails(tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """Return thumbnails of decoded tokens; a batch of images a rank is held at a time."""
+    """Return thumbnails of decoded tokens; one batch of images per rank is in memory at a time."""
 
     def shrink(part: slice) -> np.ndarray:
         return thumbnails(decode_tokens(tokenizer, tokens_NL[part]))
@@ -214,7 +221,9 @@ def _decoded_thumbnails(tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Rank
 def nearest(
     a_NP: np.ndarray, b_MP: np.ndarray, ranks: Ranks = ALONE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the RMS difference of each image of `a` to the nearest of `b`, and its position.
+    """Return the RMSE of each image of `a` to the nearest of `b`, and the position of that.
+
+    They are (N,) float32 and (N,) int64; images may have any number of dimensions.
 
     >>> distance, position = nearest(np.array([[0.0, 0.0]]), np.array([[9.0, 9.0], [3.0, 3.0]]))
     >>> distance.tolist(), position.tolist()

@@ -21,7 +21,7 @@ class Metric:
 
 
 def require_records(value: Any, source: str) -> dict[str, dict[str, Any]]:
-    """Return the records of metrics by name, as a file of them holds.
+    """Return the metric records of a file, by name, after checking their form.
 
     Raises:
         InputError: if `value` is anything else; `source` names the file.

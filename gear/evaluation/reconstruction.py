@@ -18,13 +18,13 @@ from gear.evaluation.metric_protocol import Metric
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 
-IMAGES = 50_000  # of a split, at most, that are reconstructed
-# of torchmetrics; Wang et al. 2004 leave out windows that cross the border
+IMAGES = 50_000  # maximum number of images of a split that are reconstructed
+# as torchmetrics does it; Wang et al. 2004 leave out windows that cross the border
 SSIM = {
     "window": "gaussian 11, sigma 1.5",
     "border": "reflected by 5 pixels, every position in the mean",
 }
-ENOUGH = 5000  # validation images from which rFD is measured on them
+ENOUGH = 5000  # minimum number of validation images to measure rFD on them
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,10 @@ def reconstruction_fd(
     protocol: dict[str, Any],
     ranks: Ranks = ALONE,
 ) -> dict[str, Metric]:
-    """Return `rfd`, FD of validation reconstructions to the training images, and its floor.
+    """Return `rfd`, the FD of validation reconstructions to the training images, and `rfd_floor`.
 
-    Training reconstructions are used if the validation split is too small for a covariance.
-
-    The floor is the FD of the originals themselves. splits: `train` and `val`.
+    Training reconstructions are used if there are fewer than `ENOUGH` validation images. The floor
+    is the FD of the originals. `splits` has the keys `train` and `val`.
     """
     name = "val" if len(splits["val"]) >= ENOUGH else "train"
     rebuilt = Reconstructions(tokenizer, splits[name].subset(IMAGES))
@@ -71,7 +70,7 @@ def reconstruction_fd(
     return {
         "rfd": Metric(reference.fd(features), {**protocol, **measured}),
         "rfd_floor": Metric(
-            max(0.0, reference.fd(originals)),  # rounding of equal sets may go below
+            max(0.0, reference.fd(originals)),  # may be below 0 by rounding if the sets are equal
             {**protocol, **images, "images": "the originals"},
         ),
     }
@@ -82,7 +81,7 @@ def reconstruction_fidelity(
 ) -> dict[str, Metric]:
     """Return `psnr` and `ssim` of validation reconstructions, means over images.
 
-    PSNR (dB) is limited to 100 per image, so that a perfect reconstruction has a finite one.
+    PSNR (dB) is limited to 100 per image, so that it is finite for a perfect reconstruction.
     """
     originals = val.subset(IMAGES)
     rebuilt = Reconstructions(tokenizer, originals)
@@ -106,7 +105,7 @@ def reconstruction_fidelity(
 
 
 def peak_signal_to_noise(made: np.ndarray, given: np.ndarray) -> list[float]:
-    """Return the PSNR of each of N images (N, H, W, 3) uint8, dB, at most 100."""
+    """Return the PSNR in dB, at most 100, of each of N images; both are (N, H, W, 3) uint8."""
     ratios: list[float] = _psnr(_scaled(made), _scaled(given)).tolist()
     return ratios
 
@@ -116,7 +115,7 @@ def _scaled(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-# torchmetrics takes seconds to import, and who measures samples only does not need it
+# imported in functions: torchmetrics takes seconds to import, and sample metrics do without it
 def _psnr(made_N3HW: torch.Tensor, given_N3HW: torch.Tensor) -> torch.Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 

@@ -33,9 +33,11 @@ def sample_quality(
 ) -> dict[str, Metric]:
     """Return `fd` and `coverage` of samples.
 
-    features_NC: pooled features of the samples, by the reference's encoder.
-    protocol: how the features were computed and the samples drawn.
-    neighbours: k of coverage.
+    Args:
+        features_NC: Pooled features of the samples, by the reference's encoder.
+        reference: Features of the training images.
+        protocol: How the features were computed and the samples drawn.
+        neighbours: k of coverage.
     """
     real = reference.neighbour_rows
     near = {**protocol, "k": neighbours, "reference_rows": len(real)}
@@ -104,9 +106,15 @@ def caption_floors(
     neighbours: int,
     protocol: dict[str, Any],
 ) -> dict[str, Metric]:
-    """Return the same floors for samples of captions: the scores of the captions' own images.
+    """Return `fd_floor`, `coverage_floor` and `recall_floor` of samples of captions.
 
-    own_NC: features of the validation image of each sample's caption.
+    They are the scores of the captions' own images.
+
+    Args:
+        reference: Features of the training images.
+        own_NC: Features of the validation image of each sample's caption.
+        neighbours: k of coverage and recall.
+        protocol: How the features were computed.
     """
     real = {**protocol, "n": len(own_NC), "images": "the validation images of the captions"}
     scores = sample_quality(own_NC, reference, real, neighbours)
@@ -121,7 +129,7 @@ def decoded_features(
     input_size: int,
     ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """Return pooled features of decoded tokens, (N, C); a batch of images a rank is held."""
+    """Return pooled features of decoded tokens, (N, C), without keeping all images in memory."""
 
     def extract(part: slice) -> np.ndarray:
         return pooled_features(encoder, decode_tokens(tokenizer, tokens_NL[part]), input_size)
@@ -131,9 +139,12 @@ def decoded_features(
 
 @dataclass(frozen=True)
 class Sampler:
-    """A generator with what turns its tokens into features: tokenizer, encoder and input size.
+    """A generator with tokenizer and encoder, which turn its tokens into features.
 
-    seed: the run's seed. batch: images sampled at a time. ranks: they share the work.
+    reference: Its input size is the encoder's.
+    seed: The run's seed.
+    batch: Images sampled at a time.
+    ranks: Share the work.
     """
 
     generator: Generator
@@ -158,11 +169,11 @@ class Sampler:
 
 
 def untrained_fd(sampler: Sampler, count: int, protocol: dict[str, Any]) -> dict[str, Metric]:
-    """Return `fd_untrained`: FD of `count` images of uniformly drawn codes.
+    """Return `fd_untrained`, the FD of `count` images of uniformly drawn codes.
 
-    An untrained generator draws exactly these, since its output head starts at zero.
+    This is the distribution of an untrained generator, since its output head starts at zero.
 
-    protocol: how features are computed.
+    protocol: How features are computed.
     """
     codes = sampler.tokenizer.config.codes
     random = np.random.default_rng(sampler.seed)

@@ -1,4 +1,4 @@
-"""Drift of token histograms by Evidently, with a threshold calibrated on null splits."""
+"""Drift of token histograms by Evidently, with a threshold calibrated by bootstrap."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ TOKENS = 4_000_000  # of either side, at most: Evidently takes 200 bytes each
 
 
 def null_threshold(reference_NL: np.ndarray, current_rows: int, codes: int, seed: int) -> float:
-    """Return the Jensen-Shannon distance that 1 % of null comparisons exceed.
+    """Return the Jensen-Shannon distance that 1 % of null comparisons exceed, in [0, sqrt(ln 2)].
 
     A null comparison is between two random resamples of the reference's images, of the sizes
     compared. Whole images are resampled, since tokens of one image are not independent.
+
+    Args:
+        reference_NL: Tokens of the reference, integers in [0, codes).
+        current_rows: Number of images that will be compared with it.
+        codes: Codebook size.
+        seed: Of the resamples.
     """
     random = np.random.default_rng(seed)
     distances = []
@@ -39,11 +45,11 @@ def null_threshold(reference_NL: np.ndarray, current_rows: int, codes: int, seed
 def measure_token_drift(
     reference_NL: np.ndarray, current_ML: np.ndarray, codes: int, seed: int, page: Path
 ) -> dict[str, Any]:
-    """Return the drift of code indices: distance, threshold and whether it is over the threshold.
+    """Return the drift of code indices: distance, threshold, and whether it exceeds that.
 
-    Of large sets it takes evenly spaced images.
+    Evenly spaced images represent large sets.
 
-    page: HTML file that Evidently's report is written to.
+    page: HTML file to write Evidently's report to.
     """
     reference_NL, current_ML = (
         tokens[evenly_spaced(len(tokens), max(1, TOKENS // tokens.shape[1]))]

@@ -1,7 +1,8 @@
-"""Conditions of the generator: a class, or the text states of a caption (METHOD, Generator).
+"""Conditions of the generator: a class, or the text states of a caption.
 
-B batch, T prefix length, D model width, C text width. Either becomes a prefix of vectors before
-the tokens.
+Either becomes a prefix of vectors before the tokens.
+
+B batch, T prefix length, D model width, C text width.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Captions:
         return len(self.states_BTC)
 
     def __getitem__(self, rows: slice) -> Captions:
-        """Return some captions, padded as they are."""
+        """Return a slice of the captions, with the same padding."""
         return Captions(self.states_BTC[rows], self.real_BT[rows])
 
     def to(self, device: torch.device) -> Captions:
@@ -43,7 +44,7 @@ Condition = torch.Tensor | Captions  # (B,) int64 labels, or captions
 
 
 def pack(states: list[np.ndarray]) -> Captions:
-    """Return captions of states (t, C) each, padded to the longest and one start position.
+    """Pad text states, (t, C) each, to the longest and one start position.
 
     Raises ValueError on an empty state.
     """
@@ -60,7 +61,7 @@ def pack(states: list[np.ndarray]) -> Captions:
 
 
 def concatenate(first: Condition, second: Condition) -> Condition:
-    """Return the rows of both conditions, one after the other; captions are padded alike."""
+    """Concatenate two conditions; captions must have the same padded length."""
     if isinstance(first, Captions) and isinstance(second, Captions):
         return Captions(
             torch.cat([first.states_BTC, second.states_BTC]),
@@ -72,7 +73,7 @@ def concatenate(first: Condition, second: Condition) -> Condition:
 
 
 class ClassEmbedding(nn.Module):
-    """One learned prefix vector a class; index `classes` is the null class of guidance."""
+    """One learned prefix vector per class; index `classes` is the null class of guidance."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -91,10 +92,10 @@ class ClassEmbedding(nn.Module):
 class CaptionEmbedding(nn.Module):
     """An MLP from text states to the model's width.
 
-    Padding is zeros before the MLP, so the start vector is learned.
+    Padding is zeros before the MLP, so the start position becomes MLP(0), which is learned.
 
-    empty: The states of the empty caption, (t, C), which a dropped caption becomes. They are saved
-        with the weights and not trained.
+    empty: Text states of the empty caption, (t, C), which replaces dropped captions. They are saved
+        with the weights but not trained.
     """
 
     empty: torch.Tensor
@@ -109,7 +110,7 @@ class CaptionEmbedding(nn.Module):
         )
 
     def drop(self, captions: Captions, dropped_B: torch.Tensor) -> Captions:
-        """Return captions, padded as needed, with the empty one where `dropped_B` is true."""
+        """Return captions with the empty one where `dropped_B` is true, padded to fit it."""
         length = max(captions.states_BTC.shape[1], len(self.empty) + 1)
         room = length - captions.states_BTC.shape[1]
         states, real = (
@@ -129,5 +130,5 @@ class CaptionEmbedding(nn.Module):
 
 
 def visible(captions: Captions) -> torch.Tensor:
-    """Return prefix positions that may be attended to, (B, T) bool: text and start position."""
+    """Return which prefix positions may be attended to, (B, T) bool: text and start position."""
     return torch.cat([captions.real_BT[:, :-1], torch.ones_like(captions.real_BT[:, -1:])], dim=1)

@@ -25,7 +25,7 @@ Conditions = Callable[[np.ndarray], Condition]  # rows (n,) to their conditions,
 
 
 def empty_caption(condition: str, features: Path) -> torch.Tensor | None:
-    """Return text states of the empty caption, (t, C) float32; None for classes."""
+    """Return the text states of the empty caption, (t, C) float32; None for classes."""
     if condition == "class":
         return None
     return torch.from_numpy(TextStates(features / "text")[EMPTY].astype(np.float32))
@@ -47,10 +47,10 @@ def conditions_for(split: Split, condition: str, features: Path) -> Conditions:
 class SamplingSet:
     """The conditions of N samples: balanced classes, or validation captions in turn.
 
-    rows: (N,) int64, rows of the validation split; None if the condition is the class.
-    labels: (N,) int64, classes.
+    rows: Rows of the validation split, (N,) int64; None if the condition is the class.
+    labels: Classes, (N,) int64.
     captions: N captions, or class names.
-    conditions: positions 0..N-1 to their conditions.
+    conditions: Function from positions 0..N-1 to their conditions.
     """
 
     rows: np.ndarray | None
@@ -63,7 +63,7 @@ class SamplingSet:
 
 
 def sampling_set(count: int, condition: str, shards: Path, features: Path) -> SamplingSet:
-    """Return the first `count` conditions that samples are drawn for."""
+    """Return the conditions of `count` samples."""
     if condition == "class":
         names = load_manifest(shards)["classes"]
         labels = np.arange(count, dtype=np.int64) % len(names)

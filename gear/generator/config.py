@@ -10,7 +10,7 @@ from gear.core.settings import Count, Dropout, Positive, Section, Share
 
 
 class GeneratorShape(Section):
-    """Shape of the autoregressive transformer and its projector (METHOD, Generator)."""
+    """Shape of the autoregressive transformer and its projector."""
 
     layers: Annotated[int, Field(ge=1, le=512)] = Field(6, description="Transformer blocks.")
     heads: Annotated[int, Field(ge=1, le=512)] = Field(6, description="Attention heads.")

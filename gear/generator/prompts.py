@@ -14,27 +14,27 @@ from gear.generator.config import SampleConfig
 from gear.generator.sampling import draw, sample_seeds
 from gear.generator.transformer import Generator
 
-IMAGES = 8  # samples of a prompt
-HELD_OUT = 8  # validation captions among the prompts
+IMAGES = 8  # samples per prompt
+HELD_OUT = 8  # maximum number of validation captions among the prompts
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, and whether the models know it: "seen in training", "held out" or "new"."""
+    """A caption and its kind: "seen in training", "held out" or "new"."""
 
     caption: str
     kind: str
 
     @property
     def title(self) -> str:
-        """Caption and kind, for figures."""
+        """Caption and kind, as a title of figures."""
         return f"{self.caption} ({self.kind})"
 
 
 def choose_prompts(
     prompts: Sequence[str], train_captions: Sequence[str], val_captions: Sequence[str]
 ) -> list[Prompt]:
-    """Return the prompts and `HELD_OUT` validation captions, without duplicates."""
+    """Return the prompts and up to `HELD_OUT` validation captions, without duplicates."""
     held_out = [val_captions[row] for row in evenly_spaced(len(val_captions), HELD_OUT)]
     seen = set(train_captions)
     unseen = set(val_captions)

@@ -1,4 +1,4 @@
-"""Public generator checkpoints of the LlamaGen family, whose names are the native ones."""
+"""Read public generator checkpoints of the LlamaGen family, which have the native names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = dict[str, torch.Tensor]
 # in order of preference; a bare state dict last
 CONTAINERS = ("ar_ema", "ema", "ar", "state_dict", "model")
 
-HEAD = 64  # width of a head in every published class-conditional size
+HEAD = 64  # head width of all published class-conditional models
 
 
 def is_generator(state: State) -> bool:
@@ -21,10 +21,10 @@ def is_generator(state: State) -> bool:
 
 
 def find(raw: dict[str, Any]) -> list[tuple[State, str]]:
-    """Return the generator in a checkpoint and the container it was in; empty if there is none.
+    """Return the generator in a checkpoint and its container, in a list; empty if there is none.
 
-    GEAR's files hold `ema` or `ar_ema` beside `ar`, LlamaGen's `model`; a bare state dict is the
-    last. Averaged weights come first.
+    GEAR's files have `ema` or `ar_ema` next to `ar`, LlamaGen's have `model`, others are a bare
+    state dict. Averaged weights are preferred.
     """
     for name in CONTAINERS:
         if isinstance(raw.get(name), dict):
@@ -36,7 +36,7 @@ def find(raw: dict[str, Any]) -> list[tuple[State, str]]:
 
 
 def _tensors(raw: dict[str, Any]) -> State:
-    """Return the tensors of a state dict, without what wrappers put before their names."""
+    """Return the tensors of a state dict, without the prefixes that wrappers add to names."""
     return {
         re.sub(r"^((module|_orig_mod|generator)\.)+", "", key): value
         for key, value in raw.items()
@@ -50,16 +50,16 @@ def is_text_conditional(state: State) -> bool:
 
 
 def to_native(state: State) -> State:
-    """Return the weights without computed tables."""
+    """Return the weights without the precomputed rotary table."""
     return {key: value for key, value in state.items() if key != "freqs_cis"}
 
 
 def shape_of(native: State) -> dict[str, Any]:
-    """Return layers, width, codes and classes that the shapes imply; heads by the usual head width.
+    """Return the generator settings that the weights' shapes imply; heads by the usual head width.
 
-    A text-conditional generator has no classes.
+    The settings are layers, width, codes, classes (0 if conditioned on text) and heads.
 
-    Raises KeyError if a key that decides is missing.
+    Raises KeyError if a required key is missing.
     """
     codes, width = native["tok_embeddings.weight"].shape
     layers = 1 + max(int(m.group(1)) for key in native if (m := re.match(r"layers\.(\d+)\.", key)))

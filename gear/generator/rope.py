@@ -1,4 +1,4 @@
-"""2-D rotary positions: half of a head's channels rotate with the row, half with the column."""
+"""2-D rotary position embedding: half of a head's channels encode the row, half the column."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def rotary_table(
 ) -> torch.Tensor:
     """Return (cos, sin) pairs of every position, (prefix + grid^2, head_width / 2, 2) fp32.
 
-    Prefix positions are not rotated (`identity`: cos 1, sin 0) or blanked (`zero`: 0, 0, as public
-    weights were trained).
+    Prefix positions are not rotated (mode `identity`: cos 1, sin 0), or multiplied by zero (mode
+    `zero`, with which public weights were trained).
 
     >>> rotary_table(grid=2, head_width=8, prefix=1, mode="identity").shape
     torch.Size([5, 4, 2])
@@ -34,10 +34,15 @@ def rotary_table(
 def rotate(x_BLHE: torch.Tensor, table_LF2: torch.Tensor) -> torch.Tensor:
     """Rotate interleaved channel pairs (0,1), (2,3), ... of queries or keys, in fp32.
 
-    x_BLHE: (B, L, heads, head width).
+    A pair is treated as a complex number: one complex product is ten times as fast on CPU as four
+    real ones.
 
-    A pair is a complex number and (cos, sin) its rotation: one complex product, ten times as
-    fast on CPU as four real ones.
+    Args:
+        x_BLHE: Queries or keys, (B, L, heads, head width).
+        table_LF2: (cos, sin) of every position and pair, (L, head width / 2, 2) fp32.
+
+    Returns:
+        The rotated queries or keys, in their dtype.
     """
     pairs = torch.view_as_complex(torch.unflatten(x_BLHE.float(), -1, (-1, 2)))
     turned = pairs * torch.view_as_complex(table_LF2)[None, :, None, :]

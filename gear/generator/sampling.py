@@ -17,7 +17,7 @@ SEED_STRIDE = 1_000_003
 
 
 def sample_seeds(seed: int, count: int) -> np.ndarray:
-    """Return the seeds of a run's first samples, (count,) int64: seed * SEED_STRIDE + i."""
+    """Return the seeds of a run's first `count` samples, (count,) int64: seed * SEED_STRIDE + i."""
     return seed * SEED_STRIDE + np.arange(count)
 
 
@@ -84,7 +84,7 @@ def sample(
         kept = torch.zeros(count, dtype=torch.bool, device=device)
         condition = concatenate(generator.cls_embedding.drop(condition, kept), null)
     draws = uniforms(seeds, generator.tokens).to(device)
-    half = device.type == "cuda"  # where it is faster; logits are compared in fp64 either way
+    half = device.type == "cuda"  # bf16 is faster there; logits become fp64 either way
     dtype = torch.bfloat16 if half else generator.output.weight.dtype
     caches = generator.new_cache(condition, dtype)
     tokens = torch.empty(count, generator.tokens, dtype=torch.int64, device=device)
@@ -110,9 +110,17 @@ def draw(
     batch: int,
     ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """Sample token grids, (N, L) int64, `batch` at a time; the batch changes no token.
+    """Sample token grids, (N, L) int64, `batch` at a time.
 
-    conditions: positions 0..N-1 to their conditions. ranks: they share the work.
+    As in `sample`, a sample does not depend on the others in its batch.
+
+    Args:
+        generator: The generator.
+        conditions: Function from positions 0..N-1 to their conditions.
+        seeds: Seeds of the samples, (N,) int64.
+        settings: How to sample.
+        batch: Number of samples drawn at a time.
+        ranks: Share the work.
     """
 
     def draw_part(part: slice) -> np.ndarray:

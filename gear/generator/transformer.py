@@ -1,4 +1,4 @@
-"""Autoregressive transformer of the LlamaGen family (METHOD, Generator and Text-to-image).
+"""Autoregressive transformer of the LlamaGen family.
 
 B batch, T prefix length (1 for a class), L tokens, K codes, D model width, H heads, E head width,
 S = T + L - 1. The input is the prefix followed by tokens 0..L-2. Outputs are read from position
@@ -33,9 +33,9 @@ Assigned = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
 class GeneratorOutput(NamedTuple):
-    """What a forward pass returns; a tuple, as ZeRO-3 follows tensors into nothing else.
+    """Output of a forward pass; a tuple, because ZeRO-3 does not look for tensors in other classes.
 
-    tap: The raw residual stream after the tap layer, (B, L, D).
+    tap: The residual stream after the tap layer, before any norm, (B, L, D).
     logits: (B, L, K); None if only the tap was asked for.
     """
 
@@ -45,14 +45,14 @@ class GeneratorOutput(NamedTuple):
 
 @dataclass
 class KeyValues:
-    """One layer's cache, (B, H, S, E) each, and how many positions it holds."""
+    """Key-value cache of one layer, (B, H, S, E) each, and the number of filled positions."""
 
     keys: torch.Tensor
     values: torch.Tensor
     filled: int = 0
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add positions (B, H, n, E); return all keys and values so far, in their dtype."""
+        """Add positions (B, H, n, E); return all keys and values so far, in the dtype of `k`."""
         end = self.filled + k.shape[2]
         self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
         self.filled = end
@@ -73,7 +73,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with rotary positions.
 
-    text: number of leading positions that belong to the text stream.
+    In its methods, `text` is the number of leading positions that belong to the text stream.
     """
 
     def __init__(self, config: GeneratorShape) -> None:
@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 class DualAttention(Attention):
-    """Attention whose text positions have projections of their own."""
+    """Attention with separate projections for text positions."""
 
     def __init__(self, config: GeneratorShape) -> None:
         super().__init__(config)
@@ -193,7 +193,7 @@ class Block(nn.Module):
 
 
 class DualBlock(Block):
-    """A block whose text positions have their own norms and attention projections.
+    """Block with separate norms and attention projections for text positions.
 
     The feed-forward is shared.
     """
@@ -228,13 +228,14 @@ class DualBlock(Block):
 
 
 class TokenEmbedding(nn.Embedding):
-    """The table of token vectors, looked up or mixed.
+    """Token embedding table that is looked up by indices, or mixed by a function.
 
-    It is read only in here, where ZeRO-3 has it gathered in the forward and the backward pass.
+    The table is read only inside `forward`, where ZeRO-3 gathers it in the forward and backward
+    pass.
     """
 
     def forward(self, assignment: Assigned) -> torch.Tensor:
-        """Return rows (B, L, D) of indices (B, L), or what a function makes of the table (K, D)."""
+        """Return the rows (B, L, D) of indices (B, L), or the result of a function of the table."""
         return (
             super().forward(assignment)
             if isinstance(assignment, torch.Tensor)
@@ -245,8 +246,8 @@ class TokenEmbedding(nn.Embedding):
 class Generator(nn.Module):
     """Next-token prediction over a grid of codes, from hard indices or a soft assignment.
 
-    It is conditioned on one of `classes`, or on captions if `empty_caption` gives the text states
-    (t, C) of the empty one; then the first third of the blocks is dual-stream.
+    It is conditioned on one of `classes`, or on captions if `empty_caption` is given: the text
+    states (t, C) of the empty caption. With captions, the first third of the blocks is dual-stream.
     """
 
     table: torch.Tensor
@@ -261,7 +262,7 @@ class Generator(nn.Module):
         empty_caption: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.activation_checkpointing = False  # set by a training to save memory
+        self.activation_checkpointing = False  # set in training to save memory
         self.config, self.codes, self.tokens, self.classes = config, codes, grid * grid, classes
         self.tok_embeddings = TokenEmbedding(codes, config.width)
         self.cls_embedding: Any = (
@@ -294,11 +295,13 @@ class Generator(nn.Module):
     ) -> GeneratorOutput:
         """Predict every token of an assignment.
 
-        assignment: indices (B, L) int64, or a function that mixes the embedding table (K, D)
-        to (B, L, D).
+        In train mode each condition is replaced by the null one with probability `class_dropout`.
 
-        In train mode a condition becomes the null one with probability `class_dropout`.
-        tap_only: stop after the tap layer.
+        Args:
+            assignment: Indices (B, L) int64, or a function that mixes the embedding table (K, D)
+                to (B, L, D).
+            condition: The conditions.
+            tap_only: Whether to stop after the tap layer.
         """
         if self.training and self.config.class_dropout:
             uniforms = uniforms_by_image(len(condition), self.table.device)
@@ -327,7 +330,7 @@ class Generator(nn.Module):
         )
 
     def _rows(self, first: int, last: int, text: int) -> torch.Tensor:
-        """Return the rotary rows of positions first..last-1 after `text` prefix positions."""
+        """Return rotary rows of positions first..last-1, of which the first `text` are prefix."""
         if text == 1:
             return self.table[first:last]
         return self.table[
@@ -335,14 +338,14 @@ class Generator(nn.Module):
         ]
 
     def null(self, condition: Condition) -> Condition:
-        """Return as many null conditions, for classifier-free guidance."""
+        """Return a null condition for each condition, for classifier-free guidance."""
         result: Condition = self.cls_embedding.drop(
             condition, torch.ones(len(condition), dtype=torch.bool, device=self.table.device)
         )
         return result
 
     def new_cache(self, condition: Condition, dtype: torch.dtype) -> list[KeyValues]:
-        """Return an empty key-value cache for sequences of full length under this condition."""
+        """Return an empty cache per layer, for full-length sequences under this condition."""
         prefix = condition.states_BTC.shape[1] if isinstance(condition, Captions) else 1
         shape = (
             len(condition),
@@ -368,7 +371,7 @@ class Generator(nn.Module):
     ) -> torch.Tensor:
         """Return the logits (B, K) of token `position`, given the token before it.
 
-        The token before is None at position 0, where the prefix goes in.
+        `tokens_B` is None at position 0, where the prefix is the input.
         """
         x = (
             self.cls_embedding(condition)
@@ -389,11 +392,11 @@ class Generator(nn.Module):
 
 
 def causal_mask(condition: Condition, length: int) -> torch.Tensor | None:
-    """Return which positions each may attend to, (B, 1, S, S) bool: none after it, no padding.
+    """Return the attention mask of captions, (B, 1, S, S) bool: causal, without padding.
 
-    None for a class, where attention is plainly causal.
+    It is None for classes, whose attention is causal without a mask.
 
-    No row is empty: text comes first and every caption has some.
+    Every position may attend to some: a caption begins with at least one position of text.
     """
     if not isinstance(condition, Captions):
         return None

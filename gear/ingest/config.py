@@ -8,8 +8,8 @@ from pydantic import Field
 
 from gear.core.settings import Count, Section, Share
 
-PACKAGED = "gear/ingest/openmoji.md"  # the `root` of the packaged images, and what they are
-PACKAGED_IN_PROJECT = "openmoji.md"  # the same in a folder that `gear init` made
+PACKAGED = "gear/ingest/openmoji.md"  # `root` of the packaged images: a file that describes them
+PACKAGED_IN_PROJECT = "openmoji.md"  # the same in a folder made by `gear init`
 
 
 class DataConfig(Section):

@@ -12,24 +12,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gear.data.captions import caption_fault, normalize_caption, text_fault
 from gear.ingest.records import EncodedSample, Picture, Reject
 
-MAX_PIXELS = 64_000_000  # of an image, and of what it becomes before it is cropped
+MAX_PIXELS = 64_000_000  # of an image, before and after it is resized
 MIN_SIDE = 2  # pixels
-# formats of photographs and web pictures; others of Pillow's decoders start programs (EPS) or are
-# rarely used, and so rarely attacked and mended
+# formats of photographs and web images; Pillow's other decoders start programs (EPS) or are rarely
+# used, so that their vulnerabilities are found and fixed late
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-DEEP = 65535.0  # white of 16-bit images
+DEEP = 65535.0  # value of white in 16-bit images
 
 
 def decode_slice(
     samples: list[EncodedSample | Reject], size: int, encoding: str
 ) -> list[Picture | Reject]:
-    """Return the pictures of a slice of a source, in order; rejects stay as they are.
+    """Decode samples to pictures, in order; rejects are passed through.
 
-    A pure function of its arguments and of the files that they name, so that it may run in any
-    process that sees those files, and again if one died.
+    The result depends only on the arguments and the files that they name, so this can run in any
+    process that sees those files, and run again if a process died.
 
     Args:
-        samples: Some consecutive samples.
+        samples: Consecutive samples of a source.
         size: Side of the pictures in pixels.
         encoding: The setting data.encoding.
 
@@ -70,26 +70,24 @@ def _reason(error: Exception) -> str:
 
 
 def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
-    """Return an image resized to `size` on the short side and cropped, (size, size, 3) uint8.
-
-    Resizing is bicubic with antialiasing, the crop is central. EXIF rotation is applied,
-    transparent images are put on white, and 16-bit and floating-point images are scaled to 8 bits.
+    """Read an image and return it as a square, (size, size, 3) uint8, as `square` does.
 
     Raises:
-        ValueError: if the image is too small or too large.
-        Exception: of any kind, by a decoder, if the file is damaged.
+        ValueError: if the image is too small or too large, or its values are out of range.
+        Exception: of any type, by a decoder, if the file is damaged.
     """
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as opened:
         return square(opened, size)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """Return the centre of an image at `size` pixels a side, (size, size, 3) uint8.
+    """Return an image resized to `size` on the short side and cropped, (size, size, 3) uint8.
 
-    It is turned as its EXIF data says, and put on white if it is transparent.
+    Resizing is bicubic with antialiasing, the crop is central. EXIF rotation is applied,
+    transparent images are put on white, and 16-bit and floating-point images are scaled to 8 bits.
 
     Raises:
-        ValueError: if the image is too small or too large.
+        ValueError: if the image is too small or too large, or its values are out of range.
     """
     if min(image.size) < MIN_SIDE:
         raise ValueError(f"{image.width}x{image.height} pixels: a side is under {MIN_SIDE}")
@@ -120,10 +118,13 @@ def _upright_opaque(opened: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image, kind: str | None) -> Image.Image:
-    """Return a grey image of 16-bit, 32-bit or floating-point values with 8 bits.
+    """Convert a grey image of 16-bit, 32-bit or floating-point values to 8 bits.
 
-    White is 65535 in 16-bit images and PPM; in others the least of 1 (floating point), 255 and
-    65535 that no value exceeds.
+    White is 65535 in 16-bit images and PPM; in others it is the smallest of 1 (floating point
+    only), 255 and 65535 that no value exceeds.
+
+    Raises:
+        ValueError: if a value is not in [0, 65535].
     """
     values = np.asarray(picture, dtype=np.float64)
     low, high = float(values.min()), float(values.max())

@@ -1,7 +1,7 @@
-"""Decode a source slice by slice in the processes of a pool.
+"""Decode a source in slices, in the processes of a pool.
 
-Slices come back in the order of the source, and only some are on their way at a time: memory does
-not grow with the source, and the result does not depend on the pool.
+Results are in the order of the source, so they do not depend on the pool. The number of pending
+slices is limited, so memory does not grow with the source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gear.ingest.records import EncodedSample, Picture, Reject
 
 SLICE = 64  # samples
 SLICE_BYTES = 8 << 20  # of encoded images that a slice carries; a single image may be larger
-SLICES = 2  # on their way for each process: one is decoded, one waits
+SLICES = 2  # pending per process: one is decoded, one waits
 
 Slice = list[EncodedSample | Reject]
 
@@ -28,16 +28,16 @@ Slice = list[EncodedSample | Reject]
 def decode_samples(
     samples: Iterator[EncodedSample | Reject], size: int, encoding: str, host: HostConfig
 ) -> Iterator[Picture | Reject]:
-    """Yield the pictures of samples, in order.
+    """Yield the decoded samples in order; rejects are passed through.
 
     Args:
         samples: From a source.
         size: Side of the pictures in pixels.
         encoding: The setting data.encoding.
-        host: Says where slices are decoded (`open_pool`).
+        host: Settings of the pool (`open_pool`).
 
     Raises:
-        InputError: if an archive cannot be read, or host.cluster is of no use.
+        InputError: if an archive cannot be read, or host.cluster cannot be used.
         StageFailed: if decoding processes died.
     """
     decode = partial(decode_slice, size=size, encoding=encoding)

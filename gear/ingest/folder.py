@@ -12,19 +12,23 @@ from gear.ingest.records import EncodedSample, Reject
 
 CAPTIONS = "metadata.jsonl"
 LOOSE = "not in a class folder: <class>/<file> is read"
-NAMELESS = "images"  # the class of a flat folder whose path says no name
+NAMELESS = "images"  # the class of a flat folder whose path ends in no name, such as "."
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedSample | Reject]:
-    """Yield the images of `<root>/<class>/<file>` in the order of their names.
+    """Yield the images of `<root>/<class>/<file>`, sorted by name, and rejects.
 
     A flat folder, `<root>/<file>`, is one class with the folder's name. Names that begin with a dot
-    are left out. Captions come from metadata.jsonl if there is one; others are the names of the
-    classes. What looks like an image and cannot be read is a reject: a file beside class folders, a
-    folder inside one, a link to nothing.
+    are skipped. Captions come from `<root>/metadata.jsonl`; an image that it does not name has its
+    class as caption.
 
-    follow_links: read links that lead out of `root`; otherwise they are rejects.
+    Rejects include images next to class folders, folders inside class folders, broken links, empty
+    files, and lines of metadata.jsonl that cannot be read or name no image.
+
+    Args:
+        root: The folder.
+        follow_links: Whether to read links that lead out of `root`; else they are rejects.
 
     Raises:
         InputError: if there are no images, or a class folder is empty.
@@ -58,13 +62,13 @@ def _name(file: Path, root: Path) -> str:
 
 
 def _category(file: Path, root: Path) -> str:
-    """Return the name of the folder that an image lies in; that of "." or ".." says nothing."""
+    """Return the class of an image: its folder's name, or `NAMELESS` if `root` has none."""
     folder = file.parent.name
     return NAMELESS if file.parent == root and folder in ("", "..") else folder
 
 
 def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[str]]:
-    """Return rejects and the files of class folders or of a flat one, in the order of names."""
+    """Return rejects, and the files of class folders or of a flat folder, sorted by name."""
     rejects: list[Reject] = []
     files: list[str] = []
     loose: list[str] = []

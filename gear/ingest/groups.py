@@ -1,4 +1,4 @@
-"""Group pictures that have to be on the same side of the split."""
+"""Group pictures that must be in the same split, and choose the groups for validation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ReadTexts = Callable[[np.ndarray], Iterator[str]]
 
 @dataclass(frozen=True)
 class Entries:
-    """What is held in memory of N pictures: no pixels, names or captions, 300 bytes each.
+    """Columns of N pictures that fit in memory, about 300 bytes each: no pixels, names or captions.
 
     Args:
-        places: Where the pictures lie in the spool, (N,) int64, ascending.
+        places: Positions of the pictures in the spool, (N,) int64, ascending.
         labels: Positions of their classes in `classes`, (N,) int32.
         classes: Names of the classes, ascending; each has a picture.
         concepts: SHA-256 of their concepts, (N,) S32.
         images: SHA-256 of the encoded images at training size, (N,) S32.
-        thumbnails: By which near-twins are found, (N, 8, 8, 3) uint8.
+        thumbnails: For the near-twin search, (N, 8, 8, 3) uint8.
     """
 
     places: np.ndarray
@@ -41,7 +41,7 @@ class Entries:
         return len(self.places)
 
     def take(self, positions: np.ndarray) -> Entries:
-        """Return the entries at rising positions, with the classes that they have."""
+        """Return the entries at ascending positions; classes without entries are dropped."""
         present, labels = np.unique(self.labels[positions], return_inverse=True)
         return Entries(
             places=self.places[positions],
@@ -54,19 +54,19 @@ class Entries:
 
 
 def digest(content: bytes) -> bytes:
-    """Return the SHA-256 of a name or image: names are ordered by it, which has no meaning."""
+    """Return the SHA-256 of a name or an image; sorting names by it gives an arbitrary order."""
     return hashlib.sha256(content).digest()
 
 
 def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
-    """Return the number of each entry's group, (N,) int64.
+    """Return the group of each entry, (N,) int64, numbered 0, 1, ... by first entry.
 
-    Entries of one concept are in one group, and so are equal images and near-twins. A group holds
-    everything that is linked, so A and C are together if B is a near-twin of both.
+    Entries of one concept, equal images and near-twins are linked. Groups are the connected
+    components of these links: if B is a near-twin of A and of C, all three are in one group.
 
     Args:
         entries: N entries.
-        read: Returns the pixels of entries at rising positions, (n, S, S, 3) uint8.
+        read: Returns the pixels of entries at ascending positions, (n, S, S, 3) uint8.
     """
     of_concept, _ = _link_equal(entries.concepts)
     of_image, distinct = _link_equal(entries.images)
@@ -74,7 +74,7 @@ def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
     shape = (len(entries), len(entries))
     graph = coo_array((np.ones(links.shape[1], dtype=bool), tuple(links)), shape=shape)
     _, numbers = connected_components(graph, directed=False)
-    # of equal images, which are together already, one is compared with others
+    # equal images are in one group already: near-twins are searched among their first ones only
     all_differ = len(distinct) == len(entries)
     thumbnails = entries.thumbnails if all_differ else entries.thumbnails[distinct]
     groups = near_twin_groups(
@@ -89,7 +89,7 @@ def group_entries(entries: Entries, read: ReadImages) -> np.ndarray:
 def _link_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs (first position, later position) of equal values, (2, P), and first positions.
 
-    The latter are ascending, one for each value.
+    There is one first position per distinct value; they are ascending.
     """
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     first_equal = first[inverse]
@@ -103,13 +103,13 @@ def held_out(
     """Return which entries are in the validation split, (N,) bool.
 
     Of each class, the groups with the lowest hashes are held out, at least one if it has two. A
-    group that is all that a class has left for training is not held out.
+    group is not held out if a class would have none left for training.
 
     Args:
         entries: N entries.
-        groups: The number of each entry's group, (N,) int64.
-        val_share: Share of the groups of each class.
-        read_concepts: Returns the concepts of entries at rising positions.
+        groups: Group of each entry, (N,) int64.
+        val_share: Share of the groups of each class to hold out.
+        read_concepts: Returns the concepts of entries at ascending positions.
     """
     rank = _hash_ranks(entries, groups, read_concepts)  # of each entry's group
     count = int(rank.max()) + 1
@@ -138,10 +138,10 @@ def held_out(
 
 
 def _hash_ranks(entries: Entries, groups: np.ndarray, read_concepts: ReadTexts) -> np.ndarray:
-    """Return the place of each entry's group in the order of hashes, (N,) int64.
+    """Return the rank of each entry's group when groups are sorted by hash, (N,) int64.
 
-    The hash of a group is that of its first concept by name, so it does not depend on the order of
-    reading.
+    The hash of a group is that of its alphabetically first concept, so it does not depend on the
+    order of reading.
     """
     _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
     hashes = entries.concepts[first]

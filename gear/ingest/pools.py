@@ -1,4 +1,4 @@
-"""Where slices of a source are decoded: processes of this machine, or a Dask cluster."""
+"""Pools that decode slices of a source: processes of this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gear.core.errors import InputError
 from gear.core.host_config import HostConfig
 from gear.process import exit_with
 
-CONNECT = 30  # seconds for a scheduler to answer, and for a first worker
-PACKAGES = ("core", "data", "ingest")  # of gear: their code decides what a slice becomes
+CONNECT = 30  # seconds to wait for a scheduler, and for its first worker
+PACKAGES = ("core", "data", "ingest")  # of gear: their code determines decoded pictures
 LIBRARIES = ("numpy", "pillow", "simplejpeg")
 
 A = TypeVar("A")
@@ -33,9 +33,11 @@ R = TypeVar("R")
 class Pool:
     """Processes that call functions of picklable arguments.
 
-    width: how many work at once. broken: the errors that mean that processes are gone; fault and
-    remedy: why, and what to do then. code: what the processes must have (`code_identity`); empty
-    if they surely have it.
+    width: Number of calls that run at once.
+    broken: Exceptions that mean that a process died.
+    fault: Why it may have died, for the error message.
+    remedy: What to do about it, for the error message.
+    code: Expected `code_identity` of the processes; empty for no check.
     """
 
     executor: Executor
@@ -54,10 +56,10 @@ class Pool:
 
 @contextmanager
 def open_pool(host: HostConfig) -> Iterator[Pool]:
-    """Hold the Dask cluster `host.cluster`, or `host.workers` processes if there is none.
+    """Yield a pool on the Dask cluster `host.cluster`, or of `host.workers` local processes.
 
     Raises:
-        InputError: if the cluster does not answer or has no workers.
+        InputError: if Dask is not installed, or the cluster does not answer or has no workers.
     """
     with _cluster(host.cluster) if host.cluster else _processes(host.workers) as pool:
         yield pool
@@ -75,7 +77,7 @@ def _processes(count: int) -> Iterator[Pool]:
 
 
 def _end_with(parent: int) -> None:
-    """Let a decoding process end when its parent does, or at once if that is gone already."""
+    """Terminate this process when its parent exits, or at once if that has exited already."""
     exit_with(parent)
     if os.getppid() != parent:
         os._exit(1)
@@ -91,7 +93,7 @@ def _cluster(address: str) -> Iterator[Pool]:
         ) from None
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:  # ValueError: no address
+    except (OSError, ValueError) as error:  # ValueError: not an address
         raise InputError(
             f"host.cluster: no scheduler answers at {address} ({' '.join(str(error).split())}): "
             "start `dask scheduler` and workers, or leave it empty"
@@ -112,7 +114,7 @@ def _cluster(address: str) -> Iterator[Pool]:
 
 
 def _call_same_code(code: dict[str, str], function: Callable[[A], R], argument: A) -> R:
-    """Call a function in a worker of a cluster, unless it would compute something else there.
+    """Call a function on a Dask worker after checking that its code and libraries are the same.
 
     Raises:
         InputError: if this worker has other code or libraries.
@@ -128,7 +130,7 @@ def _call_same_code(code: dict[str, str], function: Callable[[A], R], argument: 
 
 @cache
 def code_identity() -> dict[str, str]:
-    """Return the versions of the libraries that decide pictures, and a hash of gear's own code."""
+    """Return the versions of libraries that affect decoded pictures, and a hash of gear's code."""
     root = Path(gear.__file__).parent
     digest = hashlib.sha256()
     for package in PACKAGES:

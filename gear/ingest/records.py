@@ -1,4 +1,4 @@
-"""What a data source yields: pictures, samples that are not decoded yet, rejects."""
+"""Items that a data source yields: decoded pictures, encoded samples and rejects."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gear.data.near_twins import thumbnail
 from gear.data.shards import encode
 
 ONE_CLASS = "image"  # the class of samples without one
-LONGEST = 300  # characters of a name or reason
-ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # of an object in memory: another one in every run
+LONGEST = 300  # maximum characters of a name or reason
+ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # memory address of an object, different in every run
 
 
 @dataclass(frozen=True)
 class Picture:
     """An image at training size; all images of a concept are in the same split.
 
-    image: encoded. thumbnail: (8, 8, 3) uint8, by which near-twins are found.
+    image: encoded as PNG or JPEG. thumbnail: (8, 8, 3) uint8, for the near-twin search.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class BrokenArchive(Reject):
-    """An archive that ends early or is damaged: nobody knows how many of its samples are lost."""
+    """An archive that ends early or is damaged; the number of lost samples is unknown."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class FileRange:
 class EncodedSample:
     """An image as a source stores it, with its caption and category.
 
-    image: the encoded bytes, or where they lie: small to send to another process.
+    image: the encoded bytes, or the file that holds them, which is small to send to a process.
     """
 
     key: str

@@ -17,7 +17,7 @@ from gear.ingest.webdataset import webdataset
 
 
 def read_pictures(data: DataConfig, host: HostConfig) -> Iterator[Picture | Reject]:
-    """Yield the pictures of a source at training size, decoded where `host` says.
+    """Yield the pictures of the configured source at training size, and rejects.
 
     Raises:
         InputError: if there is nothing to read.

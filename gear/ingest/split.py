@@ -24,7 +24,7 @@ PROGRESS_EVERY = 10_000  # files
 
 
 class Refused(InputError):
-    """A source that was read and is not fit for training, with the table of its rejected files."""
+    """A source was read but is not fit for training; holds the table of its rejected files."""
 
     def __init__(self, message: str, rejects: list[dict[str, str]]) -> None:
         super().__init__(message)
@@ -85,7 +85,7 @@ def _spool_pictures(
 ) -> tuple[Entries, list[dict[str, str]]]:
     """Append pictures to the spool in order; return their entries, and the table of rejects.
 
-    thumbnails: a new file that the entries' thumbnails are read from, by a memory map.
+    thumbnails: New file for the thumbnails, which the entries map into memory.
     """
     rejects: list[dict[str, str]] = []
     numbers: dict[str, int] = {}  # of classes, in the order of reading
@@ -132,7 +132,7 @@ def _refuse_many(rejects: list[dict[str, str]], accepted: int, share: float) -> 
 
 
 def _limit(entries: Entries, limit: int, spool: Spool) -> Entries:
-    """Return the first `limit` entries in hash order, from each class in turn; all if 0."""
+    """Return `limit` entries, from each class in turn, the lowest key hashes first; all if 0."""
     if not limit or limit >= len(entries):
         return entries
     hashes = b"".join(digest(key.encode()) for (key,) in spool.read(entries.places, "key"))
@@ -144,7 +144,7 @@ def _limit(entries: Entries, limit: int, spool: Spool) -> Entries:
 
 
 def _split(entries: Entries, val_share: float, spool: Spool) -> np.ndarray:
-    """Return which entries are held out, (N,) bool; no group of entries is on both sides."""
+    """Return which entries are held out, (N,) bool; no group of entries is in both splits."""
 
     def read(positions: np.ndarray) -> np.ndarray:
         stored = spool.read(entries.places[positions], "image")

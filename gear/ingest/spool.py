@@ -1,4 +1,4 @@
-"""Pictures on disk between reading a source and writing shards."""
+"""Temporary file of pictures between reading a source and writing shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gear.ingest.records import Picture
 
-BATCH = 64  # pictures that are read at once
+BATCH = 64  # pictures written or read at a time
 SCHEMA = pa.schema(
     [
         ("image", pa.binary()),
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 class Spool:
     """Images, names and captions on disk, so that they need not fit in memory.
 
-    It is written once from start to end, closed, and then read.
+    The file is written once from start to end, closed, and then read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,9 +56,9 @@ class Spool:
             self._waiting.clear()
 
     def read(self, places: np.ndarray, *columns: str) -> Iterator[tuple[Any, ...]]:
-        """Yield columns of the pictures at rising places, after the spool is closed.
+        """Yield columns of the pictures at ascending positions, after the spool is closed.
 
-        places: (n,) int64; 0 is the picture that was appended first.
+        places: Positions, (n,) int64; 0 is the picture that was appended first.
         """
         fields = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.names.index(n) for n in columns])
         with pa.OSFile(str(self.path)) as file:

@@ -18,7 +18,7 @@ MAX_MEMBER = 64 << 20  # bytes
 
 
 def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[EncodedSample | Reject]:
-    """Yield the samples of tar shards; images are not read, only where they lie.
+    """Yield the samples of tar shards, whose images are located but not read, and rejects.
 
     Samples without image or caption, and those whose key occurred before, are rejects.
 
@@ -86,11 +86,10 @@ def _text(content: bytes, kind: str) -> str:
 
 
 def read_archives(root: Path, max_broken: float) -> Iterator[Sample | Reject]:
-    """Yield samples of `<root>/*.tar` in the order of their names, and what is refused.
+    """Yield the samples of `<root>/*.tar`, archives sorted by name, and rejects.
 
     Raises:
-        InputError: if there is no tar file, or a larger share than `max_broken` is broken: nobody
-            knows how many samples are lost with them.
+        InputError: if there is no tar file, or a larger share than `max_broken` of them is broken.
     """
     files = sorted(root.glob("*.tar")) if root.is_dir() else []
     if not files:
@@ -116,7 +115,7 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
         with tarfile.open(file, "r:") as archive:  # nothing is extracted to disk
             for member in archive:
                 members += 1
-                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                archive.members = []  # type: ignore[attr-defined]  # else it grows with the file
                 if reason := _refused(member):
                     yield Reject(f"{file.name}/{member.name}", reason)
                     continue
@@ -138,7 +137,7 @@ def _read_archive(file: Path) -> Iterator[Sample | Reject]:
                     stream = archive.extractfile(member)
                     current.parts[ending] = stream.read() if stream is not None else b""
             _require_end(archive)
-    except Exception as error:  # tarfile raises errors of many kinds on damaged headers
+    except Exception as error:  # damaged headers raise errors of many types
         reason = f"broken after {members} members ({error}): what follows is lost; copy it again"
         yield BrokenArchive(file.name, reason)
         return  # the last sample may be incomplete
@@ -154,7 +153,7 @@ def _require_content(member: tarfile.TarInfo, length: int) -> None:
 
 
 def _require_end(archive: tarfile.TarFile) -> None:
-    """Raise EOFError unless a block of zeros ends an archive; tarfile takes any damage for it."""
+    """Raise EOFError unless a block of zeros ends the archive; tarfile ends at any damage too."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

@@ -1,4 +1,4 @@
-"""The alignment loss (GEAR, Alignment)."""
+"""The alignment loss, and the projector from generator to teachers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import nn
 def alignment_loss(
     projected_BLC: torch.Tensor, teacher_BLC: torch.Tensor, teachers: tuple[int, ...]
 ) -> torch.Tensor:
-    """Return minus the mean cosine over batch, tokens and teachers, in [-1, 1], in fp32.
+    """Return minus the mean cosine over batch, tokens and teachers, in [-1, 1], fp32.
 
-    teachers: numbers of channels that make up C.
+    Args:
+        projected_BLC: Projected features of the generator, the teachers' channels concatenated.
+        teacher_BLC: Features of the teachers, concatenated alike.
+        teachers: Number of channels of each teacher, which sum to C.
     """
     pairs = zip(
         projected_BLC.float().split(teachers, -1),
@@ -23,7 +26,7 @@ def alignment_loss(
 
 
 def head(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Return the projector to one teacher."""
+    """Return the MLP that projects to one teacher."""
     return nn.Sequential(
         nn.Linear(width, hidden),
         nn.SiLU(),
@@ -34,9 +37,9 @@ def head(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 class Projector(nn.Module):
-    """Linear, SiLU, Linear, SiLU, Linear for each teacher.
+    """One MLP of three layers per teacher, from the generator's tap to the teacher's features.
 
-    From (B, L, width) to (B, L, sum of the teachers' widths).
+    It maps (B, L, width) to (B, L, sum of the teachers' widths).
     """
 
     def __init__(self, width: int, hidden: int, teachers: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ from gear.core.settings import Count, Positive, Rate, Section, Weight
 
 
 class SupportConfig(Section):
-    """A temperature given by what it does."""
+    """A temperature that is calibrated to an effective support."""
 
     support: Annotated[float, Field(gt=1, le=2**18)] = Field(
         description="Codes a token's soft assignment effectively spreads over, exp(H)."
@@ -18,7 +18,7 @@ class SupportConfig(Section):
 
 
 class JointConfig(Section):
-    """The joint stage (GEAR, One training step)."""
+    """The joint stage, which trains tokenizer and generator together."""
 
     recipe: Literal[
         "gear", "soft_hard_forward", "llamagen_repa", "llamagen", "continued", "ste"

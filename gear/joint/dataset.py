@@ -1,4 +1,4 @@
-"""What trainings of the generator learn from: images, conditions and teacher features."""
+"""Training data of the generator: images, conditions and teacher features."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from gear.training.run import TrainingRun
 
 @dataclass(frozen=True)
 class JointDataset:
-    """The training split, with teacher features by row and view (N, V, L, C) if they are cached.
+    """The training split with conditions and teacher features.
 
-    teachers: channels of each teacher.
-    condition: the setting data.condition, "class" or "caption".
+    features: By row and view, (N, V, L, C) float16; None if they are not cached.
+    teachers: Number of channels of each teacher.
+    condition: The setting data.condition, "class" or "caption".
+    conditions: Function from rows to their conditions.
+    empty_caption: Text states of the empty caption, (t, C); None for classes.
     """
 
     split: Split
@@ -48,10 +51,14 @@ class JointDataset:
         seed_offset: int,
         tokens: np.ndarray | None = None,
     ) -> BatchLoader[Condition]:
-        """Return the batches of a training; each stage has another offset to the run's seed.
+        """Return the batches of a training.
 
-        config: the teachers, which compute the features of a batch if they are not cached.
-        tokens: of a frozen tokenizer, by row and view.
+        Args:
+            training: The training.
+            config: The teachers, which compute features that are not cached.
+            grid: Side of the token grid.
+            seed_offset: Added to the run's seed; another one for each stage.
+            tokens: Tokens of a frozen tokenizer by row and view, (N, V, L), if cached.
         """
         settings = training.settings
         teacher = None
@@ -93,7 +100,7 @@ def read_joint_dataset(
     images = val.subset(VALIDATION_IMAGES)
     teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str)
     of_train = None
-    if teachers.get("cached", True):  # in files of before there was a choice
+    if teachers.get("cached", True):  # absent in files of older versions
         of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
     of_val_images = _read_features(features / "val.npy", len(images), sum(teachers["widths"]))
     if teachers["rows_sha256"] != split.rows_sha256():

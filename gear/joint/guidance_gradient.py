@@ -1,4 +1,4 @@
-"""How strongly the generator's guidance pulls at the tokenizer, beside the tokenizer's own loss."""
+"""Compare the gradient of alignment at the tokenizer's latents with that of its own loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gear.joint.validation_curve import ValidationSet
 from gear.tokenizer.model import Tokenizer
 from gear.tokenizer.quantizers import Quantized
 
-# Takes the reconstruction, the images and their assignment; returns the tokenizer's own loss.
+# from the reconstruction, the images and their assignment to the tokenizer's own loss
 OwnLoss = Callable[[torch.Tensor, torch.Tensor, Quantized], torch.Tensor]
 GradientProbe = Callable[[GuidedGenerator, Tokenizer], dict[str, float]]
 
@@ -38,10 +38,10 @@ def guidance_gradient(
     temperature: float,
     weight: float,
 ) -> dict[str, float]:
-    """Compare two gradients at the latents, where encoder and quantizer meet.
+    """Compare two gradients at the latents, which are the encoder's output.
 
-    One is that of `weight` times the alignment loss of the soft assignment, the other that of the
-    tokenizer's own loss. Both reach the encoder only through the latents.
+    One is that of `weight` times the alignment loss of the soft assignment ("guidance"), the other
+    that of the tokenizer's own loss. Both reach the encoder only through the latents.
 
     Args:
         guided: Generator and projector.
@@ -56,7 +56,8 @@ def guidance_gradient(
 
     Returns:
         `guidance/ratio`, the norm of the first over that of the second, 0 or more, and
-        `guidance/cosine` between them, in [-1, 1]. Negative: guidance works against reconstruction.
+        `guidance/cosine` between them, in [-1, 1]; if it is negative, guidance works against the
+        tokenizer's own loss.
     """
     read = partial(soft_tokens, temperature=temperature, readout=readout)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from gear.training.run import SavedModel
 
 
 class GuidedGenerator(nn.Module):
-    """The generator with its alignment projector: one engine, one gradient norm."""
+    """The generator with its alignment projector, for one engine and one gradient norm."""
 
     def __init__(self, generator: Generator, projector: Projector) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def build_generator(
     classes: int,
     empty_caption: torch.Tensor | None,
 ) -> Generator:
-    """Return a fresh generator, conditioned on captions if there is an empty one."""
+    """Return a new generator, conditioned on captions if `empty_caption` is given, else classes."""
     if empty_caption is not None:
         return Generator(shape, codes=codes, grid=grid, empty_caption=empty_caption)
     return Generator(shape, codes=codes, grid=grid, classes=classes)
@@ -53,7 +53,7 @@ def build_guided_generator(
     teachers: tuple[int, ...],
     activation_checkpointing: bool,
 ) -> GuidedGenerator:
-    """Return a fresh generator with a fresh projector to teachers of these widths."""
+    """Return a new generator with a new projector to teachers of these widths."""
     generator = build_generator(
         shape, codes=codes, grid=grid, classes=classes, empty_caption=empty_caption
     )
@@ -69,7 +69,7 @@ def saved_generator(
     text: dict[str, Any],
     class_names: list[str],
 ) -> dict[str, SavedModel]:
-    """Return generator and projector as they are saved, from the weights of both.
+    """Return the weights and configs to save generator and projector with, by name.
 
     Args:
         weights: Averaged weights of the `GuidedGenerator`.

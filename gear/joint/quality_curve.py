@@ -29,8 +29,8 @@ from gear.training.ema import EMA
 from gear.training.loop import EvalHook
 from gear.training.run import TrainingRun
 
-COLUMNS = 8  # of the picture of samples, at most
-SHEET_WIDTH = 1024  # pixels
+COLUMNS = 8  # maximum, of the picture of samples
+SHEET_WIDTH = 1024  # approximate width of that picture, pixels
 
 
 def quality_hook(
@@ -46,11 +46,13 @@ def quality_hook(
 ) -> EvalHook | None:
     """Return a hook that measures averaged weights every `joint.fd_every` steps.
 
-    It measures FD of `joint.fd_n` fresh samples, drawn with the run's seed for balanced classes or
-    for training captions, and the scores of validation images. The tokenizer's average is used if
-    it trains, else the tokenizer as it is. The number of samples differs from the evaluation's, so
-    the curve shows a course, not the headline's value. The first samples go to a picture beside the
-    log, `<stage>-samples/<step>.png`, which no stage depends on.
+    It measures the FD of `joint.fd_n` new samples, drawn with the run's seed for balanced classes
+    or for training captions, and the scores of validation images. The tokenizer's weights are
+    averaged too if it trains. The number of samples differs from that of the evaluation, so FD is
+    comparable along the curve but not with the evaluation's.
+
+    The first samples are written to `<stage>-samples/<step>.png` next to the log, on which no stage
+    depends.
 
     Args:
         run: The training.
@@ -71,7 +73,7 @@ def quality_hook(
     ranks = run.context
     encoder = build_encoder().to(run.device)
     real = load_feature_reference(reference)
-    # whole copies: under ZeRO-3 the trained modules hold their weights in parts
+    # copies with whole weights: under ZeRO-3 those of the trained modules are partitioned
     guided = new_guided().to(run.device).eval()
     generator = guided.generator
     decoder = Tokenizer(tokenizer.config).to(run.device).eval()
@@ -133,10 +135,10 @@ def quality_hook(
 
 
 def write_samples(folder: Path, step: int, decoder: Tokenizer, tokens_NL: np.ndarray) -> None:
-    """Write the first samples, two rows of them, as `<step>.png`.
+    """Write up to two rows of the first samples as `<step>.png`.
 
-    Pictures of this step and later ones are of a run before, and deleted. A picture that cannot be
-    written is left out: training goes on.
+    Pictures of this step and later ones are deleted, since they come from an earlier run. Errors of
+    the file system are ignored, so that training goes on.
     """
     with suppress(OSError):
         for file in folder.glob("*.png"):

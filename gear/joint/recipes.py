@@ -1,4 +1,4 @@
-"""Recipes as data: which losses reach which module (GEAR, Recipes)."""
+"""Recipes: which losses reach which module. docs/recipes.md compares them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 class Recipe:
     """What the joint stage trains, and with which losses."""
 
-    tokenizer_trains: bool  # L_tok reaches the tokenizer
-    hard_alignment: bool = True  # the generator's own alignment loss
+    tokenizer_trains: bool  # its own loss, L_tok, reaches the tokenizer
+    hard_alignment: bool = True  # the alignment loss of hard tokens reaches the generator
     readout: Literal["none", "soft", "straight_through"] = (
         "none"  # how alignment reaches the tokenizer, if it does
     )

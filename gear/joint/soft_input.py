@@ -1,4 +1,4 @@
-"""The soft read-out of the assignment as input of the generator."""
+"""Make the generator's input from a soft assignment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ def soft_tokens(
 ) -> torch.Tensor:
     """Return the generator's input for an assignment, (B, L, D).
 
-    That is its own embedding table, mixed by softmax(-d / tau).
-
-    `straight_through` gives the hard tokens' value and the soft ones' gradient.
+    Args:
+        quantized: The assignment, of distances d.
+        table_KD: Embedding table of the generator.
+        temperature: tau.
+        readout: "soft" for the table mixed by softmax(-d / tau); "straight_through" for the value
+            of the hard tokens with the gradient of the soft ones.
     """
     mixed = quantized.assignment.mix(table_KD, temperature)
     if readout == "soft":

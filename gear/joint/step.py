@@ -34,8 +34,9 @@ from gear.training.engine import frozen, update_weights
 class JointStep:
     """The three updates; the first two only if the tokenizer trains.
 
-    engine: engine of generator and projector.
-    autoencoder: updates of the tokenizer; None if it is frozen and batches hold its tokens.
+    engine: DeepSpeed engine of generator and projector.
+    autoencoder: Updates of tokenizer and discriminator; None if the tokenizer is frozen and batches
+        hold its tokens.
     temperature: tau of the soft assignment.
     """
 
@@ -55,7 +56,7 @@ class JointStep:
 
     @property
     def engines(self) -> dict[str, Any]:
-        """The engines by name."""
+        """The DeepSpeed engines by name."""
         others = self.autoencoder.engines if self.autoencoder is not None else {}
         return {**others, "generator": self.engine}
 
@@ -69,7 +70,7 @@ class JointStep:
             self.autoencoder.restore(state)
 
     def survey(self, parts: list[Batch[Condition]], step: int) -> None:
-        """Measure what losses need of a whole batch before its parts are trained on one by one."""
+        """Measure what losses need of the whole batch, before training on its micro-batches."""
         if self.autoencoder is not None:
             self.autoencoder.survey(parts, step)
 
@@ -114,7 +115,7 @@ class JointStep:
     def update_generator(
         self, batch: Batch[Condition], indices_BL: torch.Tensor, losses: Losses
     ) -> None:
-        """Update 3: next-token loss and, in most recipes, alignment of the hard assignment."""
+        """Update the generator by next-token and, in most recipes, hard alignment loss."""
         output, projected_BLC = self.engine(indices_BL, batch.given())
         logits_NK = output.logits.float().flatten(0, 1)
         total = losses["loss/ntp"] = F.cross_entropy(logits_NK, indices_BL.flatten())

@@ -1,4 +1,4 @@
-"""The next-token loss of the recipe `ste`: straight-through, as the paper compares with."""
+"""The straight-through next-token loss of the recipe `ste`, a baseline of the paper."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from gear.tokenizer.quantizers import Quantized
 def straight_through_ntp(
     logits_BLK: torch.Tensor, quantized: Quantized, temperature: float
 ) -> torch.Tensor:
-    """Return the next-token loss -sum_k o_k log p_k of the recipe ste.
+    """Return the mean next-token loss -sum_k o_k log p_k of the recipe `ste`, nats per token.
 
-    The one-hot target o passes the gradient of the soft assignment.
+    The one-hot target o passes its gradient to the soft assignment (straight-through).
+
+    Args:
+        logits_BLK: Logits of the generator.
+        quantized: Assignment of the tokens.
+        temperature: tau of the soft assignment.
     """
     log_p = logits_BLK.float().log_softmax(-1)
     hard = F.nll_loss(log_p.flatten(0, 1), quantized.indices.flatten())

@@ -1,4 +1,4 @@
-"""Temperature of the soft assignment: as set, or calibrated to a support (GEAR, Quantizers)."""
+"""Temperature of the soft assignment: as set, or calibrated to an effective support."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ COLDEST, HOTTEST, HALVINGS = 1e-5, 1e4, 50
 def find_temperature(
     wanted: float | SupportConfig, tokenizer: Tokenizer, images_BCHW: torch.Tensor
 ) -> float:
-    """Return tau of `joint.temperature`, calibrated on images if it names a support.
+    """Return the temperature that `joint.temperature` asks for; the same on all ranks.
 
-    All ranks get the same.
+    Args:
+        wanted: A temperature, or a support to calibrate one to.
+        tokenizer: The tokenizer.
+        images_BCHW: Images to calibrate on, in [-1, 1].
 
     Raises:
-        InputError: if no temperature reaches that support.
+        InputError: if the support is not over 1 and under 0.99 of the codebook size.
     """
     if not isinstance(wanted, SupportConfig):
         return wanted

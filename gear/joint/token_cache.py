@@ -1,4 +1,4 @@
-"""Tokens of a frozen tokenizer, encoded once."""
+"""Cache the tokens of a frozen tokenizer."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def cached_tokens(
 ) -> np.ndarray:
     """Return the tokens of a split by row and view, (N, views, L); view 1 is the mirror image.
 
-    Mirroring is the only augmentation, so that two views hold everything a training can ask for.
-    Ranks share the work; rank zero writes.
+    Mirroring is the only augmentation, so two views are all that a training can ask for. Ranks
+    share the work; rank zero writes. Later calls read the file.
 
     Args:
         tokenizer: The frozen tokenizer.
         split: The images.
         context: This rank.
-        cache: Folder of the file, which is named by the contents that it follows from.
-        contents: Those files or folders: the images and the tokenizer's weights.
+        cache: Folder of the cache file, whose name has a hash of `contents`.
+        contents: Files or folders that tokens depend on: the images and the tokenizer's weights.
         grid: Side of the token grid.
         flip: Whether images are mirrored.
     """

@@ -22,11 +22,11 @@ from gear.tokenizer.model import Tokenizer
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Validation images with what a generator is given and a teacher sees of them.
+    """Validation images with their conditions and teacher features.
 
     images: Evenly spaced rows of the validation split.
-    conditions: Positions in `images` to their conditions.
-    features: Teacher features (N, 1, L, C) float16.
+    conditions: Function from positions in `images` to their conditions.
+    features: Teacher features, (N, 1, L, C) float16.
     """
 
     images: Subset
@@ -52,9 +52,9 @@ def validation_scores(
 ) -> dict[str, float]:
     """Return `val/ntp_bits`, bits per image, and `val/teacher_cosine`, in [-1, 1].
 
-    Tokens are those of `tokenizer`, so bits of two steps are of different codes if it trains. The
-    cosine is between the projected tap at each token and the teacher's feature of its patch. Ranks
-    share the work.
+    Tokens are those of `tokenizer`: if it trains, bits of different steps are of different codes.
+    The cosine is between the projected tap at each token and the teacher's feature of its patch.
+    Ranks share the work.
     """
     device = next(guided.parameters()).device
     tokens_NL = encode_images(tokenizer, validation.images, ranks)

@@ -1,4 +1,4 @@
-"""PatchGAN discriminator, hinge losses, adaptive weight and LeCam (GEAR, Tokenizer loss)."""
+"""PatchGAN discriminator, hinge losses, adaptive weight and LeCam regularization."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Strided 4x4 convolutions to one logit a patch, (B, 1, h, w).
+    """4x4 convolutions from images (B, 3, H, W) to one logit per patch, (B, 1, h, w).
 
     Widths double from layer to layer, up to 8 x filters.
     """
@@ -32,7 +32,11 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """0.5 (relu(1 - D(x)) + relu(1 + D(x_hat))), means over verdicts.
+    """Return the hinge loss 0.5 (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))), 0 or more.
+
+    Args:
+        real: Logits D(x) of images, of any shape.
+        fake: Logits D(x_hat) of reconstructions, of any shape.
 
     >>> hinge_discriminator(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
     tensor(0.7500)
@@ -41,7 +45,7 @@ def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 
 
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
-    """Return -mean D(x_hat), which the tokenizer minimises.
+    """Return -mean D(x_hat) of the logits of reconstructions, which the tokenizer minimises.
 
     >>> hinge_generator(torch.tensor([2.0, 0.0]))
     tensor(-1.)
@@ -55,8 +59,12 @@ def adaptive_weight(
     """Return the ratio of gradient norms at the decoder's last weights, in [0, 1e4].
 
     It is |grad of reconstruction loss| / |grad of adversarial loss| (VQGAN, Esser et al. 2021).
-
     Both gradients are averaged over ranks first, so that n ranks agree with one.
+
+    Args:
+        reconstruction: The reconstruction loss, a scalar.
+        verdict: The adversarial loss, a scalar.
+        last_layer: Weights of the decoder's last layer.
     """
     return gradient_ratio(last_layer_gradients(reconstruction, verdict, last_layer))
 
@@ -74,7 +82,7 @@ def last_layer_gradients(
 
 
 def gradient_ratio(gradients: torch.Tensor) -> torch.Tensor:
-    """Return the adaptive weight of this rank's `last_layer_gradients`."""
+    """Return the adaptive weight from this rank's `last_layer_gradients`, averaged over ranks."""
     reconstruction, verdict = _mean_over_ranks(gradients)
     result: torch.Tensor = (reconstruction.norm() / (verdict.norm() + 1e-4)).clamp(0, 1e4).detach()
     return result
@@ -83,9 +91,10 @@ def gradient_ratio(gradients: torch.Tensor) -> torch.Tensor:
 class Lecam:
     """LeCam regularisation (Tseng et al. 2021).
 
-    It pulls logits of images and of reconstructions towards the moving average of the others.
+    It pulls the logits of images towards the moving average of those of reconstructions, and the
+    reverse.
 
-    anchors: moving averages of D(x) and D(x_hat) over all ranks; part of the resumable state.
+    anchors: Moving averages of D(x) and D(x_hat) over all ranks; part of the resumable state.
     """
 
     DECAY = 0.999
@@ -94,12 +103,12 @@ class Lecam:
         self.anchors = torch.zeros(2, device=device)
 
     def __call__(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """Move the anchors, then return the penalty."""
+        """Update the anchors, then return the penalty."""
         self.move(torch.stack([real.detach().float().mean(), fake.detach().float().mean()]))
         return self.penalty(real, fake)
 
     def move(self, means: torch.Tensor) -> None:
-        """Move the anchors towards this rank's means of D(x) and D(x_hat), (2,)."""
+        """Update the anchors with the means of D(x) and D(x_hat), (2,), averaged over ranks."""
         self.anchors.lerp_(_mean_over_ranks(means), 1 - self.DECAY)
 
     def penalty(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from gear.core.settings import Count, PinnedFile, Rate, Section, Weight
 
 
 class LossConfig(Section):
-    """Weights of the tokenizer's loss (GEAR, Tokenizer loss)."""
+    """Weights of the tokenizer's loss."""
 
     l1: Weight = Field(1.0, description="Absolute error of pixels.")
     perceptual: Weight = Field(

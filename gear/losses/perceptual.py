@@ -94,5 +94,5 @@ def _read_vgg16(weights: PinnedFile) -> dict[str, torch.Tensor]:
 
 
 def unit(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Return a feature map with the channels of each position scaled to length 1, in fp32."""
+    """Return a feature map with the channel vector of each position scaled to length 1, in fp32."""
     return F.normalize(x_BCHW.float(), dim=1, eps=1e-6)

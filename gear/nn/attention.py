@@ -14,12 +14,17 @@ def attend(
     causal: bool = False,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return softmax(q k^T / sqrt(E)) v of (..., L, E) tensors, in the dtype of `v`.
+    """Return softmax(q k^T / sqrt(E)) v, (..., L, E) in the dtype of `v`.
 
-    `mask`: bool, True where a query may attend; broadcast over heads.
+    On CPU it is computed in fp32: the fused bf16 backward of PyTorch is slower there than the fp32
+    one with both casts.
 
-    On CPU the product is computed in fp32: the fused bf16 backward of PyTorch is slower there
-    than the fp32 one with both casts.
+    Args:
+        q: Queries, (..., L, E).
+        k: Keys, (..., S, E).
+        v: Values, (..., S, E).
+        causal: Whether query i attends to keys 0..i only.
+        mask: Bool, true where a query may attend to a key; broadcastable to (..., L, S).
     """
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to images: the same on any number of ranks, and in any parts."""
+"""Dropout with one seed per image: masks depend on neither ranks nor micro-batches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 STRIDE = 0x9E3779B1  # between the seeds of two modules, a prime near 2^32 / golden ratio
-_seeds: list[int] = []  # of the images that are trained on
+_seeds: list[int] = []  # one per image of the current batch; empty outside `drawn_by_image`
 
 
 @contextmanager
 def drawn_by_image(seeds: Sequence[int]) -> Iterator[None]:
-    """Let dropout draw each image's masks from that image's seed alone, in the block.
+    """Draw the dropout masks of each image from its seed alone inside the block.
 
-    seeds: one for each row of the batches that pass through; none for torch's own generator. A
-    batch of another length raises ValueError.
+    A batch in the block whose length is not the number of seeds raises ValueError.
+
+    Args:
+        seeds: One per row of the batches; empty for torch's default generator.
     """
     _seeds[:] = seeds
     try:
@@ -28,12 +30,12 @@ def drawn_by_image(seeds: Sequence[int]) -> Iterator[None]:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`; on CPU its mask comes from 16 random bits an element, so `p` holds to 1/65536.
+    """`nn.Dropout` that `drawn_by_image` can seed, and with a faster mask on CPU.
 
-    torch draws 32 bits an element there, one core at a time: a sixth of a small generator's
-    training step.
+    The mask takes 16 random bits per element, so `p` is exact to 1/65536. On CPU, torch's own
+    dropout draws 32 bits on one core, a sixth of the time of a small generator's training step.
 
-    number: Another one for each module of a model, so that their masks differ.
+    number: Index of the module in its model; modules with different numbers draw different masks.
     """
 
     number = 0
@@ -42,7 +44,7 @@ class Dropout(nn.Dropout):
         return _drop(x, self.p, self.number) if self.training and self.p > 0.0 else x
 
 
-# it depends on the seeds, of which a compiled part knows nothing
+# reads the global seeds, whose changes a compiled graph would not see
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _drop(x: torch.Tensor, p: float, number: int) -> torch.Tensor:
     if x.is_cuda and not _seeds:
@@ -58,7 +60,7 @@ def _drop(x: torch.Tensor, p: float, number: int) -> torch.Tensor:
 
 
 def uniforms_by_image(count: int, device: torch.device) -> torch.Tensor:
-    """Return a uniform number in [0, 1) for each image, (count,) fp32."""
+    """Return a uniform number in [0, 1) per image, (count,) fp32; from its seed if there is one."""
     if not _seeds:
         return torch.rand(count, device=device)
     numbers = torch.empty(count, device=device)
@@ -68,7 +70,7 @@ def uniforms_by_image(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _generators(number: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Yield the generator of each image for one module; the same object, seeded anew."""
+    """Yield a generator per image, seeded for one module; it is one object that is reseeded."""
     generator = torch.Generator(device)
     for seed in _seeds:
         yield generator.manual_seed((seed + number * STRIDE) % 2**63)

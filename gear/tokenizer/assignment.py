@@ -1,9 +1,10 @@
-"""Assignment of tokens to codes, read out hard or soft, in bounded memory (METHOD, Quantizers).
+"""Hard and soft assignment of tokens to codes, in bounded memory.
 
-B batch, L tokens an image, D code width, K codes, W width of the table that is mixed.
-The full (B, L, K) matrix of 32 images at 256 tokens and 16384 codes is half a gigabyte, and its
-softmax, logarithm and gradients as much again each. Above one chunk they are computed chunk by
-chunk, and once more in the backward pass.
+B batch, L tokens per image, D code width, K codes, W width of the table that is mixed.
+
+The full (B, L, K) matrix of 32 images at 256 tokens and 16384 codes takes half a gigabyte; its
+softmax, logarithm and gradients take as much again each. Matrices of more than one chunk are
+computed chunk by chunk, and recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1 << 24  # affinities at a time: 64 MiB in fp32
+CHUNK = 1 << 24  # distances at a time: 64 MiB in fp32
 SHARPNESS = 0.01  # temperature of the entropy term
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Distances of every token to every code, d = offset - scale <query, key>.
+    """Distances of every token to every code, d = offset - scale <query, key>, and their read-outs.
 
-    Computed in fp32 under any autocast.
+    Autocast does not apply: products are in the dtype of queries and keys, fp32 in quantizers.
     """
 
     queries_BLD: torch.Tensor
@@ -66,14 +67,14 @@ class Assignment:
         return result
 
     def entropies(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean entropy of a token and the mean (K,) of softmax(-d / 0.01)."""
+        """Return the mean entropy (nats) and the mean (K,) over tokens of softmax(-d / 0.01)."""
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             affinity = -self._affinity(queries_ND) / SHARPNESS
             p, log_p = (
                 affinity.softmax(dim=-1),
                 affinity.log_softmax(dim=-1),
-            )  # exp(log_p) is slower where shares underflow
+            )  # exp(log_p) is slower if it underflows
             return torch.cat([p.sum(0), -(p * log_p).sum()[None]])
 
         sums = torch.stack(self._each(part)).sum(0) / self.queries_BLD[..., 0].numel()
@@ -97,7 +98,7 @@ class Assignment:
 
     @torch.no_grad()
     def top_mass(self, temperature: float, k: int) -> float:
-        """Return the mean mass of the k likeliest codes at a temperature, in [0, 1]."""
+        """Return the mean probability of the k likeliest codes at a temperature, in [0, 1]."""
         parts = ((-self._affinity(part) / temperature).softmax(-1) for part in self._chunks())
         return (
             sum(p.topk(min(k, self.codes)).values.sum().item() for p in parts)
@@ -130,8 +131,8 @@ def straight_through(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
 def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
     """Return the mean over all ranks; the gradient flows into the local value.
 
-    Without gradients it is the local mean: ranks may then encode unequal numbers of batches, and
-    one that waits for the others would wait for ever.
+    If gradients are disabled, return the local mean: ranks may then encode unequal numbers of
+    batches, and a collective operation would deadlock.
     """
     alone = not dist.is_initialized() or dist.get_world_size() == 1
     if alone or not torch.is_grad_enabled():
@@ -144,11 +145,13 @@ def mean_over_ranks(mean: torch.Tensor) -> torch.Tensor:
 def entropy_loss(token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
     """Return E[H(p)] - H(mean p); minimising it sharpens assignments and evens the use of codes.
 
-    mean_K: mean p over the whole batch.
+    Args:
+        token_entropy: E[H(p)], the mean entropy of a token's assignment p in nats, a scalar.
+        mean_K: Mean of p over the whole batch, (K,).
     """
     return token_entropy + (mean_K * mean_K.clamp(min=1e-12).log()).sum()
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """Return rows scaled to length 1."""
+    """Return `x` scaled to length 1 along the last dimension."""
     return F.normalize(x, dim=-1)

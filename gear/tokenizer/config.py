@@ -10,7 +10,7 @@ from gear.core.settings import Count, PinnedFile, Positive, Rate, Section
 
 
 class TokenizerShape(Section):
-    """Shape of the tokenizer (METHOD, Quantizers and Backbones)."""
+    """Shape of the tokenizer."""
 
     quantizer: Literal["vq", "lfq", "ibq"] = Field(
         "vq", description="Quantizer, and with it the backbone: MAGVIT-2's for lfq."

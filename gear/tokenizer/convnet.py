@@ -1,8 +1,7 @@
-"""Convolutional encoder and decoder of the VQ and IBQ tokenizers (METHOD, Backbones).
+"""Convolutional encoder and decoder of the VQ and IBQ tokenizers.
 
-Names of modules follow LlamaGen's checkpoints.
-
-The taming layout of IBQ is this network under other names (`pretrained.py` has the table).
+Module names follow LlamaGen's checkpoints. The taming layout of IBQ is the same network under other
+names, which `public_layouts.py` converts.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from gear.nn.attention import attend
 
 
 def groups(channels: int) -> int:
-    """Return the number of groups of a group norm: 32, or fewer of at least four channels.
+    """Return the number of groups of a group norm: at most 32, of at least four channels each.
 
-    A group of one channel would be an instance norm, which erases the mean of a channel and
-    with it flat colour.
+    Groups of one channel would make an instance norm, which erases the mean of each channel and so
+    the colour of flat areas.
     """
     return math.gcd(32, channels // 4)
 
@@ -31,7 +30,7 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class Residual(nn.Module):
-    """Two norm-swish-conv layers and a 1x1 shortcut where the width changes."""
+    """Two norm-swish-conv layers, with a 1x1 shortcut if the width changes."""
 
     compiles_alone = True
 
@@ -67,7 +66,7 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 conv, padded on the right and bottom only."""
+    """3x3 convolution of stride 2, padded on the right and bottom only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,7 +78,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour and a conv."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, attention at the lowest, then the change of resolution."""
+    """Residual blocks at one resolution, with attention if asked for, then a resampling or none."""
 
     def __init__(self, inner: int, outer: int, blocks: int, *, attend: bool) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def decode_tokens(tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks = AL
 def decoded_images(
     tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks = ALONE
 ) -> Iterator[np.ndarray]:
-    """Yield decoded images, (H, W, 3) uint8; one batch a rank is held at a time."""
+    """Yield decoded images, (H, W, 3) uint8; one batch per rank is in memory at a time."""
     for images in _decoded_batches(tokenizer, tokens_NL, ranks):
         yield from images
 
@@ -64,7 +64,7 @@ def start_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Return a new tokenizer, or the one that `tokenizer.init` names.
 
     Raises:
-        InputError: if the named one has another sha256 or another shape.
+        InputError: if that is absent, or has another sha256 or another shape.
     """
     tokenizer, init = Tokenizer(config), config.init
     if not init.path:

@@ -1,10 +1,10 @@
-"""MAGVIT-2 encoder and decoder of the LFQ tokenizer (METHOD, Backbones).
+"""MAGVIT-2 encoder and decoder of the LFQ tokenizer.
 
-Names of modules follow Open-MAGVIT2's checkpoints.
+Module names follow Open-MAGVIT2's checkpoints.
 
-It has no attention. The decoder's levels are conditioned on the whole latent: its spatial deviation
-scales a group norm and its mean shifts it, so that global statistics need not pass through the
-convolutions.
+There is no attention. Each level of the decoder has a group norm whose scale and shift depend on
+the standard deviation and mean of the latent over space, so that global statistics need not pass
+through the convolutions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gear.tokenizer.convnet import groups, norm
 
 
 class PlainResidual(nn.Module):
-    """Two norm-swish-conv layers without biases."""
+    """Two norm-swish-conv layers without biases, with a 1x1 shortcut if the width changes."""
 
     compiles_alone = True
 
@@ -38,7 +38,7 @@ class PlainResidual(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Group norm scaled by the latent's spatial standard deviation and shifted by its mean."""
+    """Group norm; scale and shift are linear in the latent's spatial deviation and mean."""
 
     def __init__(self, z_channels: int, channels: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class DepthToSpace(nn.Module):
-    """A conv to four times the channels, each quarter one corner of a 2x2 block."""
+    """Upsampling by 2: a convolution to four times the channels, one quarter per corner of 2x2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class DepthToSpace(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, and the change to the next where the network makes one."""
+    """Residual blocks at one resolution, then a resampling or none."""
 
     def __init__(self, inner: int, outer: int, blocks: int) -> None:
         super().__init__()

@@ -14,10 +14,10 @@ from gear.tokenizer.quantizers import QUANTIZERS, Quantized
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """`reconstruction` (B, 3, H, W), about [-1, 1], and the assignment it was decoded from.
+    """Reconstruction (B, 3, H, W), about in [-1, 1], and the quantized latents it is decoded from.
 
-    Not a tuple: DeepSpeed's engine would take a gradient that is asked for in between
-    (`adaptive_weight`) for the end of the backward pass.
+    It is not a tuple: DeepSpeed's engine would then take the intermediate gradient of
+    `adaptive_weight` for the end of the backward pass.
     """
 
     reconstruction: torch.Tensor
@@ -33,7 +33,7 @@ class Tokenizer(nn.Module):
         backbone = magvit if config.quantizer == "lfq" else convnet
         shape = (config.base, config.multipliers, config.blocks, config.z_channels)
         self.encoder, self.decoder = backbone.Encoder(*shape), backbone.Decoder(*shape)
-        plain = config.quantizer == "lfq"  # whose latent channels are its code bits
+        plain = config.quantizer == "lfq"  # its latent channels are the bits of the code
         self.quant_conv = (
             nn.Identity() if plain else nn.Conv2d(config.z_channels, config.code_dim, 1)
         )

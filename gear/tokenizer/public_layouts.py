@@ -1,9 +1,7 @@
-"""Public tokenizer checkpoints in native names.
+"""Convert public tokenizer checkpoints to native parameter names.
 
-LlamaGen, taming (IBQ), Open-MAGVIT2 (LFQ), and GEAR's releases in all three layouts.
-
-Pure functions over state dicts; nothing here opens a file. The layouts are listed in GEAR,
-Backbones.
+The layouts are those of LlamaGen, taming (IBQ) and Open-MAGVIT2 (LFQ); GEAR's releases use all
+three. All functions are pure functions of state dicts and open no file.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ TAMING_MIDDLE = {"block_1": "0", "attn_1": "1", "block_2": "2"}
 
 
 def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
-    """Return the state dict inside a checkpoint and the container it was in; EMA weights first."""
+    """Return the state dict in a checkpoint and its container; EMA weights are preferred."""
     for name in CONTAINERS:
         if isinstance(raw.get(name), dict):
             inner, where = unwrap(raw[name])
@@ -43,12 +41,16 @@ def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
 
 
 def has_own_container(raw: dict[str, Any]) -> bool:
-    """Return whether a tokenizer is in a container of its own, beside a generator."""
+    """Return whether the tokenizer has a separate container, next to that of a generator."""
     return any(isinstance(raw.get(name), dict) for name in ("vq_ema", "vq"))
 
 
 def _averaged(state: State) -> State:
-    """Return the weights under `model_ema.<name without dots>` by their dotted names, if any."""
+    """Return the state dict with EMA weights (`model_ema.<name without dots>`); {} if none.
+
+    Raises:
+        ValueError: if only some weights of the tokenizer have an average.
+    """
     dotted = {key.replace(".", ""): key for key in state if not key.startswith("model_ema.")}
     found = {
         dotted[key[10:]]: value
@@ -86,9 +88,9 @@ def layout_of(state: State) -> str | None:
 
 
 def to_native(state: State, layout: str) -> State:
-    """Return the weights under native names, without those that belong to no tokenizer."""
+    """Return the weights under native names, without those of other modules than the tokenizer."""
     kept = {key: value for key, value in state.items() if not key.startswith(FOREIGN)}
-    if layout == "magvit2":  # whose codes are signs: nothing of its quantizer is a weight
+    if layout == "magvit2":  # its codes are signs, so its quantizer has no weights
         return {
             key: value for key, value in kept.items() if key.startswith(("encoder.", "decoder."))
         }
@@ -117,7 +119,7 @@ def _from_taming(key: str, levels: int) -> str:
 def shape_of(native: State, layout: str) -> dict[str, Any]:
     """Return the tokenizer settings that the weights' shapes imply.
 
-    Raises KeyError if a key that decides is missing.
+    Raises KeyError if a required key is missing.
     """
     level, block = ("down", "block") if layout == "magvit2" else ("conv_blocks", "res")
     base, z = native["encoder.conv_in.weight"].shape[0], native["encoder.conv_out.weight"].shape[0]

@@ -1,4 +1,4 @@
-"""Three quantizers with one return type (METHOD, Quantizers).
+"""Quantizers of latents: VQ, LFQ and IBQ. docs/recipes.md compares them.
 
 B batch, D code width, h w token grid, L = h w tokens in raster order, K codes. All arithmetic is
 fp32 under any autocast: bf16 distances would flip 0.2 to 6 % of the indices.
@@ -25,9 +25,10 @@ from gear.tokenizer.assignment import (
 
 
 class Quantized(NamedTuple):
-    """An assignment and its unweighted scalar losses; `codes` carries gradients to the latent.
+    """Codes, indices, assignment and unweighted scalar losses of latents.
 
-    A tuple: ZeRO-3 follows tensors into nothing else.
+    Gradients flow through `codes` to the latents. It is a tuple because ZeRO-3 does not look for
+    tensors in other classes.
     """
 
     codes: torch.Tensor  # (B, D, h, w)
@@ -39,9 +40,9 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """The learned codes, returned as a copy.
+    """The learned codes.
 
-    Under ZeRO-3 the weights are gathered only inside `forward`.
+    `forward` returns a copy, because ZeRO-3 gathers the weights only inside it.
     """
 
     def __init__(self, codes: int, width: int) -> None:
@@ -55,10 +56,10 @@ class Codebook(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Base class: latents (B, D, h, w) to a `Quantized`, and indices back to codes.
+    """Base class: maps latents (B, D, h, w) to a `Quantized`, and indices back to codes.
 
-    mean_over_batch: Takes the mean assignment (K,) of the latents to that of the whole batch, which
-        other ranks, or other parts of it, see too; the gradient flows into the former.
+    mean_over_batch: Function from the mean assignment (K,) of the latents at hand to that of the
+        whole batch, over ranks and micro-batches; the gradient flows into its argument.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Quantizer(nn.Module):
         self.mean_over_batch: Callable[[torch.Tensor], torch.Tensor] = mean_over_ranks
 
     def entropy_loss(self, token_entropy: torch.Tensor, mean_K: torch.Tensor) -> torch.Tensor:
-        """Return `entropy_loss` over the whole batch."""
+        """Return the entropy loss with the mean assignment of the whole batch."""
         return entropy_loss(token_entropy, self.mean_over_batch(mean_K))
 
     def forward(self, z_BDhw: torch.Tensor) -> Quantized:
@@ -147,7 +148,7 @@ class LookupFreeQuantizer(Quantizer):
 
     @staticmethod
     def entropies(z_BLD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `Assignment.entropies` returns, without K columns per token.
+        """Return what `Assignment.entropies` returns, without a matrix of all tokens and K codes.
 
         softmax(2 <z, c> / 0.01) is a product over bits, P(bit i) = sigmoid(4 z_i / 0.01), so the
         entropy of a token is a sum over bits. The mean distribution of K = K_high K_low codes is
@@ -168,7 +169,7 @@ def _joint(log_off_ND: torch.Tensor, log_on_ND: torch.Tensor) -> torch.Tensor:
     log_p = log_on_ND.new_zeros(len(log_on_ND), 1)
     for off, on in zip(
         log_off_ND.T, log_on_ND.T, strict=True
-    ):  # each bit doubles the settings, the newest one the highest
+    ):  # each bit doubles the number of values; later bits are more significant
         log_p = torch.cat([log_p + off[:, None], log_p + on[:, None]], dim=1)
     return log_p.exp()
 

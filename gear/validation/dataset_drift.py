@@ -1,9 +1,10 @@
-"""A version of a data set as a small table, and its drift from another version by Evidently.
+"""Summarize a version of a data set in a small table, and measure drift between two versions.
 
-At most `ROWS` images represent a version, those whose keys have the lowest hashes, so that they
-stay the same if the version grows. Thresholds are calibrated on null splits of the reference:
-resampled pairs of it, at the sizes compared, exceed a threshold in any column with probability
-1 %. Distances below `LEAST` never count, since with many images any difference is significant.
+At most `ROWS` images represent a version: those whose keys have the lowest hashes, so that most of
+them stay if the version grows. Distances are Evidently's. Thresholds are calibrated by bootstrap:
+two resamples of the reference, of the sizes compared, exceed the threshold of some column with
+probability 1 %. Distances below `LEAST` never count, since with many images any difference is
+significant.
 """
 
 from __future__ import annotations
@@ -44,10 +45,15 @@ def table(
 ) -> pd.DataFrame:
     """Return one row per representative image of the shards in `folder`.
 
-    Columns: class, caption_length, width, height, brightness (mean of the pixels in [0, 1]) and
-    features (pooled features of the packaged encoder, (112,) float16).
+    Columns: class, caption_length, width and height of the original (NaN if unknown), brightness
+    (mean of the pixels in [0, 1]) and features (pooled features of the packaged encoder, (112,)
+    float16).
 
-    rows: from `expectations.frame`. sizes: width and height of originals by key, if known.
+    Args:
+        folder: The shards.
+        rows: Their rows, from `expectations.frame`.
+        classes: Names of the classes.
+        sizes: Width and height of originals by key, if known.
     """
     made = rows.iloc[representative_rows(rows["key"])]
     encoder = build_encoder()
@@ -80,9 +86,13 @@ def table(
 def compare(
     reference: pd.DataFrame, current: pd.DataFrame, seed: int, page: Path
 ) -> list[dict[str, Any]]:
-    """Return one record per column: method, distance, threshold, drifted, and the change in words.
+    """Return the drift of each column: method, distance, threshold, drifted, change in words.
 
-    page: HTML file that Evidently's report is written to.
+    Args:
+        reference: `table` of the version to compare with.
+        current: `table` of the new version.
+        seed: Of the bootstrap.
+        page: HTML file to write Evidently's report to.
     """
     first, second = _comparable(reference, current)
     thresholds = _thresholds(first, len(second), seed)
@@ -103,9 +113,9 @@ def compare(
 def _comparable(
     reference: pd.DataFrame, current: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return both with the columns that both know, and features as principal components.
+    """Return both tables with the columns that have values in both, and features by PCA.
 
-    The components are those of the reference.
+    The principal components are those of the reference.
     """
     numbers = [
         column
@@ -129,7 +139,7 @@ def _method(column: str) -> str:
 
 
 def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[str, float]:
-    """Return the distance per column that 1 % of nulls exceed in any column together."""
+    """Return a threshold per column; 1 % of bootstrap comparisons exceed that of some column."""
     random = np.random.default_rng(seed)
     classes, labels = np.unique(reference["class"].to_numpy(dtype=str), return_inverse=True)
     columns = [

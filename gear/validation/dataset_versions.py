@@ -1,8 +1,8 @@
-"""Versions of the data: ingest, gate, drift from the last accepted one, verdict.
+"""Check versions of the data: ingest, data gate, drift from the last accepted version, verdict.
 
-Nothing of the pipeline is touched: a version is read into data/incoming. Of the last accepted one
-a small table is kept (`dvc repro ingest` makes its shards); a refused one waits, shards and all,
-in data/quarantine.
+The pipeline's outputs are not touched: a version is ingested to data/incoming. Of the last accepted
+version only a small table is kept, since `dvc repro ingest` makes its shards. A refused version is
+moved to data/quarantine.
 """
 
 from __future__ import annotations
@@ -30,24 +30,29 @@ from gear.ingest.split import Refused, ingest_source
 from gear.validation import dataset_drift
 from gear.validation.expectations import frame, validate
 
-ACCEPTED = paths.VERSIONS / "accepted.parquet"  # its metadata: the version, its size and classes
-TABLE = "table.parquet"  # of a version that only drifted, in its folder in quarantine
+ACCEPTED = paths.VERSIONS / "accepted.parquet"  # its attrs: the identity of the version
+TABLE = "table.parquet"  # in quarantine, of a version that drifted but passed the gate
 VERDICT = "verdict.json"
 
 
 def check(data: DataConfig, root: str, host: HostConfig, seed: int) -> str:
-    """Examine the configured source, or the same kind of source at `root`.
+    """Check the version of the data at the configured source, and write reports/dataset.json.
 
-    The verdict is written to reports/dataset.json.
+    Args:
+        data: The configured source.
+        root: Another root for a source of the same kind, or for an image folder if the packaged
+            images are configured; empty for the configured root.
+        host: Where ingest decodes.
+        seed: Of the bootstrap for the drift thresholds.
 
     Returns:
         The verdict in words.
 
     Raises:
-        InputError: if the gate refuses the version.
+        InputError: if the source cannot be read, or ingest or the gate refuses the version.
         StageFailed: if it drifted from the last accepted version.
     """
-    if root:  # the packaged source lies nowhere else
+    if root:  # the packaged images have no other root
         kind = "folder" if data.source == "openmoji" else data.source
         data = data.model_copy(update={"root": root, "source": kind})
     with _incoming():
@@ -80,7 +85,7 @@ def check(data: DataConfig, root: str, host: HostConfig, seed: int) -> str:
 
 
 def accept(version: str) -> str:
-    """Accept a version that waits in quarantine because it drifted. Raises `InputError`."""
+    """Accept a version that is in quarantine only because it drifted. Raises `InputError`."""
     with _incoming():
         waiting = sorted(file.parent.name for file in paths.QUARANTINE.glob(f"*/{TABLE}"))
         if version not in waiting:
@@ -99,7 +104,7 @@ def accept(version: str) -> str:
 
 @contextmanager
 def _incoming() -> Iterator[None]:
-    """Hold data/incoming, empty before and after."""
+    """Lock data/incoming, and empty it before and after the block."""
     message = f"{paths.INCOMING}: another check of a data version works here: wait for it"
     with exclusive_lock(paths.WORK / "dataset.lock", message):
         shutil.rmtree(paths.INCOMING, ignore_errors=True)
@@ -134,7 +139,7 @@ def _judge(
 
 
 def _identity(rows: pd.DataFrame, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what a version is, wherever it came from, with its name: a hash of the rest."""
+    """Return what identifies a version, whatever its source, and its name, a hash of that."""
     columns = rows[["split", "key", "label", "caption", "sha256"]]
     content = columns.to_csv(index=False, lineterminator="\n")
     identity = {name: manifest[name] for name in ("size", "classes", "train", "val")}
@@ -158,7 +163,7 @@ def _last_accepted(size: int) -> pd.DataFrame | None:
     """Return the table of the last accepted version, or None if there is none.
 
     Raises:
-        InputError: if it is damaged, or of images of another size.
+        InputError: if it is damaged, or its images have another size.
     """
     if not ACCEPTED.is_file():
         return None
@@ -177,14 +182,14 @@ def _last_accepted(size: int) -> pd.DataFrame | None:
 
 
 def _failure(record: dict[str, Any]) -> str:
-    """Return a failed expectation in words; names that come from files are quoted."""
+    """Describe a failed expectation; names that come from files are quoted."""
     rows = ", ".join(repr(row) for row in record["rows"][:5]) or "the whole table"
     more = f" and {record['unexpected'] - 5} more" if record["unexpected"] > 5 else ""
     return f"{record['expectation']}({record['column']}) failed: {rows}{more}"
 
 
 def _accept(verdict: dict[str, Any], reason: str, table: pd.DataFrame) -> str:
-    """Keep the table, which the next version is compared with."""
+    """Store the table to compare the next version with; return the verdict in words."""
     with atomic_file(ACCEPTED) as draft:
         table.to_parquet(draft, compression="zstd", write_page_checksum=True)
     root = f", data.root: {verdict['root']}" if verdict["root"] else ""
@@ -197,7 +202,7 @@ def _accept(verdict: dict[str, Any], reason: str, table: pd.DataFrame) -> str:
 def _quarantine(
     verdict: dict[str, Any], reasons: list[str], rejects: list[dict[str, str]] | None = None
 ) -> str:
-    """Put what was read aside, with the reasons; return one line about it."""
+    """Move the ingested version to quarantine with the reasons; return the verdict in one line."""
     folder = paths.QUARANTINE / verdict["version"]
     shutil.rmtree(folder, ignore_errors=True)
     paths.QUARANTINE.mkdir(parents=True, exist_ok=True)

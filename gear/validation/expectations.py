@@ -33,14 +33,14 @@ MAX_NEAR_TWINS = 0.01  # share of validation images that may look like a trainin
 
 
 def frame(folder: Path, size: int) -> pd.DataFrame:
-    """Return the rows of both splits without images, with columns that the suite checks.
+    """Return the rows of both splits without images, with the columns that the suite checks.
 
-    The columns are split, sha_ok, decodable, caption_length, caption_is_text, key_in_both_splits,
-    image_in_both_splits and looks_like_training (of validation rows). All images are hashed and
-    decoded, 64 at a time.
+    Added are split, sha_ok, decodable, caption_length, caption_is_text, key_in_both_splits,
+    image_in_both_splits and looks_like_training (None but for decodable validation rows). All
+    images are hashed and decoded, one row group at a time.
 
     Raises:
-        InputError: if there are no shards.
+        InputError: if there are no shards, or one is damaged.
     """
     files = [(s, f) for s in ("train", "val") for f in sorted((folder / s).glob("*.parquet"))]
     if not files:
@@ -51,7 +51,7 @@ def frame(folder: Path, size: int) -> pd.DataFrame:
     thumbnails = np.zeros((count, *SMALL), np.uint8)
     parts: list[pa.Table] = []
     start = 0
-    for _, path in files:  # one is open at a time: what was read of it is in memory until then
+    for _, path in files:  # one is open at a time: pages read from it stay in memory
         file = open_shard(path)
         parts.append(file.read(columns=[name for name in SCHEMA.names if name != "image"]))
         for group in range(file.num_row_groups):
@@ -81,7 +81,7 @@ def frame(folder: Path, size: int) -> pd.DataFrame:
 
 
 def _same_hashes(hashes: np.ndarray, recorded: pd.Series) -> np.ndarray:
-    """Return which SHA-256 (N,) S32 are the recorded hexadecimal ones, (N,) bool."""
+    """Return whether each digest, (N,) S32, equals the recorded hexadecimal one, (N,) bool."""
     pairs = zip(hashes, recorded, strict=True)
     same = (name == bytes(digest).ljust(32, b"\0").hex() for digest, name in pairs)
     return np.fromiter(same, dtype=bool, count=len(hashes))
@@ -174,7 +174,8 @@ def validate(
     """Run the suite and write Data Docs to `docs`.
 
     Returns:
-        One record per expectation: its name and column, success, and the rows that failed.
+        One record per expectation: its name and column, success, and the number and the first
+        twenty of the rows that failed.
     """
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -218,10 +219,10 @@ def validate(
 
 
 def _checked(rows: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
-    """Return rows as the suite sees them, which copies them several times.
+    """Return the rows for the suite, which copies them several times, in less memory.
 
-    Names and captions are escaped as in HTML, because the pages do not do it. Of columns whose
-    texts do not matter, only which are absent is left.
+    Keys and captions are HTML-escaped, because Data Docs does not escape them. Of text columns that
+    are only checked for null, the texts are dropped.
     """
     absent = ["sha256"] if data.condition == "caption" else ["sha256", "caption"]
     columns = {name: rows[name].mask(rows[name].notna(), "").astype("category") for name in absent}

@@ -24,10 +24,12 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Replace a folder with a draft that `fill` has written.
 
     If `fill` raises, the old folder stays as it was, and the draft is deleted. The replacement is
-    two renames: between them there is no folder.
+    two renames; after a crash between them, the next call finds the old folder again.
     """
     draft = folder.with_name(folder.name + ".partial")
     old = folder.with_name(folder.name + ".old.partial")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
     for left in (draft, old):
         shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -35,7 +37,12 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(draft)
         if folder.exists():
             os.replace(folder, old)
-        os.replace(draft, folder)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
     finally:
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)

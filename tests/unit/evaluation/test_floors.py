@@ -14,12 +14,13 @@ from gear.evaluation.frechet import Gaussian, distance
 CLASSES = 5
 SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)
 TRAIN = 1400
+WIDTH = 24
 
 
 class World:
     """A distribution of features in classes that are not equally frequent."""
 
-    def __init__(self, seed: int, width: int = 24) -> None:
+    def __init__(self, seed: int, width: int = WIDTH) -> None:
         self.random = np.random.default_rng(seed)
         self.means = self.random.normal(0, 1, (CLASSES, width))
         self.mixing = self.random.normal(0, 1, (CLASSES, width, width)) / width**0.5
@@ -57,6 +58,16 @@ def test_a_perfect_generator_scores_the_floor_of_neighbours(metric: object) -> N
     assert floor is not None
     perfect = [score(features, world.draw(np.arange(1300) % CLASSES)) for _ in range(3)]
     assert np.mean(perfect) == pytest.approx(floor.value, abs=3 * floor.deviation)
+
+
+@pytest.mark.parametrize(("images", "has_floor"), [(2 * WIDTH + 4 * CLASSES, True), (WIDTH, False)])
+def test_fewer_images_in_a_half_than_channels_have_no_fd_floor(
+    images: int, has_floor: bool
+) -> None:
+    labels = np.arange(images) % CLASSES
+    features = World(4).draw(labels)
+    floor = fd_floor(features, labels, samples=400, reference=images, seed=0)
+    assert (floor is not None) == has_floor
 
 
 def test_too_few_images_have_no_floor_of_neighbours() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gear.data.shards import Split, encode_png, image_row, read_split, write_samples, write_shards
-from gear.evaluation.memorisation import nearest_table, share_of_copies
+from gear.evaluation.memorisation import NearestTraining, nearest_table, share_of_copies
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 from tests.support.images import blotches
@@ -60,6 +60,13 @@ def measured(
     )
     table = nearest_table(nearest, 10, samples=len(tokens))
     return {name: metric.value for name, metric in metrics.items()}, table
+
+
+def test_the_nearest_of_many_samples_have_their_own_numbers() -> None:
+    """Of 7 samples, those of numbers 0, 3 and 6 were looked at."""
+    nearest = NearestTraining(np.array([5.0, 1.0, 3.0]), np.array([8, 9, 7]), np.zeros(3))
+    table = nearest_table(nearest, 2, samples=7)
+    assert [(row["sample"], row["training_row"]) for row in table] == [(3, 9), (6, 7)]
 
 
 def test_a_generator_that_emits_training_tokens_is_flagged(

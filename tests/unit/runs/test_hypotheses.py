@@ -166,6 +166,32 @@ def test_one_seed_or_an_absent_arm_decides_nothing() -> None:
     assert "not run: arm" in examine(lower(), BASE, SEEDS).evidence
 
 
+@pytest.mark.parametrize("value", ["loss/ntp", "val/ntp_bits"])
+def test_curves_are_compared_if_only_one_arm_measures_guidance(value: str) -> None:
+    """A guided arm's curve also has the gradients of guidance, with a protocol of their own."""
+    protocol = {"fd": {"n": 4}, "val": {"n": 8}}
+    runs = []
+    for arm, bits, more in (("base", 140.0, {}), ("arm", 120.0, {"guidance": {"n": 32}})):
+        rows = [{"step": 0, value: 400.0}, {"step": 400, value: bits}]
+        for seed in SEEDS:
+            change = {"curve": [*rows[:1], {**rows[1], value: bits + seed * 0.1 * len(more)}]}
+            one = record(arm, seed, [400, 300, 220, 170, 140], curve_protocol=protocol | more)
+            runs.append(one.model_copy(update=change))
+    prediction = lower().model_copy(update={"value": value})
+    assert examine(prediction, runs, SEEDS).verdict == SUPPORTED
+    other = {"fd": {"n": 4}, "val": {"n": 9}, "loss": {"n": 9}}
+    runs[-1] = runs[-1].model_copy(update={"curve_protocol": other})
+    found = examine(prediction, runs, SEEDS)
+    assert found.verdict == OPEN
+    assert "seed 2 left out: curves of different protocols" in found.evidence
+
+
+def test_a_threshold_that_each_run_finds_for_itself_is_no_other_protocol() -> None:
+    base = [record("base", s, [9, 9, 9, 9, 9], protocol={"threshold": s}) for s in SEEDS]
+    arm = [record("arm", s, [9, 9, 9, 9, 1], protocol={"threshold": 7 + s}) for s in SEEDS]
+    assert examine(lower(), [*base, *arm], SEEDS).verdict == SUPPORTED
+
+
 def test_values_of_different_protocols_are_not_compared() -> None:
     other = [
         record("arm", i, [400, 200, 120, 100, 90], protocol={"guidance": 2.0}) for i in range(3)

@@ -54,6 +54,16 @@ def test_mathematical_settings_change_the_identity(change: dict[str, dict[str, o
     assert fingerprint(tiny_settings(**change)) != fingerprint(tiny_settings())
 
 
+def test_where_pinned_weights_lie_changes_nothing() -> None:
+    def loss(path: str, sha256: str) -> dict[str, dict[str, object]]:
+        return {"loss": {"vgg16": {"path": path, "sha256": sha256}}}
+
+    first = fingerprint(tiny_settings(**loss("a/vgg16.pth", "1" * 64)))
+    assert fingerprint(tiny_settings(**loss("b/vgg16.pth", "1" * 64))) == first
+    assert fingerprint(tiny_settings(**loss("a/vgg16.pth", "2" * 64))) != first
+    assert fingerprint(tiny_settings()) != first
+
+
 def test_an_identity_names_what_differs() -> None:
     old = identify("joint", tiny_settings().model_dump(mode="json"), {}, JOINT_CODE)
     changed = tiny_settings(joint={"batch": 32})

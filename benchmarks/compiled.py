@@ -1,6 +1,6 @@
 """Time joint steps with and without `host.compile`: `python -m benchmarks.compiled`.
 
-Both sides hold the same weights and take turns; the first steps of the compiled side compile.
+Both sides have the same weights and take turns. The first steps of the compiled side are not timed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gear.training.compiled import compile_parts
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
 
-WARM = 2  # steps of each side that are left out: the compiled one compiles in them
+WARM = 2  # steps of each side that are not timed: the compiled one compiles in them
 
 
 def joint_step(config: Config, world: DistributedContext, *, compiled: bool) -> JointStep:

@@ -2,9 +2,9 @@
 
     python benchmarks/encoder.py
 
-Each row is a process of its own, since glibc's settings last.
+Each row runs in its own process, since glibc's settings cannot be undone.
 
-Ratios to the first row are what to read; images/s are this machine's.
+Compare the ratios to the first row; images/s depend on the machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ print(256 / (time.perf_counter() - start))
 
 
 def main() -> None:
-    """Print one row a combination."""
+    """Print one row per combination."""
     print(f"{'freed memory':14s}{'format':16s}{'batch':>6s}{'images/s':>10s}{'ratio':>7s}")
     first = None
     for keep, channels_last, batch in itertools.product((0, 1), (0, 1), (128, 32)):

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu --peak 989 [--preset imagenet256-b ...] [--micro-batch 32] [--steps 10]
         [--compile]
 
-Images, tokens and teacher features are random, so the loader and the teacher are not in it. What it
-prints as TFLOP/s is what `gear plan --tflops` asks for. `--peak` is the GPU's dense bf16 TFLOP/s
-by its data sheet.
+Images, tokens and teacher features are random, so loader and teacher are not timed. The printed
+TFLOP/s is the value for `gear plan --tflops`. `--peak` is the GPU's dense bf16 TFLOP/s by its data
+sheet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WARM = 3  # steps before the first that is timed
 def time_preset(
     config: Config, size: int, steps: int, *, compiled: bool = False
 ) -> tuple[float, float]:
-    """Return the median seconds of a joint step of `size` images, and the most memory in GiB."""
+    """Return the median seconds of a joint step of `size` images, and the peak memory in GiB."""
     device = pick_device(config.host)
     world = join_process_group(config.host, 0)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""How costs grow with sizes: `python -m benchmarks.growth`.
+"""Measure how costs grow with sizes: `python -m benchmarks.growth`.
 
-One size is doubled at a time. A last column near 1 is a straight line through the origin: twice the
-size, twice the time; below 1 a fixed cost is shared, above 1 the cost grows faster than the size.
+One size is varied at a time. The last column is the exponent of the growth: near 1, twice the size
+takes twice the time; below 1, a fixed cost is shared; above 1, cost grows faster than the size.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def sampling_seconds(config: Config, count: int) -> float:
 
 
 def twin_seconds(count: int) -> float:
-    """Return the seconds of the search for near-twins among images of noise."""
+    """Return the seconds of a search for near-twins among `count` images of noise."""
     images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     began = time.perf_counter()
     near_twins(thumbnail(images), lambda rows: images[rows])
@@ -61,7 +61,7 @@ def twin_seconds(count: int) -> float:
 
 
 def cases() -> Iterator[tuple[str, list[float], Callable[[float], float]]]:
-    """Yield what is measured: name, sizes, and seconds at a size."""
+    """Yield the name of each case, its sizes, and a function from a size to seconds."""
     quick = load_preset("quickstart")
     yield "joint step, images a step", [16, 32, 64], lambda n: step_seconds(quick, int(n))
     yield (

@@ -2,8 +2,8 @@
 
     python benchmarks/loader.py [SIZE]
 
-Synthetic photographs of SIZE px (default 256) in shards of each `data.encoding`; random batches, as
-training reads them, in one process with one decoding thread.
+Reads random batches, as in training, of synthetic photographs of SIZE px (default 256), from shards
+of each `data.encoding`, in one process with one decoding thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMAGES, BATCH, ROUNDS = 2048, 64, 12
 
 
 def photograph(random: np.random.Generator, size: int) -> np.ndarray:
-    """Return smooth structure with grain, which compresses about as photographs do."""
+    """Return an image (size, size, 3) uint8 that compresses about as photographs do."""
     picture = np.zeros((size, size, 3))
     for side in (4, 16, 64):
         coarse = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))

@@ -1,8 +1,9 @@
-"""The plainest correct code of the method, what `make bench` compares with.
+"""A plain implementation of the method, the baseline of `make bench`.
 
-Written from the formulas, one PyTorch call a line of them, nothing fused, nothing cached. Modules
-have the names of ours, so that both hold the same weights and the results can be compared. They are
-not ours: a change of ours must not change what it is measured against.
+It is written from the formulas in plain PyTorch, without custom operations and without caches other
+than keys and values. Modules have the names of those in gear/, so that both load the same weights
+and results can be compared. They are separate code, so that a change in gear/ does not change the
+baseline.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ class PlainGenerator(nn.Module):
     def forward(
         self, tokens: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and the projected tap. tokens: indices (B, L) or shares (B, L, K)."""
+        """Return logits and the projected tap. tokens: indices (B, L) or weights (B, L, K)."""
         g = self.generator
         if self.training:
             gone = torch.rand(len(labels)) < self.shape.class_dropout
@@ -255,7 +256,7 @@ class PlainGenerator(nn.Module):
 
     @torch.no_grad()
     def sample(self, labels: torch.Tensor, guidance: float, seed: int) -> torch.Tensor:
-        """Return sampled tokens, (B, L), by a cache that grows."""
+        """Return sampled tokens, (B, L), with a growing key-value cache."""
         g, random = self.generator, torch.Generator().manual_seed(seed)
         count = len(labels)
         if guidance != 1.0:
@@ -277,7 +278,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainStep:
-    """The joint step `gear`: two AdamW, autocast, a frozen generator in the soft pass."""
+    """The joint step of the recipe `gear`, with a frozen generator in the soft pass."""
 
     def __init__(self, tokenizer: nn.Module, guided: PlainGenerator, encoder: nn.Module) -> None:
         self.tokenizer, self.guided, self.encoder = tokenizer, guided, encoder

@@ -1,4 +1,4 @@
-"""Measure ingest and validation of many rows: rows a second and the most memory.
+"""Measure ingest and validation of many rows: rows a second and peak memory.
 
     python -m benchmarks.rows [--rows 1000000] [--workers 2] [--size 32]
 
@@ -32,7 +32,7 @@ MIB = 2**20
 
 
 def write_source(folder: Path, rows: int, size: int) -> None:
-    """Write archives of pictures with a class and a caption, none like another."""
+    """Write archives of pictures, all different, with a class and a caption."""
     random = np.random.default_rng(0)
     for start in range(0, rows, ARCHIVE):
         count = min(ARCHIVE, rows - start)
@@ -55,7 +55,7 @@ def write_source(folder: Path, rows: int, size: int) -> None:
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
-    """Run a command; return its seconds and the most memory of it and its children, MiB."""
+    """Run a command; return its seconds and the peak memory of it and its children, MiB."""
     log = (folder / "log").open("a")
     began = time.monotonic()
     child = psutil.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)

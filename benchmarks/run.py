@@ -1,9 +1,9 @@
-"""Time this project's steps beside the plainest code for them (benchmarks/plain.py): `make bench`.
+"""Time steps of gear/ against the plain code in benchmarks/plain.py: `make bench`.
 
     python -m benchmarks.run [--rounds N] [--only WORD] [--busy]
 
-Both sides hold the same weights and see the same data in one process; they take turns, and the
-ratio of the medians is what to read. `--busy` runs another process that computes beside them.
+Both sides have the same weights and data in one process and take turns; compare the ratio of the
+medians. `--busy` runs another computing process at the same time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gear.training.ema import EMA
 from gear.training.engine import build_engine
 
 HISTORY = Path(__file__).parent / "history.jsonl"
-MARGIN = 0.75  # of a recorded ratio: below it a slowdown is named
+MARGIN = 0.75  # times a recorded ratio: below that, a slowdown is reported
 CLASSES, TEACHER, BATCH = 8, 112, 64
 SMALL = {"layers": 12, "heads": 6, "width": 384, "tap": 4}  # about LlamaGen-S
 Side = Callable[[], object]
@@ -141,7 +141,7 @@ def samplings() -> dict[str, Case]:
 
 
 def measure(case: Case, rounds: int) -> tuple[list[float], list[float]]:
-    """Return seconds of both sides, taking turns; the first round is left out."""
+    """Return the seconds of both sides, which take turns; the first round is not timed."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for side, seconds in zip(case[:2], times, strict=True):

@@ -1,4 +1,4 @@
-"""Time what training waits for a save, beside all of the save: `python benchmarks/saves.py`."""
+"""Time how long training waits for a save, and the whole save: `python benchmarks/saves.py`."""
 
 from __future__ import annotations
 

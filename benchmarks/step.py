@@ -1,10 +1,8 @@
-"""Compare parts of a small joint step on CPU with the plain way to write them.
-
-Forward and backward, side by side.
+"""Time parts of a small joint step on the CPU, forward and backward, against plain code for them.
 
     python benchmarks/step.py
 
-Each pair alternates in one process; the ratio of medians is what to read.
+The two sides of each pair take turns in one process; compare the ratio of medians.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ def four_products(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def pairs() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
-    """Name to (plain, ours)."""
+    """Return pairs of calls (plain, ours), by name."""
     q, k, v = (bf16(B, H, L, E) for _ in range(3))
     x, hidden, table = bf16(B, L, H, E), bf16(B, L, H * E), rotary_table(7, E, L - 49, "identity")
     plain, ours = torch.nn.Dropout(0.1).train(), Dropout(0.1).train()
@@ -65,7 +63,7 @@ def pairs() -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
 
 
 def main() -> None:
-    """Print one row a part."""
+    """Print one row per part."""
     print(f"{'':18s}{'plain, ms':>10s}{'ours, ms':>10s}{'ratio':>7s}")
     for name, calls in pairs().items():
         seconds: list[list[float]] = [[], []]

@@ -1,7 +1,7 @@
 """Publish the results of a run as Prefect artifacts: validation, metrics, samples, the report.
 
-The sample grid is inside its artifact, so that it stays with the run that drew it. Pages are
-linked where `make reports-server` serves reports/: browsers follow no file:// link of a web page.
+The sample grid is embedded in its artifact, so that it stays with its run. Pages are linked as
+`make reports-server` serves them, since browsers block file:// links of web pages.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ def git_remote(folder: Path) -> str:
 
 
 def as_plain_markdown(text: str) -> str:
-    """Return text of any origin as markdown that only shows it; as code if it could do more.
+    """Return untrusted text as inert Markdown: as code if it has special characters or links.
 
-    Prefect's UI renders markdown in table cells and does not decode entities, so escaping would
-    not keep a link from being one.
+    Prefect's UI renders Markdown in table cells and does not decode entities, so escaping would
+    not prevent a link.
     """
     line = " ".join(text.split()).replace("`", "'")
-    has_address = re.search(r"//|www\.", line)  # which alone becomes a link
+    has_address = re.search(r"//|www\.", line)  # an address becomes a link by itself
     harmless = re.fullmatch(r"[\w .,:;/%()='+-]*", line) and not has_address
     return line if harmless else f"`{line}`"
 
 
 def page_url(page: Path) -> str:
-    """Return where a page of reports/ is served."""
+    """Return the URL of a page of reports/."""
     return f"{reports_url()}/{page.relative_to(paths.REPORTS)}"
 
 
 def publish_results(folder: Path, name: str) -> None:
-    """Publish what lies in `reports/` of the checkout, or of an experiment by its name."""
+    """Publish the results in `reports/` of the checkout or, with a name, of an experiment."""
     validation = _read_json(folder, paths.VALIDATION_METRICS, name)
     if validation:
         summary = f"{validation['rows']} rows, {validation['failed']} failed"
@@ -95,14 +95,14 @@ def publish_results(folder: Path, name: str) -> None:
 
 
 def publish_gate(records: list[dict[str, Any]], key: str, description: str) -> None:
-    """Publish a table of what the gate expected and found."""
+    """Publish a table of the gate's expectations and their results."""
     columns = ("expectation", "column", "success", "unexpected")
     rows = [{name: as_plain_markdown(str(record[name])) for name in columns} for record in records]
     create_table_artifact(rows, key=key, description=description)
 
 
 def publish_samples(picture: bytes, key: str, description: str) -> None:
-    """Publish a PNG inside an artifact; if it is too large, a link to where it is served."""
+    """Publish a PNG inside an artifact; if it is too large, a link to the served file."""
     if len(picture) > MAX_INLINE:
         create_image_artifact(
             page_url(paths.SAMPLE_GRID), key=key, description=f"{description} (make reports-server)"
@@ -114,7 +114,7 @@ def publish_samples(picture: bytes, key: str, description: str) -> None:
 
 
 def _metrics(folder: Path, values: dict[str, float], name: str) -> None:
-    """Publish metrics beside the run published before and what is committed at HEAD."""
+    """Publish metrics next to those of the previously published run and of HEAD."""
     before = published("metrics")
     head = _metric_values(folder, "HEAD")
     protocols = _protocols(folder, name)
@@ -146,7 +146,7 @@ def _metrics(folder: Path, values: dict[str, float], name: str) -> None:
 
 
 def published(key: str) -> dict[str, tuple[str, str]]:
-    """Return value and protocol by metric of the table last published under a key, if any."""
+    """Return value and protocol by metric of the table last published under a key; {} if none."""
     last = Artifact.get(key)
     try:
         rows: list[dict[str, str]] = (
@@ -165,14 +165,14 @@ def _metric_values(folder: Path, revision: str) -> dict[str, float]:
 
 
 def _protocols(folder: Path, revision: str) -> dict[str, str]:
-    """Return a short hash by metric of how it was measured."""
+    """Return a short hash of the protocol of each metric."""
     records = _read_json(folder, PROTOCOLS, revision) or {}
     texts = {key: json.dumps(one["protocol"], sort_keys=True) for key, one in records.items()}
     return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
 
 def _change(before: str, value: str) -> str:
-    """Return the relative change; empty if there is none, since the UI makes a bullet of a dash."""
+    """Return the relative change; "" if there is none, since the UI shows a dash as a bullet."""
     try:
         return f"{float(value) / float(before) - 1:+.1%}"
     except (ValueError, ZeroDivisionError):
@@ -187,7 +187,7 @@ def _read_json(folder: Path, file: Path, revision: str) -> Any:
 
 
 def _read(folder: Path, file: Path, revision: str) -> bytes:
-    """Return a file of the checkout, or of an experiment or revision; empty if it is not there."""
+    """Return a file of the checkout, or of an experiment or revision; b"" if it is missing."""
     if not revision:
         return (folder / file).read_bytes() if (folder / file).is_file() else b""
     from dvc.api import DVCFileSystem

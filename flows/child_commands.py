@@ -1,4 +1,4 @@
-"""DVC and gear commands as child processes of a flow, output logged.
+"""Run DVC and gear commands as child processes of a flow, and log their output.
 
 A flow never runs a stage in its own process: torch would stay in the scheduler's memory, and a
 cancelled flow would leave a training behind.
@@ -31,18 +31,18 @@ def run_command(
     *,
     is_experiment: bool = False,
 ) -> None:
-    """Run a command in `folder`, each line of its output to `show`; leave no process behind.
+    """Run a command in `folder`; no child process is left behind.
 
     Args:
         command: Program and arguments.
         folder: Working directory.
         show: Called with each line of output.
-        variables: Environment variables beside this process's own.
-        is_experiment: The command is `dvc exp run`, which is ended so that the checkout is left as
-            it was.
+        variables: Environment variables in addition to this process's own.
+        is_experiment: The command is `dvc exp run`, which is interrupted so that the checkout stays
+            as it was.
 
     Raises:
-        StageError: if the command fails; the class says how.
+        StageError: if the command fails; the subclass tells how (`classify`).
     """
     environment = {**os.environ, **QUIET, **(variables or {})}
 
@@ -61,18 +61,18 @@ def run_command(
 def exit_with_worker() -> None:
     """Terminate a flow run, and its children, when the Prefect worker that started it exits.
 
-    Prefect gives each run a session of its own, so a killed worker would leave the run going, and
-    the next worker would start a second one beside it.
+    Prefect starts each run in its own session, so a run would outlive a killed worker, and the
+    next worker would start a second one.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         exit_with(os.getppid())
 
 
 def checkout_lock(folder: Path) -> AbstractContextManager[None]:
-    """Hold a checkout for one pipeline run.
+    """Lock a checkout for one pipeline run.
 
     Raises:
-        LockedError: if another run holds it; the lock of a dead process does not count.
+        LockedError: if another live process has locked it.
     """
     return exclusive_lock(
         folder / WORK / "pipeline.lock",

@@ -1,6 +1,6 @@
-"""Examine a new version of the data by `gear dataset`, and publish the verdict.
+"""Check a new version of the data with `gear dataset`, and publish the verdict.
 
-The pipeline's data stays as it is. This flow decides when, and publishes why.
+The pipeline's data is not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gear.core.errors import InputError
 
 
 class Decision(RunInput):
-    """The form of a paused run: whether to accept a version that drifted."""
+    """Form of a paused run: whether to accept a version that drifted."""
 
     accept: bool = False
     reason: str = ""
@@ -31,13 +31,13 @@ class Decision(RunInput):
 
 @flow(name="dataset", persist_result=False)
 def dataset(root: str = "", wait_hours: float = 0.0) -> None:
-    """Examine the source that params.yaml names, in the working directory's checkout.
+    """Check the source that params.yaml names, in the checkout of the working directory.
 
     A version in quarantine fails the run: `StageBadInput` if the gate refused it, `StageStopped`
     if it drifted and nobody accepts it.
 
     Args:
-        root: Where the source lies, in place of data.root.
+        root: Location of the source, instead of data.root.
         wait_hours: How long the run pauses if a version drifted, with a form to accept it; 0 to
             fail at once.
     """
@@ -47,7 +47,7 @@ def dataset(root: str = "", wait_hours: float = 0.0) -> None:
         raise InputError(f"{where}: no {paths.PARAMS} here: run in a checkout")
     verdict = where / paths.DATASET_VERDICT
     published = False
-    verdict.unlink(missing_ok=True)  # what is published below is of this run or not at all
+    verdict.unlink(missing_ok=True)  # only a verdict of this run is published below
     try:
         run_command(
             [sys.executable, "-m", "gear", "dataset", *([f"--root={root}"] if root else [])],
@@ -72,7 +72,7 @@ def dataset(root: str = "", wait_hours: float = 0.0) -> None:
 
 
 def _accepted(verdict: dict[str, Any], wait_hours: float) -> bool:
-    """Pause until somebody decides, or the time is over. Returns whether they accept it."""
+    """Pause until somebody decides or the time is over. Returns whether it is accepted."""
     reasons = "\n".join(f"- {artifacts.as_plain_markdown(line)}" for line in verdict["reasons"])
     form = Decision.with_initial_data(
         description=f"Data version {verdict['version']} drifted:\n\n{reasons}\n\nAccept it?"

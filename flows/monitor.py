@@ -1,6 +1,6 @@
-"""Run `gear monitor` on a schedule: its history as artifacts, a collapsed codebook as an alert.
+"""Run `gear monitor` on a schedule: publish its history, and alert if the codebook collapsed.
 
-It never takes the checkout's pipeline lock, since it runs beside the pipeline.
+It does not take the checkout's pipeline lock, since it runs at the same time as the pipeline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from flows.child_commands import exit_with_worker, run_command
 from flows.stage_errors import StageStopped
 
-SHOWN = 100  # rows of a history in the table, the newest
+SHOWN = 100  # newest rows of a history that the table shows
 
 
 @flow(name="monitor", persist_result=False)
@@ -29,7 +29,7 @@ def monitor(checkout: str = ".", stop: bool = True, device: str = "cpu") -> Stat
     Args:
         checkout: Where the pipeline runs, with its experiments (`dvc exp run --temp`, `--queue`).
         stop: Ask a training whose codebook collapsed to stop; it saves its state and fails.
-        device: Where to measure: cpu, cuda or cuda:N. The training's own GPU would be disturbed.
+        device: Where to measure: cpu, cuda or cuda:N, preferably not the training's own GPU.
     """
     exit_with_worker()
     folder = Path(checkout).resolve()

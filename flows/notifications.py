@@ -1,7 +1,7 @@
-"""Tell people of failed runs: deploy/automations.yaml, applied by `make deploy`.
+"""Notify people of failed runs, by the automations in deploy/automations.yaml (`make deploy`).
 
-GEAR_NOTIFY_URL names the webhook that is told, such as one of Slack, Mattermost or Teams. Prefect
-keeps it in the block `gear-notify`.
+GEAR_NOTIFY_URL is the webhook to notify, such as one of Slack, Mattermost or Teams. Prefect stores
+it in the block `gear-notify`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def apply_automations() -> list[str]:
     """Save the webhook and create or update the automations of the file; return a line for each.
 
     Raises:
-        InputError: if the address is none, or the file is wrong.
+        InputError: if the URL or the file is not valid.
     """
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore

@@ -1,7 +1,7 @@
-"""The scheduled pipeline: dvc.yaml's stages as Prefect tasks, or a whole experiment by DVC.
+"""Run the pipeline on a schedule: stages of dvc.yaml as Prefect tasks, or a DVC experiment.
 
-DVC owns the graph, the hashes and the caches. This flow decides when, shows how far, and publishes
-what came out.
+DVC owns the graph, the hashes and the caches. This flow schedules runs, shows their progress and
+publishes the results.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from gear.paths import PARAMS, WORK
 
 OVERRIDE = re.compile(r"(?P<name>[a-z_0-9]+(\.[a-z_0-9]+)+)=(?P<value>[^\n]*)")
 DVC = [sys.executable, "-m", "dvc"]
-NAME = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)")  # git takes it
+NAME = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)")  # for git
 
 
 def stage_names(folder: Path, targets: list[str]) -> list[str]:
-    """Return the stages that `targets` need, each after those it depends on; all without targets.
+    """Return `targets` and their dependencies in topological order; all stages without targets.
 
     Raises:
-        InputError: if a target is no stage.
+        InputError: if a target is not a stage.
     """
     import networkx as nx
     from dvc.repo import Repo
@@ -58,7 +58,7 @@ def check_overrides(folder: Path, overrides: list[str]) -> None:
     """Check settings given as `section.key=value` against params.yaml, before anything runs.
 
     Raises:
-        InputError: if one is no such setting, or a value is not allowed.
+        InputError: if there is no such setting, or a value is not allowed.
     """
     file = folder / PARAMS
     values = read_yaml(file, "write it with `gear preset quickstart`")
@@ -98,11 +98,11 @@ def stage(name: str, folder: Path) -> None:
 def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
     """Run the whole pipeline as a DVC experiment in a temporary folder.
 
-    States of its trainings lie in the checkout, so that a run that is killed and started again
-    resumes.
+    States of its trainings are kept in the checkout, so that a killed run resumes if it is started
+    again.
 
     Raises:
-        InputError: in a shallow clone, where DVC would keep nothing of it.
+        InputError: in a shallow clone, where DVC would lose the experiment.
     """
     refuse_shallow_clone(folder)
     settings = [word for override in overrides for word in ("-S", override)]
@@ -125,11 +125,11 @@ def pipeline(
         preset: A preset to write to params.yaml first (runs in place only); empty for params.yaml
             as it is.
         overrides: `section.key=value` settings of a named run, as `dvc exp run -S` takes them.
-        targets: Stages to run, with what they need; none for all.
-        name: Experiment name. With one, the run has a folder of its own; without, it happens in
-            the checkout. `{start}` in it becomes the scheduled start.
-        push: Push the results if a default DVC remote is set, so that nothing is lost when a
-            worker's clone goes.
+        targets: Stages to run, with their dependencies; none for all.
+        name: Experiment name. With a name, the run is a DVC experiment in a temporary folder;
+            without, it runs in the checkout. `{start}` in it becomes the scheduled start.
+        push: Push the results if a default DVC remote is set, so that they outlive a worker's
+            clone.
     """
     exit_with_worker()
     where = Path.cwd()
@@ -166,7 +166,7 @@ def pipeline(
 
 
 def _push(folder: Path, name: str) -> None:
-    """Push results to where they outlive this checkout; log it if there is no such place."""
+    """Push results to the default DVC and git remotes; log a message if one is missing."""
     logger = get_run_logger()
     git = artifacts.git_remote(folder)
     if not artifacts.data_remote(folder):
@@ -179,7 +179,7 @@ def _push(folder: Path, name: str) -> None:
         logger.info(
             f"no git remote: experiment {name} stays in this checkout (`git remote add origin`)"
         )
-    else:  # with what it refers to in the cache
+    else:  # with its contents in the cache
         run_command([*DVC, "exp", "push", git, name], folder, logger.info)
 
 

@@ -26,18 +26,17 @@ def compare_recipes(
     label: str = "",
     push: bool = True,
 ) -> None:
-    """Run recipes x seeds as experiments of their own and publish how they compare.
+    """Run recipes x seeds as DVC experiments and publish a comparison.
 
-    One that fails (`ste` is expected to collapse) does not keep the others from running; it fails
-    this run at the end. The same call with the same label continues: experiments that exist are
-    not run again.
+    If one fails (`ste` is expected to collapse), the others still run, and this run fails at the
+    end. The same call with the same label continues: existing experiments are not run again.
 
     Args:
         recipes: Names of joint.recipe; none for gear, continued and llamagen_repa.
         seeds: Values of run.seed; none for 0.
         overrides: Further `section.key=value` settings, the same for all.
-        label: Beginning of the experiments' names; empty for the week, as in 2026-w48.
-        push: Push the experiments where a DVC remote is set.
+        label: Prefix of the names of experiments; empty for the week, as in 2026-w48.
+        push: Push the experiments if a default DVC remote is set.
     """
     exit_with_worker()
     where = Path.cwd()
@@ -110,7 +109,7 @@ def _settings(recipe: str, seed: int, overrides: list[str] | None) -> list[str]:
 
 
 def experiments(folder: Path) -> set[str]:
-    """Return the names of the experiments that finished."""
+    """Return the names of finished experiments."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -119,10 +118,10 @@ def experiments(folder: Path) -> set[str]:
 
 
 def compared(folder: Path, names: list[str]) -> str:
-    """Return the output of `gear compare`; its lines go to the log as well.
+    """Return the output of `gear compare`, whose lines are also logged.
 
     Raises:
-        StageError: if it refuses to compare them.
+        StageError: if they cannot be compared.
     """
     logger = get_run_logger()
     lines: list[str] = []

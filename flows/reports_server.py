@@ -1,7 +1,7 @@
 """`python -m flows.reports_server HOST PORT`: serve reports/ to browsers of this machine.
 
-Files that a link leads out of reports/ are not served, nor requests for another host's name, which
-a page elsewhere could send here under a name of its own.
+Links out of reports/ are not followed, and requests for other host names are refused (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Handler(SimpleHTTPRequestHandler):
     """Serves the files inside one folder."""
 
     def send_head(self) -> Any:
-        """Answer a request; 403 for another host, 404 for what lies behind a link outwards."""
+        """Answer a request; 403 for another host name, 404 for a link out of the folder."""
         host = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
         if host not in LOOPBACK:
             self.send_error(HTTPStatus.FORBIDDEN, "another host")

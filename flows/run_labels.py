@@ -1,4 +1,4 @@
-"""What Prefect's UI offers and shows of runs: choices of parameters, names, tags."""
+"""Choices of parameters, names and tags of runs in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gear.paths import PARAMS
 
 
 def one_of(names: Iterable[str]) -> Any:
-    """Return what makes the UI offer these values of a text parameter."""
+    """Return a field that makes the UI offer these values of a text parameter."""
     return Field(json_schema_extra={"enum": list(names)})
 
 
 def _stages(pipeline: Path) -> list[str]:
-    """Return the stages of the dvc.yaml in the working directory; none if there is none."""
+    """Return the stages of a dvc.yaml; [] if it cannot be read."""
     try:
         return list(read_yaml(pipeline, "")["stages"])
     except (InputError, KeyError, TypeError):
@@ -62,9 +62,9 @@ def shorten(name: str) -> str:
 
 
 def tags_of(folder: Path, overrides: Iterable[str] = (), *, preset: str = "") -> set[str]:
-    """Return tags that say the recipe, quantizer, data and preset of a run.
+    """Return tags for the recipe, quantizer, data source and preset of a run.
 
-    They are those of params.yaml, or of the preset, with the overrides; none without a params.yaml.
+    Values are those of params.yaml, or of the preset, with the overrides. Without both, no tags.
     """
     tags = {f"preset: {preset}"} if preset else set()
     try:

@@ -1,9 +1,9 @@
 """`python -m flows.server server|worker|deploy|reports|stop`: the make targets of these names.
 
-Each is safe to repeat: what runs already is named and left alone. A mistake of the user gives one
-line and exit code 2. PREFECT_API_URL says where the server listens; process ids and logs lie in
-.gear/services. Prefect's own `server start --background` keeps no log, so that a server that does
-not start could not say why.
+Each is safe to repeat: a running service is reported and left alone. A user's mistake gives one
+line and exit code 2. PREFECT_API_URL is the server's address; process ids and logs are in
+.gear/services. Prefect's own `server start --background` is not used: it keeps no log, which would
+tell why a server does not start.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from gear.paths import LOGS, REPORTS, WORK
 from gear.process import started_at
 
 SERVICES = WORK / "services"
-# runs at a time over all workers of a pool; gpu: the number of GPUs
+# maximum concurrent runs over all workers of a pool; gpu: the number of GPUs
 POOLS = {"cpu": None, "gpu": 1}
-# runs at a time of a worker started here: the monitor runs beside the check of a data version
+# maximum concurrent runs of a worker started here: monitor and dataset run at the same time
 WORKER_LIMITS = {"cpu": 4, "gpu": 1}
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 CREDENTIALS = Path("prefect.toml")  # read by every Prefect command that runs in the checkout
@@ -49,15 +49,19 @@ PREFECT = [sys.executable, "-m", "prefect"]
 
 
 def api() -> str:
-    """Return the server's address."""
+    """Return the URL of the server's API."""
     return os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")
 
 
 def authenticate() -> str:
-    """Give this process, and what it starts, the password of the server; return where it is.
+    """Set the server's password for this process and its children; return where it is stored.
 
-    PREFECT_API_AUTH_STRING names it, for a server elsewhere too. That of a server on this machine
-    is made by the first call and kept in prefect.toml, where Prefect's own commands find it.
+    It is read from PREFECT_API_AUTH_STRING, also for a server on another machine. Else the first
+    call generates one for a server on this machine and stores it in prefect.toml, where Prefect's
+    own commands find it; for another server there is none, and "" is returned.
+
+    Raises:
+        InputError: if prefect.toml has no password.
     """
     for name in ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
         if os.environ.get(name):
@@ -77,7 +81,7 @@ def authenticate() -> str:
             "file to have one made"
         )
     if CREDENTIALS.read_text() != TOML.format(url=api(), secret=found) and _is_ours():
-        _write_credentials(found)  # another port
+        _write_credentials(found)  # the port has changed
     os.environ["PREFECT_API_AUTH_STRING"] = found
     return str(CREDENTIALS)
 
@@ -93,14 +97,14 @@ def _write_credentials(secret: str) -> None:
 
 
 def reports_url() -> str:
-    """Return where reports/ is served."""
+    """Return the URL that reports/ is served at."""
     return os.environ.get("GEAR_REPORTS_URL", "http://127.0.0.1:4201").rstrip("/")
 
 
 def server() -> str:
-    """Start Prefect's server where PREFECT_API_URL says, on loopback, with a password.
+    """Start Prefect's server at PREFECT_API_URL, on loopback, with a password.
 
-    Pages of other origins may not ask it (CORS).
+    CORS forbids requests of pages from other origins.
     Its database is SQLite, or the one of PREFECT_API_DATABASE_CONNECTION_URL.
     """
     host, port = _loopback(api(), "PREFECT_API_URL")
@@ -148,9 +152,9 @@ def worker() -> str:
 
 
 def deploy() -> str:
-    """Register prefect.yaml's deployments.
+    """Register the deployments of prefect.yaml.
 
-    Schedules that are switched on stay on: Prefect itself would switch them off again.
+    Active schedules stay active: Prefect itself would switch them off.
     """
     _require_server()
     for pool, limit in POOLS.items():
@@ -178,7 +182,7 @@ def reports() -> str:
 
 
 def stop() -> str:
-    """End what this checkout started: workers first, so that their runs are told, then the rest."""
+    """Stop the services of this checkout: workers first, so that they can end their runs."""
     names = sorted(
         (file.stem for file in SERVICES.glob("*.pid")),
         key=lambda name: not name.startswith("worker"),
@@ -218,7 +222,7 @@ def _require_server() -> None:
 
 
 def _start(name: str, command: list[str]) -> int:
-    """Start a background process in a session of its own, with a log; return its id."""
+    """Start a background process in its own session, with a log; return its id."""
     SERVICES.mkdir(parents=True, exist_ok=True)
     with (SERVICES / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -235,7 +239,7 @@ def _start(name: str, command: list[str]) -> int:
 def _running(name: str) -> int:
     """Return the process id of a running service, else 0.
 
-    Its start time is compared too, since ids are used again.
+    Its start time is compared too, since process ids are reused.
     """
     try:
         process_id, started = (SERVICES / f"{name}.pid").read_text().split()
@@ -257,7 +261,7 @@ def _end(name: str) -> bool:
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a condition; return whether it came true in time."""
+    """Wait for a condition; return whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not (reached := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -285,7 +289,7 @@ def _pool_type(name: str, limit: int | None) -> str:
 
 
 def _schedules() -> dict[tuple[str, str], tuple[UUID, UUID, bool]]:
-    """Return schedules by deployment name and slug: the ids of both, and whether it is on."""
+    """Return schedules by deployment name and slug: the ids of both, and whether it is active."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -317,7 +321,7 @@ def _switch_on(wanted: set[tuple[str, str]]) -> list[str]:
 
 
 def _when(schedule: Any) -> str:
-    """Return a schedule in words, such as `30 1 * * * UTC` or `every 300 s`."""
+    """Return a schedule as text, such as `30 1 * * * UTC` or `every 300 s`."""
     if hasattr(schedule, "interval"):
         return f"every {schedule.interval.total_seconds():g} s"
     return f"{getattr(schedule, 'cron', schedule)} {getattr(schedule, 'timezone', '')}"
@@ -332,7 +336,7 @@ TARGETS = {
 }
 
 if __name__ == "__main__":
-    if "PREFECT_HOME" in os.environ:  # Prefect makes one level only, and warns
+    if "PREFECT_HOME" in os.environ:  # Prefect creates only one level
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     target = sys.argv[1]
     code = exit_codes.run("", lambda: print(TARGETS[target]()), LOGS)

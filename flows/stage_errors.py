@@ -1,6 +1,6 @@
-"""What a failed stage means to a flow: bad input, stopped, killed, busy or crashed.
+"""Classify the failure of a stage: bad input, stopped, killed, busy or crashed.
 
-Only a crash is worth another try.
+Only a crash is retried.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal
 
 
 class StageError(RuntimeError):
-    """A child failed. `retry`: whether another try can help."""
+    """Raised if a child process failed. `retry`: whether another attempt can help."""
 
     retry = False
 
 
 class StageBadInput(StageError):
-    """Exit code 2: the user's mistake, or a full disk. The same again would fail again."""
+    """Exit code 2: the user's mistake, or a full disk. A retry would fail again."""
 
 
 class StageStopped(StageError):
@@ -31,11 +31,11 @@ class StageStopped(StageError):
 
 
 class StageKilled(StageError):
-    """Ended by a signal such as SIGTERM: somebody wanted it to end."""
+    """Ended on purpose by a signal such as SIGTERM."""
 
 
 class StageBusy(StageError):
-    """Another DVC process works in the checkout, started by hand."""
+    """Another DVC process, such as one started by hand, is using the checkout."""
 
 
 class StageCrashed(StageError):
@@ -57,12 +57,13 @@ def classify(ended: Ended) -> StageError:
     stage_codes = re.findall(r"exited with (-?\d+)", ended.tail)
     code = int(stage_codes[-1]) if stage_codes else ended.code
     number = -code if code < 0 else code - 128  # of the signal, if one ended it
-    if stage_codes and number in CRASHES:  # a killed DVC is somebody's wish
+    if stage_codes and number in CRASHES:  # without these, DVC itself was killed: on purpose
         return StageCrashed(ended.reason)
     if 0 < number < signal.NSIG:
         return StageKilled(ended.reason)
     if os.strerror(errno.ENOSPC) in ended.tail:
         return StageBadInput(ended.reason)
-    if code == 1 and "Traceback (most recent call last)" in ended.tail:  # before gear could look
+    # gear itself prints no traceback: the error came before gear could handle it
+    if code == 1 and "Traceback (most recent call last)" in ended.tail:
         return StageCrashed(ended.reason)
     return {2: StageBadInput, 1: StageStopped}.get(code, StageCrashed)(ended.reason)

@@ -1,4 +1,4 @@
-"""Run `gear study` on a schedule: what is missing runs, the verdicts become an artifact."""
+"""Run the missing runs of a study on a schedule, and publish the verdicts as an artifact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gear.core.errors import InputError
 def study(file: str = "studies/openmoji.yaml", jobs: int = 2) -> None:
     """Run the arms and seeds of a study that have no record yet, and write its page.
 
-    A run that fails does not keep the others from running; it fails this flow at the end.
+    If a run fails, the others still run, and this flow fails at the end.
 
     Args:
         file: The study file, in the checkout.

@@ -1,4 +1,4 @@
-"""Follow a training inside a run: its progress and main metrics as an artifact."""
+"""Publish the progress and main metrics of a training inside a run as an artifact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 LINE = re.compile(r"(?P<stage>[a-z]+) (?P<done>\d+)/(?P<steps>\d+)  (?P<values>\S.*)")
 EVERY = 5.0  # seconds between updates
-# What DVC says after each stage; it is the same each time.
+# lines that DVC prints after every stage
 CHATTER = re.compile(
     r"\s*|(Updating|Generating) lock file 'dvc\.lock'|To track the changes with git, run:"
     r"|\s+git add .*|To enable auto staging, run:|\s+dvc config core\.autostage true"
@@ -21,7 +21,7 @@ CHATTER = re.compile(
 
 
 class TrainingProgress:
-    """Takes each line of a child's output: logs it, unless it is DVC's chatter, and follows steps.
+    """Logs the lines of a child's output, except for DVC's chatter, and publishes training steps.
 
     A line such as `joint 120/300  ntp 3.2  fd 180` updates an artifact, at most every few seconds.
     """
@@ -32,7 +32,7 @@ class TrainingProgress:
         self.stage, self.updated = "", 0.0
 
     def __call__(self, line: str) -> None:
-        """Log a line and note what it says of a training."""
+        """Log a line, and publish the progress of a training in it."""
         if CHATTER.fullmatch(line):
             return
         self.log(line)
@@ -46,7 +46,7 @@ class TrainingProgress:
         self.updated = now
         try:
             self._publish(match, done, steps)
-        except Exception as error:  # of a server that is away: the training goes on
+        except Exception as error:  # such as a lost server: training goes on
             self.log(f"progress was not published: {type(error).__name__}")
 
     def _publish(self, match: re.Match[str], done: int, steps: int) -> None:

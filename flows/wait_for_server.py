@@ -1,6 +1,6 @@
 """`python -m flows.wait_for_server URL`: wait for a Prefect server.
 
-Exit with 1 if none answers within a minute.
+The exit code is 1 if none answers within a minute.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`gear <stage>` and the commands beside the pipeline: their table and exit codes.
+"""Command line of GEAR: `gear <stage>` and the commands outside the pipeline.
 
-Only the module of the command that is called is imported, so that help answers at once.
+Only the module of the called command is imported, so that `gear --help` is fast.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ COMMANDS = {  # module of gear.commands, help
 }
 COMPUTING = frozenset(STAGES) - {"ingest", "validate"}  # stages that use torch
 SHARED = COMPUTING - {"report"}  # stages whose work several ranks share
-SPINS = "10000"  # of a thread at a barrier before it sleeps (docs/performance.md)
+SPINS = "10000"  # iterations a thread spins at a barrier before it sleeps (docs/performance.md)
 OFFLINE = "HF_HUB_OFFLINE"
-OF_THE_HUB = frozenset({"generate", "reconstruct", "encode", "publish"})  # commands that may ask it
+OF_THE_HUB = frozenset({"generate", "reconstruct", "encode", "publish"})  # commands that may use it
 QUIET = {  # telemetry and network look-ups of every tool, off by default
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -104,7 +104,7 @@ QUIET = {  # telemetry and network look-ups of every tool, off by default
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code (`gear.core.exit_codes`)."""
+    """Run a command and return its exit code (see `gear.core.exit_codes`)."""
     words = sys.argv[1:] if arguments is None else arguments
     command = words[0] if words else ""
     for name, value in QUIET.items():
@@ -125,15 +125,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """An argument parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and where help is; exit code 2."""
+        """Print the error and how to get help; exit with code 2."""
         self.exit(2, f"{self.prog}: {one_line(message)} (`{self.prog} --help`)\n")
 
 
 def parser(command: str) -> Parser:
-    """Return the command line, with the arguments of one command."""
+    """Return the parser of all commands, with the arguments of only the given one."""
     top = Parser(
         prog="gear",
         description="GEAR: guided end-to-end autoregression. Settings live in params.yaml.",
@@ -161,7 +161,7 @@ def parser(command: str) -> Parser:
 def run_stage(stage: str, options: dict[str, Path]) -> None:
     """Run a stage with the settings that dvc.yaml declares for it, and record what it cost.
 
-    options: the stage's own, beside its settings.
+    options: keyword arguments for the `run` function of the stage.
     """
     from gear.commands.project import require_commit, require_locked_code
     from gear.params import load_for_stage, require_inputs
@@ -170,7 +170,7 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
     require_commit()
     config = load_for_stage(stage)
     require_inputs(stage)
-    if "OMP_WAIT_POLICY" not in os.environ:  # let another process have the cores that wait
+    if "OMP_WAIT_POLICY" not in os.environ:  # waiting threads soon yield to other processes
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if config.host.threads:  # before torch and numpy are imported, which read it once
         os.environ["OMP_NUM_THREADS"] = str(config.host.threads)
@@ -214,7 +214,7 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
 
 
 def _blamed_on_inputs(stage: str, error: Exception) -> Exception:
-    """Return the error that names the absent or changed input behind another; else that one."""
+    """Return an error that names the missing or changed input behind `error`; else `error`."""
     from gear.runs import revision
 
     name = str(getattr(error, "filename", None) or "")
@@ -229,7 +229,7 @@ def _blamed_on_inputs(stage: str, error: Exception) -> Exception:
 
 
 def _say_what_is_left(stage: str) -> None:
-    """Print how long the stages that are left take, if DVC runs the pipeline."""
+    """Print the estimated time of the remaining stages, if DVC runs the pipeline."""
     from gear.runs.progress import left_after
 
     if os.environ.get("RANK", "0") != "0":
@@ -241,7 +241,7 @@ def _say_what_is_left(stage: str) -> None:
 
 
 def _end_with_who_started_this() -> None:
-    """Let this process end when DVC does, or the launcher of its ranks."""
+    """Terminate this process when DVC or the launcher of its ranks exits."""
     exit_with_dvc()
     if launcher := os.environ.get(launch.LAUNCHER):
         exit_with(int(launcher))

@@ -1,4 +1,4 @@
-"""What trained models share on the Hugging Face Hub: finding them, saving them, model cards."""
+"""Base class of models on the Hugging Face Hub: download, saving and model cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gear.core.text import one_line
 LIBRARY = "gear-autoregression"
 PAPER = "https://arxiv.org/abs/2606.32039"
 TAGS = ("gear", "image-generation", "autoregressive", "vector-quantization")
-# of a repository on the Hub; no code is loaded
+# files to download from a repository on the Hub; no code is loaded
 FILES = [f"{part}{name}" for part in ("", "tokenizer/", "generator/") for name in (CONFIG, WEIGHTS)]
 CARD = """---
 {{ card_data }}
@@ -56,21 +56,21 @@ Paper: {{ paper }}.
 
 
 class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
-    """A trained model that came from `folder`."""
+    """Base class of a trained model that was loaded from `folder`."""
 
     folder: Path
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write the weights as they are now, config.json and a model card to a folder.
+        """Write the current weights, config.json and a model card to a folder.
 
         Raises:
-            InputError: if it is the folder that the model was loaded from.
+            InputError: if the model was loaded from that folder.
         """
         if Path(save_directory).resolve() == self.folder.resolve():
             raise InputError(
                 f"{save_directory}: the model was loaded from this folder: save it to another"
             )
-        self._hub_mixin_config = None  # else the mixin writes a config.json of its own
+        self._hub_mixin_config = None  # else the mixin writes its own config.json
         return super().save_pretrained(save_directory, **options)
 
     def generate_model_card(self, *args: Any, **values: Any) -> Any:
@@ -83,7 +83,10 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
         return super().generate_model_card(paper=PAPER, **self.describe(name), **values)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return the title, summary, facts and usage of the model card; name: what to load."""
+        """Return the title, summary, facts and usage of the model card.
+
+        name: folder or repository that the usage example loads.
+        """
         raise NotImplementedError
 
     def modules(self) -> list[torch.nn.Module]:
@@ -98,10 +101,10 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
 
 
 def find_folder(path: str | Path, revision: str | None) -> Path:
-    """Return a local folder, or that of a repository of the Hub in its cache.
+    """Return a local folder, or the cached copy of a Hub repository, downloaded if needed.
 
     Raises:
-        InputError: if there is neither.
+        InputError: if there is no such folder, and no such repository can be read.
     """
     if Path(path).is_dir():
         return Path(path).resolve()

@@ -1,6 +1,6 @@
-"""Start the ranks of a stage on this node, by torch elastic.
+"""Launch the ranks of a stage on this node with torch elastic.
 
-A stage that torchrun, the `deepspeed` launcher or srun started is a rank already and joins the
+A stage started by torchrun, the `deepspeed` launcher or srun is a rank already and joins the
 others: see docs/scaling.md.
 """
 
@@ -19,8 +19,8 @@ from gear.core.errors import InputError
 from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
 
-LAUNCHER = "GEAR_LAUNCHER"  # variable that names the process that started a rank
-SLURM = {  # what PyTorch expects, by the variable of srun
+LAUNCHER = "GEAR_LAUNCHER"  # environment variable: process id of a rank's launcher
+SLURM = {  # variables that PyTorch expects, and those of srun that they are copied from
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
     "WORLD_SIZE": "SLURM_NTASKS",
@@ -28,12 +28,18 @@ SLURM = {  # what PyTorch expects, by the variable of srun
 
 
 def repeats_rank_zero() -> bool:
-    """Return whether this is another rank than zero, whose checks of input are those of zero."""
+    """Return whether `run_ranks` started this as a nonzero rank: rank zero reports bad inputs."""
     return LAUNCHER in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def is_rank() -> bool:
-    """Return whether something started this process as one of several ranks."""
+    """Return whether a launcher started this process as a rank.
+
+    Under srun this also sets the environment variables that PyTorch expects.
+
+    Raises:
+        InputError: if srun started several ranks without MASTER_ADDR.
+    """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         if "MASTER_ADDR" not in os.environ:
             raise InputError(
@@ -46,10 +52,10 @@ def is_rank() -> bool:
 
 
 def ranks_here(host: HostConfig) -> int:
-    """Return how many ranks a stage has on this node.
+    """Return the number of ranks of a stage on this node: `host.ranks`, by default one a GPU.
 
     Raises:
-        InputError: if host.ranks is more than there are GPUs.
+        InputError: if host.ranks exceeds the number of GPUs, unless there are none.
     """
     gpus = _gpus(host)
     if gpus and host.ranks > gpus:
@@ -66,10 +72,10 @@ def _gpus(host: HostConfig) -> int:
 
 
 def claim_gpus(host: HostConfig) -> None:
-    """Take `host.ranks` GPUs that no other run of this user has taken, if that is not all.
+    """Reserve `host.ranks` free GPUs, by lock files and CUDA_VISIBLE_DEVICES.
 
-    So experiments of a queue that run at the same time do not share GPUs. They are free again when
-    this process ends.
+    Simultaneous runs of a user, such as queued experiments, then do not share GPUs. The GPUs are
+    released when this process ends. Does nothing if `host.ranks` is 0 or all GPUs.
 
     Raises:
         InputError: if too few are free.
@@ -84,7 +90,7 @@ def claim_gpus(host: HostConfig) -> None:
 
 
 def free_gpus(names: list[str], count: int, folder: Path) -> list[str]:
-    """Return `count` of the named GPUs that no process holds, and hold them by locks in a folder.
+    """Lock `count` of the named GPUs by files in a folder, and return their names.
 
     Raises:
         InputError: if too few are free.
@@ -104,7 +110,7 @@ def free_gpus(names: list[str], count: int, folder: Path) -> list[str]:
     )
 
 
-_held = ExitStack()  # locks, until this process ends
+_held = ExitStack()  # locks that are held until this process ends
 
 
 def run_ranks(words: list[str], ranks: int) -> None:
@@ -121,7 +127,7 @@ def run_ranks(words: list[str], ranks: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say what is wrong
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # ranks report errors
     os.environ[LAUNCHER] = str(os.getpid())
     threads = max(1, (os.cpu_count() or 1) // ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -147,6 +153,6 @@ def run_ranks(words: list[str], ranks: int) -> None:
             name = signal.Signals(-code).name
             print(f"gear {words[0]}: rank {rank} of {ranks} was ended by {name}", file=sys.stderr)
             raise SystemExit(128 - code) from None
-        if 0 not in error.failures:  # rank zero has told its own reason
+        if 0 not in error.failures:  # rank zero has reported its own error
             print(f"gear {words[0]}: rank {rank} of {ranks} failed first", file=sys.stderr)
         raise SystemExit(code) from None

@@ -31,7 +31,7 @@ from gear.tokenizer.config import TokenizerConfig
 from gear.training.config import HealthConfig, TrainConfig
 
 NEUTRAL = ("host", "health")  # sections that no stage declares: they change no result
-MOVED = {  # keys of earlier versions
+MOVED = {  # keys of earlier versions, and what they are called now
     "run.device": "host.device",
     "data.workers": "host.workers",
     "sample.batch": "host.sample_batch",
@@ -40,10 +40,11 @@ MOVED = {  # keys of earlier versions
     "train.checkpoint_every": "host.checkpoint_every",
     "generator.checkpointing": "host.activation_checkpointing",
 }
-OF_THE_IMAGES = ("source", "root", "follow_links", "condition", "caption_key")  # keys of data
-MOST_WEIGHTS = 100 * 10**9  # of a generator
-MOST_CHANNELS = 8192  # of a level of the tokenizer
-BASE = "extends"  # key of a preset that names another preset below it
+# keys of `data` that say what the images are
+OF_THE_IMAGES = ("source", "root", "follow_links", "condition", "caption_key")
+MOST_WEIGHTS = 100 * 10**9  # parameters of a generator
+MOST_CHANNELS = 8192  # channels of a level of the tokenizer
+BASE = "extends"  # key of a preset that names the preset it extends
 
 
 class Config(Section):
@@ -181,8 +182,12 @@ def load(path: Path = PARAMS) -> Config:
 def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPELINE) -> Config:
     """Return the settings that dvc.yaml declares for a stage, with `host` and `health`.
 
-    Reading any other setting raises `UndeclaredParamError` at that moment. Outside a checkout
-    (no dvc.yaml) all settings are readable.
+    Reading any other setting raises `UndeclaredParamError`. Outside a checkout (no dvc.yaml) all
+    settings are readable.
+
+    Raises:
+        InputError: if a value is not allowed, dvc.yaml has no such stage, or a training has a batch
+            larger than its training split or a tracker that is not installed.
     """
     config = load(path)
     if stage in paths.TRAININGS:
@@ -198,10 +203,10 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
 
 
 def require_inputs(stage: str, pipeline: Path = paths.PIPELINE) -> None:
-    """Check that what other stages make for a stage is there.
+    """Check that a stage's inputs that other stages make exist.
 
     Raises:
-        InputError: if not; the message names the file or folder, and the command that makes it.
+        InputError: if one is missing; the message names it and the command that makes it.
     """
     if not pipeline.exists():
         return
@@ -265,7 +270,7 @@ def list_presets() -> str:
 
 
 def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
-    """Return the defaults with a preset laid over them, and `over` over that.
+    """Return the settings of a preset; values in `over` replace its own.
 
     Raises:
         InputError: if there is no preset of this name, or a value is not allowed.
@@ -274,14 +279,15 @@ def load_preset(name: str, over: dict[str, Any] | None = None) -> Config:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset that settings differ least from, such as `tiny`; `tiny+2` by two of them.
+    """Return the name of the closest preset, such as `tiny`, or `tiny+2` if two settings differ.
 
-    Settings that a stage does not declare are not looked at. Empty if there are no presets.
+    Only settings that the stage declares and that can change a result are compared. Returns "" if
+    there are no presets.
     """
     own = result_settings(config)
     differing = {}
     for name in list_presets().split():
-        with suppress(InputError):  # of a preset that is broken, or of another version
+        with suppress(InputError):  # skip a preset that is broken or of another version
             values = result_settings(load_preset(name))
             differing[name] = sum(values.get(key) != value for key, value in own.items())
     if not differing:
@@ -291,10 +297,10 @@ def nearest_preset(config: Config) -> str:
 
 
 def apply_preset(name: str) -> str:
-    """Write a preset to params.yaml, complete and commented; return one line a changed key.
+    """Write a preset to params.yaml, with all values and comments; return one line a changed key.
 
-    In a project of `gear init` its images stay, unless the preset names others. A params.yaml that
-    cannot be read is kept as params.yaml.broken.
+    In a project of `gear init`, the settings of its images are kept unless the preset sets them.
+    A params.yaml that cannot be read is renamed to params.yaml.broken.
     """
     values = _merge(_images_of_project(), _overlay(name))
     config = from_values(values, str(paths.PRESETS / f"{name}.yaml"))
@@ -319,7 +325,7 @@ def apply_preset(name: str) -> str:
 
 
 def _images_of_project() -> dict[str, Any]:
-    """Return where the images of a project are; {} in a checkout."""
+    """Return the settings of the images of a project; {} in a checkout."""
     if not paths.LOCK.exists():
         return {}
     try:
@@ -330,7 +336,7 @@ def _images_of_project() -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """Return a complete params.yaml: every value, with its field's sentence as a comment."""
+    """Return a complete params.yaml: every value, with its field's description as a comment."""
     lines = [
         f"# yaml-language-server: $schema={paths.SCHEMA}",
         "# Every setting of the pipeline. `gear preset NAME` writes this file anew.",
@@ -347,7 +353,7 @@ def schema() -> str:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names.
+    """Return nested settings as one dictionary with dotted names.
 
     >>> flatten({"joint": {"steps": 3}, "seed": 0})
     {'joint.steps': 3, 'seed': 0}
@@ -371,7 +377,7 @@ def result_settings(config: Config) -> dict[str, Any]:
 
 
 def _overlay(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the values of a preset over those of the preset that it extends."""
+    """Return the values of a preset, merged over those of the preset that it extends."""
     file = paths.PRESETS / f"{name}.yaml"
     if not name.replace("-", "").replace("_", "").isalnum() or not file.is_file():
         raise InputError(f"no preset {name!r}: there are {', '.join(list_presets().split())}")
@@ -399,7 +405,7 @@ def _commented(section: BaseModel) -> list[str]:
         sentence = textwrap.wrap(field.description or "", 92)
         lines += [f"  # {line}" for line in sentence]
         value = section.model_dump(mode="json")[name]
-        if name == "encoders":  # a list of mappings reads best a line each
+        if name == "encoders":  # one mapping a line
             lines += ["  encoders:", *(f"    - {_flow(one)}" for one in value)]
         else:
             lines.append(f"  {name}: {_flow(value)}")
@@ -419,7 +425,7 @@ def _one_line(error: ValidationError, source: str) -> str:
     missing = {dotted_key(Config, one["loc"]) for one in errors if one["type"] == "missing"}
     found = [fault for fault in faults(Config, error) if not (unknown and fault[0] in missing)]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    if unknown:  # first, since a typo explains what lacks
+    if unknown:  # first: a misspelled key is also the reason why a key is missing
         key = dotted_key(Config, unknown[0]["loc"])
         if key in MOVED:
             return f"{source}: {key!r} is {MOVED[key]!r} now: rename it{more}"

@@ -1,4 +1,4 @@
-"""Trained models in Python: images to tokens and back, samples, and the Hugging Face Hub."""
+"""Python API of trained models: encode and decode images, sample, and use the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gear.tokenizer.model import Tokenizer
 
 Images = Image.Image | torch.Tensor | Sequence[Image.Image]
 
-LARGEST_SIZE = 2048  # pixels a side
+LARGEST_SIZE = 2048  # maximum pixels a side
 
 
 class ImageTokenizer(HubModel):
@@ -39,8 +39,8 @@ class ImageTokenizer(HubModel):
 
     Attributes:
         model: The module; its images are (B, 3, H, W) in [-1, 1].
-        size: Pixels a side that PIL images are resized to: that of the training images. None if
-            the folder does not say; set it before PIL images are encoded.
+        size: Pixels a side that PIL images are resized to, as in training. None if the folder does
+            not record it; set it before encoding PIL images.
     """
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
@@ -49,7 +49,7 @@ class ImageTokenizer(HubModel):
 
     @property
     def stride(self) -> int:
-        """Pixels a side of a token."""
+        """Side of a token in pixels."""
         return _stride(self.model)
 
     @torch.no_grad()
@@ -58,11 +58,11 @@ class ImageTokenizer(HubModel):
 
         Args:
             images: A PIL image or a list of them, which are cropped to squares and resized; or a
-                tensor (3, S, S) or (N, 3, S, S) in [-1, 1], which is taken as it is.
+                tensor (3, S, S) or (N, 3, S, S) in [-1, 1], which is used as it is.
 
         Raises:
-            InputError: if an image is too small or too large, no size is known for it, or a tensor
-                has another shape, other values, or a side that tokens do not divide.
+            InputError: if the list is empty, an image is too small or too large, `size` is None, or
+                a tensor has another shape, other values, or a side that `stride` does not divide.
         """
         if not isinstance(images, torch.Tensor):
             several = [images] if isinstance(images, Image.Image) else images
@@ -78,14 +78,14 @@ class ImageTokenizer(HubModel):
         return torch.cat(indices)
 
     def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
-        """Return the token indices of images (N, S, S, 3) uint8, (N, L) int64 on the CPU."""
+        """Return the token indices (N, L), int64 on the CPU, of images (N, S, S, 3), uint8."""
         return torch.from_numpy(tokenizer_inference.encode_images(self.model, pixels))
 
     def decode(self, indices: torch.Tensor) -> list[Image.Image]:
-        """Return the images of token indices (N, L) or (L,) on a square grid.
+        """Return the images of token indices (N, L) or (L,), in raster order on a square grid.
 
         Raises:
-            InputError: if L is no square number, or an index is not one of the codebook's.
+            InputError: if L is not a square number, or an index is no integer from 0 to codes - 1.
         """
         indices = indices[None] if indices.dim() == 1 else indices
         codes, shape = self.model.config.codes, tuple(indices.shape)
@@ -101,9 +101,9 @@ class ImageTokenizer(HubModel):
         return [Image.fromarray(one) for one in pixels]
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Return the square of `size` pixels that `encode` makes of an image.
+        """Crop and resize an image to a square of `size` pixels a side, as `encode` does.
 
-        It is turned as its EXIF data says, and put on white if it is transparent.
+        It is rotated by its EXIF orientation, and a transparent image gets a white background.
 
         Raises:
             InputError: if the image is too small or too large, or `size` is None.
@@ -126,7 +126,7 @@ class ImageTokenizer(HubModel):
         return load_tokenizer(pretrained_model_name_or_path, revision=revision)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return what is special about this model's card."""
+        """Return the tokenizer's title, summary, facts and usage for its model card."""
         shape = self.model.config
         facts = {
             "quantizer": f"{shape.quantizer}, {shape.codes} codes",
@@ -164,7 +164,7 @@ class ImageGenerator(HubModel):
 
     Attributes:
         model: The transformer.
-        tokenizer: What decodes its tokens.
+        tokenizer: The tokenizer that decodes its tokens.
         condition: "class" or "caption".
         class_names: Names of its classes; empty if it is conditioned on captions.
     """
@@ -197,24 +197,25 @@ class ImageGenerator(HubModel):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> list[Image.Image]:
-        """Return an image for each of the classes, names or numbers, or for each of the prompts.
+        """Sample one image for each class or each prompt.
 
-        Image i is drawn with `seed + i`. It does not depend on the others, but for the rounding of
-        a batch; on a GPU, which samples in bf16, that can change some tokens.
+        Image i is drawn with `seed + i` and does not depend on the other images, except for
+        rounding, which depends on the batch. On a GPU, which samples in bf16, rounding can change
+        some tokens.
 
         Args:
-            classes: For a generator of classes; by default one image of each.
-            prompts: For a generator of captions.
+            classes: Names or indices, for a class-conditional generator; default: each class once.
+            prompts: Captions, for a caption-conditional generator.
             seed: 0 or more.
-            guidance: Classifier-free guidance scale; 1 for none.
-            interval: Shares of the sequence between which guidance holds.
-            temperature: Divides logits.
-            top_k: Keep the k likeliest codes; 0 for all.
-            top_p: Keep the likeliest codes up to this mass; 1 for all.
+            guidance: Classifier-free guidance scale; 1 for no guidance.
+            interval: Start and end of guidance, as fractions of the sequence in [0, 1].
+            temperature: Divides the logits.
+            top_k: Number of most probable codes to sample from; 0 for all.
+            top_p: Probability mass of the most probable codes to sample from; 1 for all.
 
         Raises:
-            InputError: if a class is not known, prompts are given to a generator of classes or the
-                other way round, or a value is not allowed.
+            InputError: if there is no such class, prompts are given to a class-conditional
+                generator or classes to a caption-conditional one, or a value is not allowed.
         """
         if seed < 0:
             raise InputError(f"sample: seed: {seed} is less than 0")
@@ -232,7 +233,7 @@ class ImageGenerator(HubModel):
         """Return the number of classes or prompts, and a function from positions to conditions.
 
         Raises:
-            InputError: as `sample`.
+            InputError: as in `sample`.
         """
         for name, value in (("classes", classes), ("prompts", prompts)):
             if isinstance(value, str):
@@ -251,7 +252,7 @@ class ImageGenerator(HubModel):
     def draw(
         self, conditions: Conditions, rows: np.ndarray, seeds: np.ndarray, settings: SampleConfig
     ) -> torch.Tensor:
-        """Return token indices (N, L) int64 on the CPU: of the conditions at N rows, N seeds."""
+        """Sample token indices, (N, L) int64 on the CPU; rows, seeds: condition and seed, (N,)."""
         tokens = [torch.zeros(0, self.model.tokens, dtype=torch.int64)]
         for part in batches(len(seeds), BATCH):
             tokens.append(sample(self.model, conditions(rows[part]), seeds[part], settings).cpu())
@@ -265,7 +266,7 @@ class ImageGenerator(HubModel):
         return load_generator(pretrained_model_name_or_path, revision=revision)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return what is special about this model's card."""
+        """Return the generator's title, summary, facts and usage for its model card."""
         shape, captions = self.tokenizer.model.config, self.condition == "caption"
         condition = f"{len(self.class_names)} classes"
         if captions:
@@ -320,7 +321,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if there is no tokenizer, or it is damaged.
     """
     folder = find_folder(path, revision)
     root = folder if (folder / CONFIG).exists() else folder / "tokenizer"
@@ -350,7 +351,7 @@ def load_generator(
         text_encoder: Folder of the text encoder, if it is not the packaged one.
 
     Raises:
-        InputError: if there is none, it is damaged, or the two do not belong together.
+        InputError: if a model is missing or damaged, or the two have codebooks of different sizes.
     """
     folder = find_folder(path, revision)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -364,10 +365,12 @@ def load_generator(
 
 
 def class_index(name: str | int, names: Sequence[str]) -> int:
-    """Return the position of a class by its name (any case, if that is unique) or its number.
+    """Return the index of a class, given its name or its index as a number or text.
+
+    Upper and lower case may differ if the class is still unique. A name comes before an index.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such class.
 
     >>> class_index("Cat", ["dog", "cat"]), class_index("0", ["dog", "cat"])
     (1, 0)

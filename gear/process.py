@@ -1,4 +1,4 @@
-"""Child processes in groups that end with their parent, by any signal. Imports no torch."""
+"""Run child processes in groups that end with their parent, even by SIGKILL. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ended:
 
     @property
     def reason(self) -> str:
-        """The last line of a gear command, else the last line, else the exit code."""
+        """The last line that a gear command printed, else the last line, else the exit code."""
         lines = [line.strip() for line in reversed(self.tail.splitlines()) if line.strip()]
         by_gear = [line for line in lines if line.startswith("gear ")]
         return next(iter(by_gear or lines), f"exit code {self.code}")
@@ -43,7 +43,7 @@ def run_child(
     show: Callable[[str], None],
     end: Callable[[subprocess.Popen[str]], None] | None = None,
 ) -> Ended:
-    """Run a command in a process group of its own and end the whole group afterwards.
+    """Run a command in a new session and process group, and terminate the whole group afterwards.
 
     The child gets SIGTERM if this process dies, even by SIGKILL.
 
@@ -78,9 +78,9 @@ def run_child(
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:
-    """Yield the lines of a pipe, and let signals be handled while there are none.
+    """Yield the lines of a pipe; signals are handled within a second while there are none.
 
-    A signal that arrives just before a blocking read would be seen only after the next line.
+    A signal that arrives just before a blocking read would be handled only after the next line.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -136,8 +136,8 @@ def exit_with(process_id: int) -> None:
 def exit_with_dvc() -> None:
     """Terminate this process when the DVC that runs it exits, so that no training is left behind.
 
-    DVC is the nearest ancestor without the variable DVC_STAGE that it sets for its stages. There
-    may be a shell in between, so the death signal of the parent is not enough. Linux only.
+    DVC is the nearest ancestor without the variable DVC_STAGE, which DVC sets for its stages. There
+    may be a shell in between, so the parent-death signal is not enough. Linux only.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -162,9 +162,10 @@ def started_at(process_id: int) -> str:
 
 
 def prepare_child() -> None:
-    """Let SIGINT interrupt a child, and SIGTERM end it when its parent dies.
+    """Reset SIGINT, and request SIGTERM when the parent dies.
 
-    Called in the child before its program starts. A shell that starts us with `&` ignores SIGINT.
+    Called in a child before it executes its program. A shell ignores SIGINT for what it starts
+    with `&`.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

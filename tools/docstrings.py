@@ -1,7 +1,7 @@
-"""Griffe extension of mkdocs.yml: docstrings as they stand in the code, shown as Markdown.
+"""Griffe extension of mkdocs.yml: convert the docstrings of this project to Markdown.
 
-They have examples without a heading, names as `name: what it is`, and formulas with <, >; a field
-has a comment.
+They have examples without a heading, arguments as `name: description`, and formulas with < and >.
+A field is described by its comment.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Docstrings(griffe.Extension):
 def as_markdown(text: str, names: set[str], heading: str) -> str:
     """Return a docstring with its examples as code and its named paragraphs as a section.
 
-    names: those that the object has; a paragraph that begins with another one is text.
+    names: the object's arguments or attributes; a paragraph that begins with another name is text.
     """
     shown = []
     for paragraph in re.split(r"\n\n+", text.rstrip()):

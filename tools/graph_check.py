@@ -1,7 +1,7 @@
-"""Show which stages an edit changes, beside the table of docs/architecture.md.
+"""Check that edits change the stages that docs/architecture.md lists, and no others.
 
-One thing at a time is edited in a scratch copy, and `dvc status` is asked. Nothing is run: every
-output is a placeholder that `dvc commit` records. It takes about a minute.
+One file or setting at a time is edited in a temporary copy, and `dvc status` names the changed
+stages. No stage runs: outputs are placeholders that `dvc commit` records. Takes about a minute.
 
     make graph-check
 """
@@ -24,6 +24,7 @@ import yaml
 REPO = Path(__file__).parents[1]
 COPIED = ("gear", "presets", "dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore")
 TRAININGS = {"tokenizer", "joint", "generator"}
+# stages that load torch
 MODELS = {
     "features",
     "reference",
@@ -32,7 +33,7 @@ MODELS = {
     "reconstruction",
     "evaluate",
     "codebook",
-}  # load torch
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def main() -> int:
 
 
 def names(stages: set[str]) -> str:
-    """Return stages for people, in the order of the graph."""
+    """Return stages as text, in the order of dvc.yaml."""
     order = list(yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"])
     return " ".join(sorted(stages, key=order.index)) or "nothing"
 
@@ -186,7 +187,7 @@ def prepare(checkout: Path) -> None:
 
 
 def changed_stages(checkout: Path) -> set[str]:
-    """Return the stages of which a dependency, a param or the command changed, as DVC sees it."""
+    """Return the stages whose dependencies, params or command changed, by `dvc status`."""
     status = json.loads(dvc(checkout, "status", "--json"))
     return set(status)
 

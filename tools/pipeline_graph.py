@@ -1,6 +1,6 @@
 """Draw the pipeline of dvc.yaml into docs/architecture.md: `python tools/pipeline_graph.py`.
 
-The edges are those of `dvc dag`, without the ones that follow from others.
+The edges are the transitive reduction of those of `dvc dag`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 
 
 def mermaid(repo: Repo) -> str:
-    """Return the graph as a Mermaid block, arrows to the stages that read."""
+    """Return the graph as a Mermaid block, with arrows from writing to reading stages."""
     names = nx.relabel_nodes(repo.index.graph.reverse(), lambda stage: stage.name)
     edges = sorted(nx.transitive_reduction(names).edges)
     lines = [f"  {stage} --> {reader}" for stage, reader in edges]

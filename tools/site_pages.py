@@ -1,7 +1,7 @@
-"""Hook of mkdocs.yml: the site has the repository's layout, and its pages load nothing.
+"""Hooks of mkdocs.yml: keep the repository's layout, and load nothing from other hosts.
 
-Pages of the repository's root are part of the site beside docs/, so that links between them are the
-same on the site, in an editor and on a code host, and all are checked by `mkdocs build --strict`.
+Pages of the repository's root are part of the site next to docs/, so that links between them are
+the same on the site, in an editor and on a code host, and `mkdocs build --strict` checks them all.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LOADED = re.compile(
     r"""|<link\b(?![^>]*rel=["']?canonical)[^>]*?\shref=["']?(?:https?:)?//[^\s"'>]+"""
     r"""|@import\s[^;]*//[^;]+|url\(\s*["']?(?:https?:)?//[^)]+"""
 )
-BOX = (116, 30)  # of a stage in a graph
-STEP = (150, 46)  # from one to the next
+BOX = (116, 30)  # width and height of a stage in a graph
+STEP = (150, 46)  # distance between stages
 TIP = (
     '<defs><marker id="tip" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="7" markerHeight="7"'
     ' orient="auto"><path d="M0 0L6 3L0 6z" fill="currentColor"/></marker></defs>'
@@ -45,13 +45,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Return a page with its API references shown, its Mermaid graphs drawn and its lists apart."""
+    """Return a page with API references expanded, Mermaid graphs drawn and lists separated."""
     shown = MERMAID.sub(lambda block: draw(block[1]), REFERENCE.sub(r"\1", markdown))
     return separate_lists(shown)
 
 
 def on_page_content(content: str, page: Page, **_: object) -> None:
-    """Refuse a page that would show other lists, tables or blocks of code than a code host."""
+    """Raise an error if a page shows other lists, tables or code blocks than on a code host."""
     text = page.markdown or ""
     if "\n:::" in text:
         return
@@ -66,14 +66,14 @@ def on_page_content(content: str, page: Page, **_: object) -> None:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Refuse a site whose pages would load something from elsewhere."""
+    """Raise an error if a page of the site loads something from another host."""
     for page in sorted(Path(config.site_dir).rglob("*.html")):
         if found := outside(page.read_text()):
             raise PluginError(f"{page} loads from elsewhere: {', '.join(found)}")
 
 
 def outside(page: str) -> list[str]:
-    """Return what a page would load from another host.
+    """Return the parts of a page that load something from another host.
 
     >>> outside('<a href="https://arxiv.org">paper</a> <img src="report.png">')
     []
@@ -84,7 +84,7 @@ def outside(page: str) -> list[str]:
 
 
 def separate_lists(markdown: str) -> str:
-    """Return a page with an empty line before lists, which Markdown asks for and code hosts do not.
+    """Add empty lines before lists, which Markdown requires and code hosts do not.
 
     >>> print(separate_lists("Three:\\n- one\\n- two\\n- three"))
     Three:
@@ -94,7 +94,7 @@ def separate_lists(markdown: str) -> str:
     - three
     """
     starts = set()
-    blocks = 0  # of the list item before
+    blocks = 0  # blocks in the previous list item
     for token in MarkdownIt().enable("table").parse(markdown):
         if token.type in ("bullet_list_open", "ordered_list_open"):
             blocks = 2
@@ -125,7 +125,7 @@ def draw(graph: str) -> str:
 
 
 def positions(graph: nx.DiGraph) -> dict[str, tuple[int, int]]:
-    """Return the corner of each node: a column after its last writer, rows centred in a column."""
+    """Return the corner of each node: in the column after its inputs, with centred rows."""
     columns = list(nx.topological_generations(graph))
     highest = max(map(len, columns))
     return {

@@ -1,4 +1,4 @@
-"""`gear accept-code`: take over edits of code that change no result."""
+"""`gear accept-code`: update dvc.lock for code edits that change no result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Return what was proved."""
+    """Return what was proved, in one line."""
     from gear.runs.accept_code import accept_code
 
     return accept_code(arguments.unproved, everything=arguments.all)

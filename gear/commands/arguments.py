@@ -1,4 +1,4 @@
-"""Types of command line arguments."""
+"""Argument types for argparse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def samples(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """Return a number of a port from 1 to 65535, or 0 for any that is free."""
+    """Return a port number from 1 to 65535, or 0 for any free port."""
     return 0 if text == "0" else _whole(text, MOST_PORT)
 
 
@@ -45,7 +45,7 @@ def seed(text: str) -> int:
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """Return a type for numbers from `low` to `high`."""
+    """Return an argument type for numbers in [low, high]."""
 
     def parse(text: str) -> float:
         try:

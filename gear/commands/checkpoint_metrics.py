@@ -45,8 +45,8 @@ class Models:
 def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
     """Return the averaged models of a (copied) state.
 
-    A tokenizer that does not train is the finished one of the stage before. Settings that the
-    training does not declare, such as those of sampling, are those of `root`.
+    A tokenizer that is not trained is that of the previous stage. Settings that the training does
+    not declare, such as those of sampling, are read from `root`.
 
     Raises:
         InputError: if the settings are missing or the weights do not fit them.
@@ -83,7 +83,7 @@ def models_of_state(stage: str, root: Path, state_folder: Path) -> Models:
 
 
 def models_of_stage(folder: Path, root: Path) -> Models:
-    """Return the models of a finished stage. Raises `InputError` if params.yaml has others."""
+    """Return the models of a finished stage. Raises `InputError` if they do not fit params.yaml."""
     config = params.load(root / paths.PARAMS)
     tokenizer = load_tokenizer(folder / "tokenizer")
     generator = load_generator(folder / "generator")
@@ -96,7 +96,7 @@ def models_of_stage(folder: Path, root: Path) -> Models:
 
 
 def settings_of_state(root: Path, declared: dict[str, Any], source: str) -> Config:
-    """Return the settings that a training declared, over those of the checkout that it runs in."""
+    """Return the settings that a training declared, merged over those of its checkout."""
     values = params.load(root / paths.PARAMS).model_dump(mode="json")
     return params.from_values(
         {name: {**section, **declared.get(name, {})} for name, section in values.items()}, source
@@ -104,7 +104,7 @@ def settings_of_state(root: Path, declared: dict[str, Any], source: str) -> Conf
 
 
 def named_device(name: str) -> torch.device:
-    """Return `cpu`, `cuda` or `cuda:N`. Raises `InputError` if this machine has no such device."""
+    """Return a device: `cpu`, `cuda` or `cuda:N`. Raises `InputError` if it is not available."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -152,7 +152,8 @@ def measure(
 ) -> dict[str, Metric]:
     """Measure the codebook over training images and, if there is a generator, fresh samples.
 
-    Samples are drawn with the run's seed, so that curves over steps show the training and no luck.
+    samples, images: number of samples and of training images. Samples are drawn with the run's
+    seed, so that values at different steps are comparable.
 
     Returns:
         usage and perplexity; fd and coverage of samples; fid and inception_score too if

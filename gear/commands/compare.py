@@ -1,4 +1,4 @@
-"""`gear compare`: runs side by side, if they were measured under the same protocol."""
+"""`gear compare`: compare runs that were measured under the same protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gear.runs.revision import (
 )
 
 PROTOCOLS = str(paths.REPORTS / "protocols.json")
-NOTED = 8  # settings that a note names, at most
+NOTED = 8  # maximum settings that a note names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +60,8 @@ def compare(names: list[str], *, across_sampling: bool = False) -> str:
         Tables as text; the same with pictures and curves is written to `reports/compare/`.
 
     Raises:
-        InputError: on an unknown run, one without metrics or curves at hand, or runs measured
-            under different protocols.
+        InputError: on an unknown run, missing metrics or curves, or runs that were measured under
+            different protocols.
     """
     if len(names) < 2:
         raise InputError("name at least two of: experiments, git revisions, workspace")
@@ -87,7 +87,7 @@ def compare(names: list[str], *, across_sampling: bool = False) -> str:
 
 
 def _file_name(names: list[str]) -> str:
-    """Return a short name for a page that only these runs have."""
+    """Return a short file name that is unique to these runs."""
     joined = "_".join(names)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", joined).lstrip(".-")
     if plain == joined and len(plain) <= 80:
@@ -130,7 +130,7 @@ def _read(revision: Revision) -> Run:
 
 
 def _health(revision: Revision) -> dict[str, float]:
-    """Return what the codebook stage measured, without what is no number."""
+    """Return the numeric values that the codebook stage measured."""
     found = revision.read_json(str(paths.CODEBOOK_METRICS))
     values = found.items() if isinstance(found, dict) else ()
     return {name: value for name, value in values if isinstance(value, int | float)}
@@ -162,7 +162,7 @@ def _remedy(revision: Revision, output: str) -> str:
 
 
 def _pictures(revision: Revision, run: Run) -> RunPictures:
-    """Return the samples and the reconstructions that are at hand of a run."""
+    """Return the available samples and reconstructions of a run."""
     samples: list[Sample] = []
     rebuilt: Reconstructions | None = None
     missing = []
@@ -184,7 +184,7 @@ def _pictures(revision: Revision, run: Run) -> RunPictures:
 
 
 def _notes(revision: Revision) -> list[str]:
-    """Return in what the settings of the workspace are not those of its last commit or run."""
+    """Return notes on settings of the workspace that differ from its last commit or run."""
     if revision.commit:
         return []
     here = flatten(revision.read_yaml(str(paths.PARAMS)))

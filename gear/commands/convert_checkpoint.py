@@ -34,10 +34,11 @@ NATIVE_CONFIG = "gear"  # key of an exported file that holds the config.json of 
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model of a public file: what its native folder will hold.
+    """A model read from a public file, to be written to a native folder.
 
-    part: "tokenizer" or "generator". layout: whose names the file uses. container: where in the
-    file the weights are. model: of the right shape, without storage. weights: by native names.
+    part: "tokenizer" or "generator". layout: whose names of weights the file uses. container: where
+    the weights are in the file. model: module of the right shape, without storage. weights: by
+    native name.
     """
 
     part: str
@@ -53,9 +54,9 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
 
     Args:
         file: The checkpoint.
-        folder: Folder of the native ones.
-        heads: Attention heads of a generator; None for those that an exported file names, or one
-            per 64 channels, as published.
+        folder: Folder to write the native checkpoints to.
+        heads: Attention heads of a generator; None for the number in an exported file, or one per
+            64 channels, as published.
         grid: Tokens a side of a generator; None for that of an exported file, or 16.
 
     Returns:
@@ -79,7 +80,7 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
             _check_weights(file, model)
     except InputError:
         raise
-    except Exception as error:  # what stands in place of tensors may be anything
+    except Exception as error:  # a file may hold anything in place of tensors
         reason = one_line(f"{type(error).__name__}: {error}", 120)
         raise InputError(f"{file}: not a checkpoint of a known layout ({reason})") from None
     for model in models:
@@ -88,7 +89,7 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
 
 
 def _require_own(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything but a native checkpoint."""
+    """Raise `InputError` if a folder to replace holds anything but a native checkpoint."""
     if not folder.exists():
         return
     others = sorted(path.name for path in folder.iterdir() if path.name not in NATIVE)
@@ -244,11 +245,14 @@ def _check_weights(file: Path, imported: ImportedModel) -> None:
 def export_checkpoint(folder: Path, file: Path) -> str:
     """Write a native VQ tokenizer or generator as `{"model": state dict}` in LlamaGen's names.
 
-    The folder's config goes along under the key `gear`, which `gear import` reads and other code
+    The folder's config is added under the key `gear`, which `gear import` reads and other code
     ignores.
 
     Returns:
         One line that says what was written.
+
+    Raises:
+        InputError: if it is another kind of model, or the file cannot be written.
     """
     require_writable(file, "export to")
     config = read_config(folder)
@@ -262,7 +266,7 @@ def export_checkpoint(folder: Path, file: Path) -> str:
             )
     elif isinstance(own := config.get("tokenizer"), dict) and own.get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
-        # a running record that LlamaGen's own class asks for
+        # a buffer that LlamaGen's own class requires
         state["quantize.codebook_used"] = torch.zeros(65536)
     else:
         raise InputError(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")

@@ -1,4 +1,4 @@
-"""`gear dataset`: examine a new version of the data."""
+"""`gear dataset`: check a new version of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Examine the data, or accept a version; return the verdict."""
+    """Check the data, or accept a version; return the verdict."""
     from gear.core.memory import keep_freed_memory
     from gear.params import load
     from gear.validation.dataset_versions import accept, check

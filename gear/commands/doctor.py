@@ -1,4 +1,4 @@
-"""`gear doctor`: what this machine and this checkout have and lack for a run of params.yaml."""
+"""`gear doctor`: check what this machine and checkout lack for a run of params.yaml."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ WITHOUT_ROOT = "openmoji"  # the source that comes with the packages
 
 
 class Lacks(Exception):
-    """Something that a run needs is not there; the text says what to do."""
+    """Raised if something that a run needs is missing; the message says what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`gear doctor` has no arguments."""
+    """Add nothing: `gear doctor` has no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Print a line for each check; return one that says that nothing is lacking.
+    """Print a line for each check; return a line if nothing is missing.
 
     Raises:
-        StageFailed: if something is lacking.
+        StageFailed: if something is missing.
     """
     lacking = []
     for name, check in CHECKS.items():
@@ -63,7 +63,7 @@ def python() -> str:
 
 
 def packages() -> str:
-    """Return whether packages are as gear.lock of a project or pyproject.toml's pins say."""
+    """Check installed packages against gear.lock of a project, or the pins in pyproject.toml."""
     if paths.LOCK.exists():
         require_locked_code()
         return f"as {paths.LOCK} records"
@@ -86,7 +86,7 @@ def packages() -> str:
 
 
 def gpus() -> str:
-    """Return the GPUs that torch sees."""
+    """Return the GPUs that torch sees. Raises `Lacks` if torch does not see the GPU of a driver."""
     import torch
 
     if torch.cuda.is_available():
@@ -112,7 +112,7 @@ def _driver() -> str | None:
 
 
 def memory() -> str:
-    """Return the cores, and the memory that is free."""
+    """Return the number of cores and the free memory."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -125,7 +125,7 @@ def memory() -> str:
 
 
 def disk() -> str:
-    """Return the room on the disk of the checkout."""
+    """Return the free space on the disk of the checkout."""
     free = shutil.disk_usage(".").free
     if free < LEAST_DISK:
         raise Lacks(f"{free / 1e9:.1f} GB free: the quickstart takes {LEAST_DISK / 1e9:.0f} GB")
@@ -133,7 +133,7 @@ def disk() -> str:
 
 
 def checkout() -> str:
-    """Return the commit, and where DVC pushes to."""
+    """Return the commit and the default remote of DVC."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from scmrepo.exceptions import SCMError
@@ -155,7 +155,7 @@ def checkout() -> str:
 
 
 def settings() -> str:
-    """Return whether params.yaml is valid, and what it asks for is here: ranks, trackers."""
+    """Check params.yaml, and whether its device, ranks and trackers are available."""
     from gear.core.device import pick_device
     from gear.core.host_config import require_trackers
     from gear.launch import ranks_here
@@ -185,7 +185,7 @@ def data() -> str:
 
 
 def weights() -> str:
-    """Return how many of the weights that params.yaml names are there."""
+    """Check that the weights that params.yaml names exist; return how many."""
     from gear.params import load
 
     named = [*_named_files(load().model_dump(mode="json"), "")]
@@ -196,7 +196,7 @@ def weights() -> str:
 
 
 def _named_files(values: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the settings that name weights, with their paths."""
+    """Yield the dotted names of settings that name weights, and the paths of these."""
     if isinstance(values, list):
         values = dict(enumerate(values))
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""`gear encode`: the token indices of images in a NumPy file."""
+"""`gear encode`: write the token indices of images to a NumPy file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from gear.commands import image_files
 from gear.core.errors import InputError
 
-READ = 2**24  # pixels that are read at a time
+READ = 2**24  # maximum pixels that are read at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Estimate what a params file costs at scale, from shapes alone: nothing is allocated.
+"""Estimate the cost of a run at scale from shapes alone: nothing is allocated.
 
 FLOPs are torch's count of matrix products and convolutions in forward passes over tensors without
 storage. A backward pass costs twice its forward pass, or once if no weight takes a gradient.
@@ -41,22 +41,24 @@ ATTENTION = {  # torch counts the fused attention of GPUs only
     )
 }
 
+# of the encoders' published sizes (Qwen3-1.7B, T5-XL)
 TEXT_WIDTHS = {
     "minilm": 384,
     "qwen3": 2048,
     "t5": 2048,
-}  # of the encoders' published sizes (Qwen3-1.7B, T5-XL)
+}
 
+# others have 768, the width of their base size
 TEACHER_WIDTHS = {
     "efficientnet-lite0": 112,
     "clip": 1024,
     "vjepa2": 1024,
-}  # others 768, their base size
+}
 
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """Weights of a vision transformer and the side of its patches, pixels."""
+    """Number of weights of a vision transformer, and the side of its patches in pixels."""
 
     parameters: float
     patch: int
@@ -74,20 +76,20 @@ PACKAGED_FLOPS = 0.2e9  # of EfficientNet-Lite0 up to block 10 at 128 px
 
 @dataclass(frozen=True)
 class Part:
-    """Size of a module, and what a joint step does with it for one image."""
+    """Size of a module, and its cost in a joint step for one image."""
 
     name: str
     parameters: int
     trains: bool
-    flops: float  # a step, an image
-    kept: float  # bytes autograd keeps, an image
+    flops: float  # per step and image
+    kept: float  # bytes that autograd keeps per image
 
 
 def kept_bytes(config: Config, parts: list[Part]) -> float:
     """Return the bytes that autograd holds for an image between forward and backward pass.
 
-    With activation checkpointing a generator's block keeps its input alone, and one block at a time
-    is computed again.
+    With activation checkpointing, a block of the generator keeps only its input, and one block at a
+    time is recomputed.
     """
     kept = sum(part.kept for part in parts)
     if not config.host.activation_checkpointing:
@@ -99,7 +101,7 @@ def kept_bytes(config: Config, parts: list[Part]) -> float:
 
 
 def teacher_flops(teacher: TeacherConfig) -> float:
-    """Return FLOPs of a teacher's forward pass for an image, two a weight and token."""
+    """Return FLOPs of a teacher's forward pass for an image, two per weight and token."""
     if teacher.name not in TEACHERS:
         return PACKAGED_FLOPS * (teacher.input_size / 128) ** 2
     size = TEACHERS[teacher.name]
@@ -111,14 +113,13 @@ def model_states(
 ) -> tuple[float, float]:
     """Return bytes per GPU of weights, gradients and moments at a ZeRO stage, and of the averages.
 
-    Every rank holds the averages whole, at ZeRO-3 its part of them. offload: the moments are in the
-    CPU's memory.
+    Every rank holds all averages, at ZeRO-3 only its partition. offload: the moments are in CPU
+    memory.
     """
     trained = sum(p.parameters for p in parts if p.trains)
     frozen = sum(p.parameters for p in parts if not p.trains)
-    shared = [
-        1 if stage < level else gpus for level in (3, 2, 1)
-    ]  # what is split: weights, gradients, moments
+    # number of GPUs that share weights, gradients and moments
+    shared = [1 if stage < level else gpus for level in (3, 2, 1)]
     averaged = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
     moments = 0 if offload else 8 / shared[2]
     states = trained * (4 / shared[0] + 4 / shared[1] + moments) + 4 * frozen
@@ -130,7 +131,7 @@ def measure(config: Config) -> list[Part]:
     recipe = RECIPES[config.joint.recipe]
     trains, reads = recipe.tokenizer_trains, recipe.readout != "none"
     with FakeTensorMode():
-        tokenizer = Tokenizer(config.tokenizer).eval()  # eval: dropout multiplies no matrix
+        tokenizer = Tokenizer(config.tokenizer).eval()  # eval: without dropout
         guided = _guided(config).eval()
         images = torch.empty(1, 3, config.data.size, config.data.size)
         tokens, labels = torch.zeros(1, config.grid**2, dtype=torch.int64), _condition(config)
@@ -166,9 +167,8 @@ def measure(config: Config) -> list[Part]:
                 3 * full[0] + 2 * (soft[0] + mixing),
                 full[1] + soft[1],
             ),
-            Part(
-                "projector", _count(guided.projector), True, 0.0, 0.0
-            ),  # its work is in the generator's
+            # the projector's FLOPs and activations are included in the generator's
+            Part("projector", _count(guided.projector), True, 0.0, 0.0),
         ]
         if (
             trains
@@ -234,7 +234,7 @@ def _guided(config: Config) -> GuidedGenerator:
 
 
 def _condition(config: Config) -> Condition:
-    """Return one image's class, or a caption of the greatest length."""
+    """Return the condition of one image: a class, or a caption of maximum length."""
     if config.data.condition == "class":
         return torch.zeros(1, dtype=torch.int64)
     length = config.text.tokens + 1
@@ -247,14 +247,14 @@ def _count(module: nn.Module) -> int:
 
 
 def _forward(module: nn.Module, call: Callable[..., Any], *inputs: Any) -> tuple[float, float]:
-    """Return FLOPs of a forward pass, and the bytes of activations that it keeps, two per value."""
+    """Return FLOPs of a forward pass and bytes of activations that it keeps, 2 per value."""
     weights = {id(p) for p in module.parameters()}
     kept: dict[int, int] = {}
 
     def note(value: torch.Tensor) -> torch.Tensor:
         if id(value) not in weights and not isinstance(value, nn.Parameter) and value._base is None:
             kept[id(value)] = 2 * prod(value.shape)
-            alive.append(value)  # else its id may name another tensor later
+            alive.append(value)  # else another tensor may get its id
         return value
 
     alive: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""`gear export`: a native checkpoint to LlamaGen's layout."""
+"""`gear export`: convert a native checkpoint to LlamaGen's layout."""
 
 from __future__ import annotations
 

@@ -13,41 +13,41 @@ from typing import Any
 
 MINUTES = 15.0  # of a run without a GPU
 CORE_MINUTES = {"quickstart": 20.0, "demo": 140.0}  # of a run of these presets on CPUs
-MOST_CORES = 16  # models this small gain nothing from more
-SCALES = (0.5, 4.0)  # least and most of the preset's steps
+MOST_CORES = 16  # more cores do not speed up models this small
+SCALES = (0.5, 4.0)  # minimum and maximum, times the preset's steps
 GPU_SCALE = 2.0
-FEATURES_A_CORE = 10_000  # images whose teacher features take three minutes of a core
+FEATURES_A_CORE = 10_000  # images whose teacher features take three minutes on a core
 SIZES = (16, 32, 64, 128)  # pixels
 MULTIPLIERS = {16: [1, 2], 32: [1, 2, 2], 64: [1, 2, 2, 4], 128: [1, 1, 2, 4]}
 LARGE_SIDE_CORES = 8  # with fewer, 64 px would take hours
 FEW, MANY = 500, 10_000  # images
-LEAST_IMAGES = 24  # of which a fifth, held out, has to give nearest neighbours
+LEAST_IMAGES = 24  # minimum: a fifth is held out, and nearest neighbours are searched in it
 MOST_VALIDATION = 5_000
-UNKNOWN = 1_500  # images of a set that is not here: as many as quickstart has
+UNKNOWN = 1_500  # images assumed for a dataset that is not here, as in quickstart
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has: cores of the CPU, and whether torch sees a GPU."""
+    """Resources of a run: CPU cores, and whether torch sees a GPU."""
 
     cores: int
     has_gpu: bool
 
 
 def this_machine() -> Machine:
-    """Return what this process may use."""
+    """Return the resources that this process may use."""
     import torch
 
     return Machine(len(os.sched_getaffinity(0)), torch.cuda.is_available())
 
 
 def fit(images: int, side: int, machine: Machine) -> tuple[str, dict[str, Any]]:
-    """Return the name of a preset and the values to lay over it.
+    """Return the name of a preset and the values to override in it.
 
     Args:
         images: Number of images.
         side: Their typical shorter side, pixels.
-        machine: What it runs on.
+        machine: Resources of the run.
 
     >>> preset, values = fit(1500, 100, Machine(cores=2, has_gpu=False))
     >>> preset, values["data"]["size"], values["tokenizer"]["codes"], values["joint"]["steps"]
@@ -89,13 +89,13 @@ def _cores(machine: Machine) -> int:
 
 
 def _codes(images: int, machine: Machine) -> int:
-    """Return the codebook's size, a power of two: a code for about three images."""
+    """Return the codebook size, a power of two: about one code for three images."""
     most = 4096 if machine.has_gpu else 1024
     return min(max(128, 1 << round(math.log2(images / 3))), most)
 
 
 def _shares(images: int, machine: Machine) -> dict[str, Any]:
-    """Return how many images are held out, and how many a CPU takes at most."""
+    """Return the share of images to hold out, and for CPUs a limit on their number."""
     most = FEATURES_A_CORE * _cores(machine)
     limit = most if not machine.has_gpu and images > most else 0
     if images < FEW:

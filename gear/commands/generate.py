@@ -1,4 +1,4 @@
-"""`gear generate`: images of a checkpoint as one picture, outside the pipeline."""
+"""`gear generate`: sample images from a checkpoint into one picture, outside the pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gear.commands import image_files
 from gear.commands.arguments import positive, seed
 from gear.core.errors import InputError
 
-MOST_IMAGES = 10_000  # of a picture
+MOST_IMAGES = 10_000  # maximum images of a picture
 
 if TYPE_CHECKING:
     from gear.generator.conditions import Conditions
@@ -99,9 +99,10 @@ def generate(
     settings: SampleConfig,
     out: Path,
 ) -> str:
-    """Draw `settings.n` images of each class or prompt into one picture, a row each.
+    """Sample `settings.n` images of each class or prompt into one picture, a row each.
 
-    Image i of a row is drawn with seed `seed + i`: the same image whatever else is drawn with it.
+    Image i of a row is drawn with seed `seed + i` and does not depend on the others, except for
+    rounding.
 
     Returns:
         What was written, in one line.
@@ -131,7 +132,7 @@ def generate(
 def _rows(
     generator: ImageGenerator, classes: list[str], prompts: list[str]
 ) -> tuple[list[str], Conditions]:
-    """Return the rows' names, and a function from row numbers to conditions.
+    """Return the names of rows, and a function from row numbers to conditions.
 
     Raises:
         InputError: if the checkpoint is conditioned on captions and classes are named, or the
@@ -158,7 +159,7 @@ def _rows(
 
 
 def class_index(name: str, names: list[str]) -> int:
-    """Return a class by its name (any case) or its number. Raises `InputError`."""
+    """Return the index of a class, given its name (any case) or number. Raises `InputError`."""
     from gear import pretrained
 
     try:

@@ -1,4 +1,4 @@
-"""Image files that a command is given, and pictures that it writes."""
+"""Read the image files of a command, and write its picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which images and which tokenizer."""
+    """Add the arguments for images and tokenizer."""
     parser.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
@@ -45,7 +45,8 @@ def open_tokenizer(checkpoint: str, size: int | None) -> ImageTokenizer:
     """Return a tokenizer with the size of its images, on a GPU if there is one.
 
     Raises:
-        InputError: if there is none, or no size is known, or tokens do not divide it.
+        InputError: if there is no tokenizer, no size is known, or it is too large or no multiple of
+            the stride.
     """
     import torch
 
@@ -63,10 +64,10 @@ def open_tokenizer(checkpoint: str, size: int | None) -> ImageTokenizer:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return image files, and those in folders, by name.
+    """Return image files, and those inside folders sorted by name.
 
     Raises:
-        InputError: if none is named, or a folder holds none.
+        InputError: if none is named, or a folder has none.
     """
     from gear.ingest.folder import IMAGE_ENDINGS
 
@@ -92,7 +93,7 @@ def read_images(files: list[Path], size: int) -> np.ndarray:
     """Return images cropped and resized to squares, (N, size, size, 3) uint8.
 
     Raises:
-        InputError: if one cannot be read; the line names it.
+        InputError: if one cannot be read; the message names it.
     """
     import numpy as np
 
@@ -120,7 +121,7 @@ def write_picture(picture: Image.Image, out: Path) -> None:
     buffer = io.BytesIO()
     try:
         picture.save(buffer, format=PICTURES[out.suffix.lower()])
-    except (ValueError, OSError) as error:  # Pillow's encoders have limits of their own
+    except (ValueError, OSError) as error:  # Pillow's encoders have different size limits
         raise InputError(
             f"--out {out}: {picture.width}x{picture.height} pixels: {one_line(str(error), 150)}: "
             "write a .png"

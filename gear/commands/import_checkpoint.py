@@ -1,4 +1,4 @@
-"""`gear import`: a public checkpoint to a native folder."""
+"""`gear import`: convert a public checkpoint to a native folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gear init`: a project folder for images, which the installed package trains on."""
+"""`gear init`: create a project, in which the installed package trains on your images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gear.core.errors import InputError
 from gear.core.files import replace_file
 from gear.core.text import one_line, printable
 
-DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # of the Hugging Face Hub
+DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # dataset on the Hub
 HUB_FOLDER = Path("data/raw")
 LOOKED_AT = 200  # images whose size is read
 PIPELINE_FOLDERS = ("data", "reports")  # what stages write
@@ -69,8 +69,8 @@ HOME = "https://arxiv.org/abs/2606.32039"
 class Source:
     """Where images come from.
 
-    data: values of the settings' section. side: typical shorter side, pixels.
-    text: the images in words. before: commands to run before the pipeline.
+    data: values of the section `data`. side: typical shorter side, pixels.
+    text: description of the images. before: commands to run before the pipeline.
     """
 
     data: dict[str, Any]
@@ -106,10 +106,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Make or update a project; return what to do next.
+    """Create or update a project; return what to do next.
 
     Raises:
-        InputError: if the folder holds something, or there are no images.
+        InputError: if the folder is not empty, or there are no images.
     """
     folder: Path = arguments.folder
     if arguments.update:
@@ -176,7 +176,7 @@ def require_images_apart(folder: Path, images: Path) -> None:
 
 
 def of_images(images: Path, folder: Path, *, captions: bool) -> Source:
-    """Return a folder of images as a source, after a look at all names and some images."""
+    """Return a folder of images as a source; checks all names and the size of some images."""
     from gear.ingest.folder import CAPTIONS, image_folder
     from gear.ingest.records import EncodedSample
 
@@ -236,7 +236,7 @@ def typical_side(files: list[Path], images: Path) -> int:
 
 
 def of_hub(name: str) -> Source:
-    """Return a dataset of the Hugging Face Hub as a source; it is fetched later."""
+    """Return a dataset of the Hugging Face Hub as a source; it is downloaded later."""
     if not DATASET.fullmatch(name) or ".." in name:
         raise InputError(f"--hub {name}: a dataset's name is owner/name")
     root = HUB_FOLDER / name
@@ -288,7 +288,7 @@ def make_project(folder: Path, source: Source, *, captions: bool) -> str:
     inside = bool(own) and not Path(own).is_absolute()
     add_lines(folder / ".gitignore", f"{IGNORED}/{_literal(own)}\n" if inside else IGNORED)
     add_lines(folder / ".dvcignore", DVC_IGNORED)
-    replace_file(folder / paths.LOCK, project.lock_text().encode())  # last: it makes a project
+    replace_file(folder / paths.LOCK, project.lock_text().encode())  # last: it marks a project
     return summary(folder, source, config, machine, commands)
 
 
@@ -315,7 +315,7 @@ def summary(
 
 
 def start_repositories(folder: Path) -> None:
-    """Make a folder a DVC repository, and a git one unless it lies in one."""
+    """Initialise DVC in a folder, and git unless the folder is inside a repository."""
     command = ["git", "rev-parse", "--show-toplevel"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -348,7 +348,7 @@ def update() -> str:
 
 
 def add_lines(file: Path, text: str) -> None:
-    """Append those lines to a file that it lacks."""
+    """Append the lines of a text that a file lacks."""
     old = file.read_text() if file.exists() else ""
     lacking = [line for line in text.splitlines() if line not in old.splitlines()]
     joined = old if not old or old.endswith("\n") else f"{old}\n"
@@ -356,7 +356,7 @@ def add_lines(file: Path, text: str) -> None:
 
 
 def _literal(path: str) -> str:
-    r"""Return a path as a pattern of .gitignore that means it alone.
+    r"""Return a path as a pattern of .gitignore that matches only it.
 
     >>> print(_literal("my [old] birds"))
     my\ \[old\]\ birds

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from gear.commands.checkpoint_metrics import Models
     from gear.evaluation.metric_protocol import Metric
 
-NICE = 19  # training goes first
-TRIES = 20  # states that vanish, one after the other, before giving up
+NICE = 19  # lowest CPU priority
+TRIES = 20  # attempts to read a state before another replaces it
 
 
 class Unhealthy(StageFailed):
-    """The codebook's health is below its thresholds."""
+    """Raised if codebook health is below a threshold."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Measure the newest checkpoint that was not measured yet; return what came out.
+    """Measure the newest checkpoint that was not measured yet; return the result as text.
 
-    `--result` names a file for programs: {new, message, broken, history}.
+    `--result` also writes {new, message, broken, history} to a JSON file.
 
     Raises:
         Unhealthy: if a health threshold is broken, after the result is written.
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Where measurements are kept, and how to measure."""
+    """Measures checkpoints and keeps the results in the folder `store`."""
 
     store: Path
     samples: int
@@ -166,7 +166,7 @@ class Monitor:
             if asked:
                 message += "; training is asked to stop"
         elif checkpoint.step is None:
-            shutil.rmtree(good, ignore_errors=True)  # the finished ones are as good, and newer
+            shutil.rmtree(good, ignore_errors=True)  # the finished models replace them
         elif not unhealthy:
             replace_folder(
                 good, lambda folder: checkpoint_metrics.save(models, folder, checkpoint.root)
@@ -204,14 +204,14 @@ def _lines(history: Path) -> list[dict[str, Any]]:
 
 
 def _gate_is_open(checkpoint: Checkpoint, models: Models) -> bool:
-    """Return whether health counts already: from the step on at which training's own gate opens."""
+    """Return whether health is checked at this step: from `health.after_step` on."""
     return checkpoint.step is None or checkpoint.step >= models.config.health.after_step
 
 
 def _unhealthy(models: Models, metrics: dict[str, Metric]) -> str | None:
-    """Return the health threshold that is broken, in words.
+    """Return a message on a health threshold that is not met; None if all are.
 
-    The averaged weights are judged, then the live ones in training's last window: averages lag.
+    The averaged weights are checked, then the live ones in training's last window: averages lag.
     """
     from gear.training.codebook_health import verdict
 
@@ -225,7 +225,7 @@ def _unhealthy(models: Models, metrics: dict[str, Metric]) -> str | None:
 
 
 def _ask_to_stop(checkpoint: Checkpoint, reason: str) -> bool:
-    """Write the file that the training loop looks for; return whether the run is still there."""
+    """Write a stop request for the training loop; return whether the run still exists."""
     run = checkpoint.folder.parent
     if not run.is_dir():
         return False

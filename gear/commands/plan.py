@@ -1,4 +1,4 @@
-"""`gear plan`: what params.yaml costs at scale."""
+"""`gear plan`: estimate what params.yaml costs at scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run at scale costs and needs, as a table."""
+"""Format the estimated cost of a run at scale as a table."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
     Args:
         config: The settings.
         gpus: Number of GPUs.
-        tflops: Sustained teraflop/s per GPU, as measured or hoped for.
-        memory: GiB a GPU.
-        images: Training images.
+        tflops: Sustained teraflop/s per GPU, as measured or assumed.
+        memory: Memory per GPU in GiB.
+        images: Number of training images.
     """
     if config.joint.batch % gpus:
         raise InputError(f"--gpus {gpus}: joint.batch {config.joint.batch} does not divide by it")
@@ -107,7 +107,7 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
 
 
 def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> str:
-    """Return which host.micro_batch fits into a GPU's memory.
+    """Return a line on the largest host.micro_batch that fits into a GPU's memory.
 
     Args:
         share: Images of a step on a GPU.
@@ -132,7 +132,7 @@ def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> st
 
 
 def teacher_line(config: Config, features: int, cached: bool) -> str:
-    """Return whether teacher features are cached, and why."""
+    """Return a line on whether teacher features are cached, and why."""
     reason = f"teacher.cache is {config.teacher.cache}"
     if config.teacher.cache == "auto":
         reason = f"{'up to' if cached else 'over'} {LARGEST_CACHE >> 30} GiB"
@@ -141,7 +141,7 @@ def teacher_line(config: Config, features: int, cached: bool) -> str:
 
 
 def disk_lines(config: Config, parts: list[Part], images: int, features: int) -> list[str]:
-    """Return what a run needs of disk space, GiB, and what DVC's cache adds to it."""
+    """Return lines on the disk space of a run and of DVC's cache in GiB."""
     pixels = (config.data.size / 256) ** 2
     trained = sum(part.parameters for part in parts if part.trains)
     averages = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")

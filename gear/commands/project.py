@@ -1,10 +1,10 @@
-"""A project folder, which runs the installed package: its dvc.yaml and its gear.lock.
+"""Write dvc.yaml and gear.lock of a project, a folder that runs the installed package.
 
 Stages of a checkout depend on folders of gear/. A project has none: its stages depend on params in
-gear.lock, a hash of each of those folders as they are installed and the versions of the libraries
-that decide bits. A stage refuses to run if gear.lock and the installation differ, so that every
-output is of the code that gear.lock names; `gear init --update` takes the installation over, and
-the stages whose entries changed run again.
+gear.lock, a hash of each of those folders as installed and the versions of the libraries that can
+change results. A stage refuses to run if gear.lock and the installation differ, so that every
+output is made by the code that gear.lock records. `gear init --update` records the current
+installation, and the stages whose entries changed run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.yaml_text import read_yaml
 
-CODE = "gear/"  # how dependencies on code begin in the package's dvc.yaml
+CODE = "gear/"  # prefix of dependencies on code in the package's dvc.yaml
 KINDS = ("code", "libraries")  # sections of gear.lock
 PINS = "pyproject.toml"  # the file of a checkout that names the libraries' versions
 PIN = "tool.gear.pins."
@@ -53,10 +53,10 @@ def installed() -> dict[str, Any]:
 
 
 def lock_text() -> str:
-    """Return the gear.lock of what is installed."""
+    """Return the text of gear.lock for the current installation."""
     here = installed()
     lines = [f"version: {json.dumps(here['version'])}"]
-    for kind in KINDS:  # quoted, for a hash can look like a number
+    for kind in KINDS:  # quoted: a hash can look like a number
         lines += [f"{kind}:", *(f"  {k}: {json.dumps(v)}" for k, v in here[kind].items())]
     return LOCK_HEAD + "\n".join(lines) + "\n"
 
@@ -77,7 +77,7 @@ def pipeline_text() -> str:
 
 
 def locked_entries(stage: dict[str, Any]) -> list[str]:
-    """Return the entries of gear.lock that a stage of the package's dvc.yaml stands on."""
+    """Return the entries of gear.lock that a stage of the package's dvc.yaml depends on."""
     return [
         *(f"code.{_key(path)}" for path in _code(stage)),
         *(f"libraries.{name}" for name in _libraries(stage)),
@@ -85,7 +85,7 @@ def locked_entries(stage: dict[str, Any]) -> list[str]:
 
 
 def differences() -> list[str]:
-    """Return how what is installed differs from gear.lock, a phrase an entry; [] in a checkout."""
+    """Return how the installation differs from gear.lock, a phrase an entry; [] in a checkout."""
     return [
         f"other code of {name}" if kind == "code" else f"{name} {old}, here {new}"
         for kind, name, old, new in _changes()
@@ -93,7 +93,7 @@ def differences() -> list[str]:
 
 
 def require_locked_code() -> None:
-    """Check that a project's gear.lock records what is installed; a checkout has none.
+    """Check that gear.lock of a project records the current installation; a checkout has none.
 
     Raises:
         InputError: if it does not.
@@ -107,7 +107,7 @@ def require_locked_code() -> None:
 
 
 def require_commit() -> None:
-    """Check that the git repository of a project has a commit: trainings name the one they are of.
+    """Check that the git repository of a project has a commit, which trainings record.
 
     Raises:
         InputError: if it has none.
@@ -127,7 +127,7 @@ def require_commit() -> None:
 
 
 def stages_to_run() -> list[str]:
-    """Return the stages that stand on an entry of gear.lock which differs from the installation."""
+    """Return the stages that depend on an entry of gear.lock that differs from the installation."""
     changed = {f"{kind}.{name}" for kind, name, _, _ in _changes()}
     return [
         name
@@ -137,7 +137,7 @@ def stages_to_run() -> list[str]:
 
 
 def code_hash(path: Path) -> str:
-    """Return a hash of a module or package; compiled files, `*config.py` and notes do not count."""
+    """Return a hash of a module or package without compiled files, `*config.py` and Markdown."""
     digest = hashlib.sha256()
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
@@ -191,7 +191,7 @@ def _key(path: str) -> str:
 
 
 def _version(library: str) -> str:
-    """Return an installed version; a build's `+cpu` does not count, as with pins."""
+    """Return an installed version without a suffix such as `+cpu`; "none" if it is missing."""
     try:
         return version(library).split("+")[0]
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""`gear publish`: a run's models with a model card, in a folder or on the Hugging Face Hub."""
+"""`gear publish`: write a run's models with a model card to a folder or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> str:
     """Write the folder, and upload it if asked; return where it is.
 
     Raises:
-        InputError: if the folder holds something, the checkpoint cannot be loaded, or the upload
-            fails; the folder is whole then.
+        InputError: if the folder is not empty, the checkpoint cannot be loaded, or the upload
+            fails; the folder is complete then.
     """
     from gear import paths
     from gear.core.files import replace_folder
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Upload a folder to a repository of the Hub, made if it is absent. Returns its address.
+    """Upload a folder to a repository of the Hub, created if needed. Returns its URL.
 
     Raises:
         InputError: if the Hub refuses it or cannot be reached.
@@ -85,7 +85,7 @@ def upload(folder: Path, repository: str) -> str:
 
 
 def attribution() -> str:
-    """Return what the shards' manifest says of their source."""
+    """Return the number, source and attribution of images from the shards' manifest."""
     from gear import paths
     from gear.data.shards import load_manifest
 
@@ -95,7 +95,7 @@ def attribution() -> str:
 
 
 def metric_rows() -> tuple[list[dict[str, Any]], str]:
-    """Return the metrics with their protocols, and a remark if there are none of these models."""
+    """Return the metrics with their protocols, and a note if there are none for these models."""
     from gear import paths
     from gear.core.files import read_json
     from gear.evaluation.metric_protocol import require_records

@@ -1,4 +1,4 @@
-"""`gear reconstruct`: images, their tokens, reconstructions and errors in one picture."""
+"""`gear reconstruct`: draw images, tokens, reconstructions and errors in one picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gear.commands import image_files
 from gear.core.errors import InputError
 from gear.core.text import printable
 
-TALLEST = 16_000  # pixels of a picture
+TALLEST = 16_000  # maximum height of a picture in pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

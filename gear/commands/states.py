@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Return the states as a table, the newest first, or those that were deleted."""
+    """Return a table of the states, the newest first, or the deleted ones."""
     from gear.params import load_for_stage
     from gear.training.states import list_states, prune_states
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def table(states: list[State]) -> str:
-    """Return one line a state; empty if there is none."""
+    """Return a table with one line a state; "" if there is none."""
     if not states:
         return ""
     rows = [("stage", "step", "size", "age", "folder", "differs in")]
@@ -65,7 +65,7 @@ def table(states: list[State]) -> str:
 
 
 def format_size(size: float) -> str:
-    """Return a number of bytes in words.
+    """Return a number of bytes as text with a unit.
 
     >>> format_size(1536 * 1024)
     '1.5 MiB'
@@ -78,7 +78,7 @@ def format_size(size: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Return an age in words.
+    """Return an age as text with a unit.
 
     >>> format_age(7300)
     '2 h'

@@ -50,14 +50,14 @@ def run(arguments: argparse.Namespace) -> str:
     """Run what is missing and return the verdicts.
 
     Raises:
-        InputError: if the study file is refused.
-        StageFailed: if a run failed; the others are not kept from running.
+        InputError: if the study file is not valid.
+        StageFailed: if a run failed, after all others have run.
     """
     root = checkout_root()
     study = load_study(arguments.file)
     chosen = _chosen(study, arguments.only)
     for run in study.runs:
-        overrides(run)  # refuses what no experiment can be given
+        overrides(run)  # raises an error if it cannot be passed on
     records = _load(study, study.runs)
     missing = [run for run in chosen if run.name not in records]
     if arguments.dry_run:
@@ -162,7 +162,7 @@ def _run_missing(
     failed: dict[str, str] = {}
 
     def keep(run: PlannedRun) -> None:
-        """Write the record of a run that ended; its states are not needed any more."""
+        """Write the record of a finished run, and delete its resumable states."""
         try:
             revision = find_revision(run.experiment, root)
             records[run.name] = keep_record(study, run, revision, training_flops(run.config))
@@ -173,7 +173,7 @@ def _run_missing(
 
     for run in missing:
         try:
-            if finished(run, root):  # the study was killed between the run's end and its record
+            if finished(run, root):  # the study was killed before it wrote the record
                 keep(run)
         except InputError as error:
             failed[run.name] = str(error)

@@ -1,4 +1,4 @@
-"""`gear verify`: whether a recorded run can be made again."""
+"""`gear verify`: check whether a recorded run can be reproduced."""
 
 from __future__ import annotations
 

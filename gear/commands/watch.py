@@ -1,8 +1,7 @@
-"""`gear watch`: a page in the browser that follows what trains in this checkout.
+"""`gear watch`: serve a live page on the trainings of this checkout.
 
-The server reads files and changes none. It listens on 127.0.0.1 only, answers to that name only (a
-page elsewhere could send a browser here under a name of its own), and serves four addresses, never
-a file by its path.
+The server only reads files. It listens on 127.0.0.1, refuses requests for other host names (DNS
+rebinding) and serves four URLs, never a file by its path.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 PORT = 4202
 NAMES = ("127.0.0.1", "localhost")
-NICE = 10  # training goes first
+NICE = 10  # lower CPU priority than training
 HTML, JSON, TEXT = (
     f"{kind}; charset=utf-8" for kind in ("text/html", "application/json", "text/plain")
 )
@@ -61,7 +60,7 @@ def run(arguments: argparse.Namespace) -> str:
     """Serve the page until Ctrl-C, or write it once. Returns what was done.
 
     Raises:
-        InputError: if this is no checkout, the port is taken, or the file cannot be written.
+        InputError: if this is not a checkout, the port is in use, or the file cannot be written.
     """
     if arguments.once is not None:
         require_writable(arguments.once, "--once")
@@ -95,12 +94,12 @@ class Server(ThreadingHTTPServer):
     def __init__(self, page: LivePage, port: int) -> None:
         """Listen on a port of this machine; 0 for any free one."""
         self.page = page
-        self.turn = threading.Lock()  # one look at the checkout at a time
+        self.turn = threading.Lock()  # held while the checkout is read
         super().__init__((ADDRESS, port), Handler)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a request for one of the four addresses."""
+    """Answers requests for the four URLs."""
 
     server: Server
     timeout = 20
@@ -108,16 +107,16 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def handle(self) -> None:
-        """Answer; a browser that goes away meanwhile is none of anybody's concern."""
+        """Answer a request; ignore a browser that disconnects."""
         with suppress(ConnectionError):
             super().handle()
 
     def do_GET(self) -> None:
-        """Answer; 403 for another host's name, 404 for any other address."""
+        """Answer a request; 403 for another host name, 404 for any other URL."""
         self._respond(with_body=True)
 
     def do_HEAD(self) -> None:
-        """Answer without the body."""
+        """Answer a request without the body."""
         self._respond(with_body=False)
 
     def _respond(self, *, with_body: bool) -> None:
@@ -138,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, answer, with_body)
 
     def _is_for_us(self) -> bool:
-        """Return whether the request names this server, and is not another site's."""
+        """Return whether a request names this host and, unless it is a link, no other site."""
         own = {f"{name}:{self.server.server_port}" for name in NAMES}
         site = self.headers.get("Sec-Fetch-Site", "none")
         navigates = self.headers.get("Sec-Fetch-Mode") == "navigate"
@@ -173,4 +172,4 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Print nothing: a page asks every two seconds."""
+        """Print nothing: an open page sends a request every two seconds."""

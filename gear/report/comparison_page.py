@@ -1,4 +1,4 @@
-"""Compare arms of runs, as tables of text and as one self-contained HTML page."""
+"""Compare arms (runs that differ only in the seed) as text tables and one self-contained page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from gear.runs.comparison import (
 )
 
 STAGE = "joint"
-TARGET = "fd"  # the quantity whose last value of the baseline the arms are timed to reach
+TARGET = "fd"  # arms are timed until this metric reaches the last value of the baseline
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _settings(arms: list[Arm]) -> Table:
 
 
 def _changes(values: list[str]) -> list[str]:
-    """Return the baseline's value and, for each other arm, from what to what it changed.
+    """Return the baseline's value and, for each other arm, the change from it.
 
     >>> _changes(["1.0", "2.0", "1.0"])
     ['1.0', '1.0 → 2.0', 'same']
@@ -105,7 +105,7 @@ def _changes(values: list[str]) -> list[str]:
 
 
 def sampling_warning(arms: list[Arm]) -> str:
-    """Return that the arms' samples were drawn with different settings; "" if they were not."""
+    """Return a warning if the arms' samples were drawn with different settings, else ""."""
     keys = differing_sampling([arm.runs[0] for arm in arms])
     if not keys:
         return ""
@@ -169,7 +169,7 @@ def _speed(arm: Arm, one: Speed, *, is_base: bool) -> list[str]:
 
 
 def _times(ratio: float) -> str:
-    """Return a ratio of steps in words; it is infinite if an arm starts at the target."""
+    """Return a ratio of steps as text; it is infinite if an arm starts at the target."""
     return "at once" if ratio == float("inf") else f"{ratio:.3g}"
 
 
@@ -234,7 +234,7 @@ def _chart(arms: list[Arm], curve: Curve) -> str:
 
 
 def equal_curves(arms: list[Arm]) -> str:
-    """Return which arms have equal mean curves, in all quantities or in which; "" if none have."""
+    """Return which arms have equal mean curves, and in which quantities; "" if none have."""
     logged = sorted(quantities(arms, STAGE))
     curves = {name: [arm.curve(STAGE, name) for arm in arms] for name in logged}
     packed = {
@@ -266,9 +266,9 @@ def page(
 
     Args:
         arms: The first is the baseline.
-        stages: Whose costs are shown.
-        pictures: By the names of runs.
-        notes: Lines on runs that are not as committed.
+        stages: Stages whose costs are shown.
+        pictures: Pictures of runs, by name of the run.
+        notes: Lines on runs that differ from their commit.
     """
     found = {run.name: RunPictures() for arm in arms for run in arm.runs} | (pictures or {})
     values: dict[str, Any] = {

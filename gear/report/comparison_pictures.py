@@ -18,15 +18,15 @@ SAMPLES = 16  # of a run, at most
 RECONSTRUCTIONS = 8
 COLUMNS = 8  # of a grid
 SIDE = 128  # pixels of a picture, at most
-SMOOTH = 64  # pixels from which a picture is not shown in squares
+SMOOTH = 64  # pixels above which a picture is scaled smoothly
 NAME = 60  # characters of a class or caption that are shown
 BUDGET = 1_000_000  # bytes of all samples, and of all reconstructions, on the page
-SAME = 2.0  # mean difference of 255 by which pictures of one image differ at most: as JPEGs
+SAME = 2.0  # maximum mean difference, of 255, between JPEGs of one image
 
 
 @dataclass(frozen=True)
 class RunPictures:
-    """What is at hand of a run; `missing` says in a line each what is not, and what brings it."""
+    """Available pictures of a run; `missing`: a line for each other one, with how to get it."""
 
     samples: list[Sample] = field(default_factory=list)
     reconstructions: Reconstructions | None = None
@@ -50,7 +50,7 @@ class Grid:
     smooth: bool
 
     def parts(self) -> list[Grid]:
-        """Return it as grids of `COLUMNS` columns, at most."""
+        """Split the grid into grids of at most `COLUMNS` columns."""
         starts = range(0, len(self.heads), COLUMNS)
         return [
             Grid(
@@ -72,11 +72,11 @@ class Section:
 
 
 def sample_sections(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[Section]:
-    """Return a section for each seed of a run, with the first samples of all arms.
+    """Return a section for each training seed, with the first samples of all arms.
 
-    There are fewer, and at last fewer seeds, if they would make the page too large.
+    If the page would be too large, there are fewer samples, and then fewer seeds.
 
-    found: Pictures by the names of runs.
+    found: pictures of runs, by name of the run.
     """
     by_seed = {run.seed: _sample_grid(arms, found, run.seed) for arm in arms for run in arm.runs}
     grids = {seed: grid for seed, grid in by_seed.items() if grid is not None}
@@ -100,7 +100,7 @@ def sample_sections(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[
 
 
 def _sample_grid(arms: Sequence[Arm], found: dict[str, RunPictures], seed: Any) -> Grid | None:
-    """Return the samples of all runs of a seed; None if none are at hand."""
+    """Return the samples of all runs of a seed; None if there are none."""
     runs = [(arm.label, run) for arm in arms for run in arm.runs if run.seed == seed]
     runs = [(label, run) for label, run in runs if found[run.name].samples]
     if not runs:
@@ -115,7 +115,7 @@ def _sample_grid(arms: Sequence[Arm], found: dict[str, RunPictures], seed: Any) 
 def reconstruction_section(arms: Sequence[Arm], found: dict[str, RunPictures]) -> Section | None:
     """Return the originals and the reconstructions of the first run of each arm that has any.
 
-    Arms whose reports show other images than the first one's are left out, and named.
+    Arms whose reports show other images than the first arm's are left out, and listed.
     """
     known = [
         (arm.label, rebuilt)
@@ -157,7 +157,7 @@ def equal_names(arrays: dict[str, np.ndarray]) -> list[str]:
 
 
 def missing_lines(arms: Sequence[Arm], found: dict[str, RunPictures]) -> list[str]:
-    """Return what is not at hand of any run, a line each."""
+    """Return the lines on missing pictures of all runs."""
     return [line for arm in arms for run in arm.runs for line in found[run.name].missing]
 
 

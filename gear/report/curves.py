@@ -90,9 +90,9 @@ def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:
 def generator_curve(
     joint: list[dict[str, float]], generator: list[dict[str, float]]
 ) -> list[dict[str, float]]:
-    """Return the rows of both trainings of the generator, steps counted on from one to the other.
+    """Join the curves of joint training and generator training, with continued steps.
 
-    The start of the second is the end of the first, and left out.
+    Row 0 of the second is the last row of the first, and left out.
 
     >>> generator_curve([{"step": 50, "fd": 12}], [{"step": 0, "fd": 12}, {"step": 20, "fd": 9}])
     [{'step': 50, 'fd': 12}, {'step': 70, 'fd': 9}]
@@ -102,9 +102,9 @@ def generator_curve(
 
 
 def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return rows of a logged curve for `dvc plots`, which needs the same names in all of them.
+    """Return rows of a curve for `dvc plots`, which needs the same names in all of them.
 
-    They are the rows with FD and losses if there are any, else all rows with losses.
+    These are the rows with FD and losses if there are any, else all rows with losses.
     """
     logged = [row for row in rows if "loss/ntp" in row]
     chosen = [row for row in logged if "fd" in row] or logged

@@ -1,4 +1,4 @@
-"""Grids of images."""
+"""Draw grids of images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gear.data.row_selection import evenly_spaced
 
 MARGIN = 130
 GAP = 2
-ROWS = 40  # of a grid of classes, at most
-LINES = 5  # of the name of a row, at most
+ROWS = 40  # maximum rows of a grid of classes
+LINES = 5  # maximum lines of a row's name
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Return an image as PNG."""
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -26,9 +26,10 @@ def png_bytes(image: Image.Image) -> bytes:
 def grid_rows(
     labels: np.ndarray, classes: list[str], columns: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return what a grid with a row per class shows: image indices, their rows, names of the rows.
+    """Select the images of a grid with a row per class; labels: (N,) class indices.
 
-    A row has at most `columns` images. Of more than `ROWS` classes, evenly spaced ones are shown.
+    Returns the indices of the images, (M,), their rows, (M,), and the names of the rows. A row has
+    at most `columns` images. Of more than `ROWS` classes, evenly spaced ones are shown.
     """
     chosen = evenly_spaced(len(classes), ROWS)
     parts = [np.flatnonzero(labels == label)[:columns] for label in chosen]
@@ -44,7 +45,8 @@ def class_grid(
 ) -> Image.Image:
     """Draw one row per class with its name on the left.
 
-    pixels: (N, H, W, 3) uint8, enlarged by the factor `scale`, by default to 64 pixels or more.
+    pixels: (N, S, S, 3) uint8, enlarged by the factor `scale`: by default the largest for at most
+        64 pixels, and at least 1.
     labels: (N,), the row of each image. classes: names of the rows.
     """
     size = pixels.shape[1]

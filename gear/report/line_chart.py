@@ -16,18 +16,18 @@ from typing import TypeVar
 Point = tuple[float, float]
 Tuple = TypeVar("Tuple", bound=tuple[float, ...])
 Band = list[tuple[float, float, float]]  # x, least and greatest y
-COLOURS = 8  # of the lines of a chart; each has dashes of its own in style.css
+COLOURS = 8  # of lines; style.css gives each its own dashes
 WIDTH = 360
 HEIGHT = 190
 TOP = 8  # of the chart's area
 BOTTOM = HEIGHT - 22
-EDGE = 5  # of the area's surroundings that marks and wide lines may reach into
+EDGE = 5  # margin around the area that marks and wide lines may extend into
 CHARACTER = 6.2  # width of a character of the labels, at most
 X_TICKS = 5  # about
 Y_TICKS = 4
-MOST_POINTS = 300  # of a line that are drawn
-MARKED = 12  # points of a line, at most, that are marked each
-STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # between ticks, times a power of ten
+MOST_POINTS = 300  # maximum points drawn of a line
+MARKED = 12  # lines of at most this many points have a mark at each
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # distances between ticks, times a power of ten
 
 
 def line_chart(
@@ -47,7 +47,7 @@ def line_chart(
         title: Heading.
         series: Points (x, y) of each line, x rising, by its label.
         from_zero: Start the y axis at 0.
-        bands: Areas behind lines, by the labels of those.
+        bands: Areas behind lines, by the labels of these lines.
         x_name: What x is, for values on hover.
     """
     lines = {label: thinned(_finite(points)) for label, points in series.items()}
@@ -74,7 +74,7 @@ def line_chart(
 
 
 def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most `most` of the points of a line, with its ends, peaks and valleys.
+    """Return at most `most` points of a line, including its ends, peaks and valleys.
 
     >>> len(thinned([(float(x), 0.0) for x in range(1000)], most=10))
     10
@@ -98,9 +98,9 @@ def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[float]:
-    """Return round numbers from `low` to `high`, both inside, about as many as asked for.
+    """Return about `about` evenly spaced round numbers in [low, high]; low must be less than high.
 
-    whole: whole numbers only.
+    whole: integers only.
 
     >>> ticks(0, 800, about=5)
     [0.0, 200.0, 400.0, 600.0, 800.0]
@@ -122,7 +122,7 @@ def ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[f
 
 @dataclass(frozen=True)
 class Axes:
-    """The ranges of a chart's axes, their ticks, and where the chart's area lies."""
+    """Ranges and ticks of a chart's axes, and the position of the chart's area."""
 
     x0: float
     x1: float
@@ -152,13 +152,13 @@ class Axes:
 
     @property
     def left(self) -> float:
-        """Left edge of the chart's area: room for the longest label of the y axis."""
+        """Left edge of the chart's area: leaves room for the longest label of the y axis."""
         longest = max(len(text) for text in labels(ticks(self.y0, self.y1, Y_TICKS)))
         return round(10 + CHARACTER * longest, 1)
 
     @property
     def right(self) -> float:
-        """Right edge: room for half of the last label of the x axis."""
+        """Right edge: leaves room for half of the last label of the x axis."""
         longest = max(len(text) for text in labels(self.x_ticks()))
         return round(WIDTH - 4 - max(CHARACTER * longest / 2, 6.0), 1)
 
@@ -196,7 +196,7 @@ class Axes:
 
 
 def labels(marks: list[float]) -> list[str]:
-    """Return the labels of ticks, short, and different for different ticks.
+    """Return short labels of ticks; different ticks have different labels.
 
     >>> labels([0.0, 250.0, 500.0]), labels([0.0, 50000.0, 100000.0]), labels([0.00012, 0.00014])
     (['0', '250', '500'], ['0', '50k', '100k'], ['1.2e-4', '1.4e-4'])
@@ -228,7 +228,7 @@ def _finite(points: Iterable[Tuple]) -> list[Tuple]:
 
 
 def _data(axes: Axes, lines: dict[str, list[Point]], x_name: str) -> str:
-    """Return what the script needs, as JSON."""
+    """Return the data of a chart for charts.js, as JSON."""
     return json.dumps(
         {
             "axes": [axes.x0, axes.x1, axes.y0, axes.y1],
@@ -248,7 +248,7 @@ def _data(axes: Axes, lines: dict[str, list[Point]], x_name: str) -> str:
 
 
 def _in_words(title: str, lines: dict[str, list[Point]]) -> str:
-    """Return what a chart shows for people who do not see it."""
+    """Return a text description of a chart, for screen readers."""
     ends = [
         f"{label} from {line[0][1]:.4g} to {line[-1][1]:.4g}"
         for label, line in lines.items()
@@ -267,7 +267,7 @@ def _legend(names: list[str]) -> str:
 
 
 def _plot(axes: Axes) -> str:
-    """Return the start of the chart's area, which cuts off what zooming moves out of it."""
+    """Return the opening SVG tag of the chart's area, which clips what zooming moves out of it."""
     width, height = axes.right - axes.left + 2 * EDGE, BOTTOM - TOP + 2 * EDGE
     return (
         f'<svg class="plot" x="{axes.left - EDGE:.1f}" y="{TOP - EDGE}" width="{width:.1f}" '

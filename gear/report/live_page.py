@@ -1,7 +1,7 @@
-"""The page that follows a run: stages with time left, curves, samples over steps, settings, costs.
+"""Live page of a run: stages with time left and costs, curves, samples over steps, settings.
 
-It looks like the report (`gear.report.page`) and leads to it at the end. What it shows depends on
-the machine and the moment, so that none of it is on the report page, whose bytes are hashed.
+It looks like the report (`gear.report.page`) and links to it at the end. Its content depends on
+machine and time, so it is not part of the report page, whose bytes are hashed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from gear.runs.progress import Pipeline, StageProgress, parsed, time_left
 from gear.training.reporter import duration
 
 STRIP = re.compile(r"(\d{1,9})\.png")  # name of a file of samples: the step
-STRIPS = 24  # of a stage that a page in one file holds, at most
+STRIPS = 24  # maximum pictures of a stage in a page of one file
 LARGEST_STRIP = 2 << 20  # bytes
 VALUE = 80  # characters of a setting that are shown
-SECONDS = 10  # that git may take
+SECONDS = 10  # timeout of git
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
 
 
 class LivePage:
-    """The page of a checkout, made anew at each look."""
+    """Renders the live page of a checkout from the files as they are at each call."""
 
     def __init__(self, root: Path) -> None:
-        """Take a checkout. Raises `InputError` if it is none."""
+        """Open a checkout. Raises `InputError` if `root` is not one."""
         self.pipeline = Pipeline(root)
         self.root = self.pipeline.root
         self._charts: dict[str, tuple[int, float, list[Any]]] = {}
@@ -44,7 +44,7 @@ class LivePage:
     def fragments(self, *, whole: bool = False) -> dict[str, str]:
         """Return the HTML of each part of the page, by the id of its place.
 
-        whole: with all pictures in it, for a page that has no server.
+        whole: include all pictures, for a page without a server.
         """
         progress = self.pipeline.progress()
         curves = self._curve_charts()
@@ -76,7 +76,7 @@ class LivePage:
         return {name: render_fragment(f"live-{name}.html.j2", **of) for name, of in values.items()}
 
     def html(self, *, whole: bool = False) -> str:
-        """Return the page; `whole`: as one file, that is not followed by a server."""
+        """Return the page; `whole`: as one file that needs no server."""
         return render_template(
             LIVE_PAGE, fragments=self.fragments(whole=whole), live=not whole, title=self.root.name
         )
@@ -95,7 +95,7 @@ class LivePage:
             return None
 
     def _curve_charts(self) -> dict[str, list[Any]]:
-        """Return the charts of each training, drawn anew only if there are new rows."""
+        """Return the charts of each training, redrawn only if there are new rows."""
         found = {}
         for stage, rows in self.pipeline.curves().items():
             stamp = (len(rows), rows[-1]["step"])
@@ -109,7 +109,7 @@ class LivePage:
         return self.root / paths.LOGS / f"{stage}-samples"
 
     def _steps(self, stage: str) -> list[int]:
-        """Return the steps of which there are pictures of samples."""
+        """Return the steps that have a picture of samples."""
         try:
             names = [file.name for file in self._strip_folder(stage).iterdir()]
         except OSError:
@@ -117,7 +117,7 @@ class LivePage:
         return sorted(int(match[1]) for name in names if (match := STRIP.fullmatch(name)))
 
     def _strips(self, whole: bool) -> list[dict[str, Any]]:
-        """Return the steps of each training's samples, and the latest picture, or several."""
+        """Return the sample steps and latest picture of each training; if whole, more pictures."""
         found = []
         for stage in reversed(paths.TRAININGS):
             steps = self._steps(stage)
@@ -139,7 +139,7 @@ class LivePage:
         return found
 
     def _settings(self) -> dict[str, Any]:
-        """Return the settings that differ from the last commit, and why there are none if so."""
+        """Return the settings that differ from the last commit, or a note why there are none."""
         try:
             here = self.pipeline.settings()
             committed = committed_settings(self.root)
@@ -164,7 +164,7 @@ def committed_settings(root: Path) -> dict[str, Any]:
 
 
 def stage_row(stage: StageProgress) -> dict[str, Any]:
-    """Return a row of the table of stages, as text."""
+    """Return the cells of a row of the table of stages."""
     share = None
     if stage.state == "running" and stage.steps and stage.step is not None:
         share = min(100, round(100 * stage.step / stage.steps))
@@ -188,7 +188,7 @@ def _is_done(progress: list[StageProgress], name: str) -> bool:
 
 
 def _picture(file: Path) -> str | None:
-    """Return a PNG as a data URI; None if it is absent, too large, or not written to its end."""
+    """Return a PNG as a data URI; None if it is missing, too large, or incomplete."""
     try:
         if file.stat().st_size > LARGEST_STRIP:
             return None

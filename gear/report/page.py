@@ -1,4 +1,4 @@
-"""The report page as one self-contained HTML text. All text from data is escaped."""
+"""Render the report as one self-contained HTML page. All text from data is escaped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("charts.js",)
 LIVE_PAGE = "live.html.j2"
 LIVE_SCRIPTS = (*SCRIPTS, "live.js")
-PHOTOGRAPH = 100 * 100  # pixels from which a picture is kept as JPEG
+PHOTOGRAPH = 100 * 100  # pixels from which a picture is stored as JPEG
 INTENDED_DRIFT = "warm to joint"
 TITLES = {
     "fd": ("FD(efficientnet-lite0/b10)", "samples against training images; lower is better"),
@@ -68,7 +68,7 @@ def data_uri(image: Image.Image) -> str:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """Return pixels (H, W, 3) uint8 as a data URI: a PNG, of photographs a JPEG of quality 95."""
+    """Return pixels (H, W, 3) uint8 as a data URI: PNG below 100 x 100 pixels, else JPEG."""
     image = Image.fromarray(pixels)
     if pixels.shape[0] * pixels.shape[1] < PHOTOGRAPH:
         return data_uri(image)
@@ -248,8 +248,8 @@ def copies_section(
 def drift_rows(drift: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return the rows of the table of token drift.
 
-    Joint training is meant to move the tokenizer away from the warm one, so that drift is no fault;
-    samples are meant to use codes as real images do.
+    Drift from the warm to the joint tokenizer is intended, so it is not marked as bad. Samples
+    should use codes as real images do.
     """
     rows = []
     for name, found in sorted(drift.items()):
@@ -279,8 +279,8 @@ def render(**values: Any) -> str:
 def render_template(name: str, **values: Any) -> str:
     """Return a page of `templates/`; text that is not `Markup` is escaped.
 
-    A page's policy lets only its own script run (`script_hash`), so that text from data could not
-    run as script even if it were not escaped.
+    The page's Content-Security-Policy allows only its own script (`script_hash`), so that text from
+    data could not run as a script even if it were not escaped.
 
     Raises:
         jinja2.UndefinedError: if a value is missing.

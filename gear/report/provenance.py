@@ -1,8 +1,8 @@
-"""What made a run's results.
+"""Record the provenance of a run's results.
 
-Settings, hashes and versions are the same whoever runs it, and stand on the report page. The
-commit, the hardware and the threads differ from machine to machine: they stand in
-reports/provenance.json, in git beside dvc.lock, so that no hashed output changes with them.
+Settings, hashes and versions are equal on every machine and are shown on the report page. The
+commit, the hardware and the threads differ between machines: they are in reports/provenance.json,
+which is in git next to dvc.lock, so that no hashed output changes with them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_provenance(
 ) -> list[tuple[str, str]]:
     """Return names and values of what determines a run, equal on every machine.
 
-    settings: all settings that the report knows. folders: outputs that are named by their hashes.
+    settings: all settings that the report reads. folders: outputs to name by their hashes.
     """
     text = json.dumps(settings, sort_keys=True)
     return [
@@ -55,7 +55,7 @@ def run_provenance(
 
 
 def machine_provenance() -> dict[str, Any]:
-    """Return what may differ between machines: commit, hardware, threads, libraries, versions."""
+    """Return facts that may differ between machines: commit, hardware, threads, versions."""
     return {
         "commit": commit(),
         "hardware": hardware_class(),
@@ -78,8 +78,8 @@ def _libraries() -> list[str]:
 def commit() -> str:
     """Return the last git commit that changed what determines a run; "unknown" outside a checkout.
 
-    It says whether there are uncommitted changes. It is not HEAD, since committing a run's dvc.lock
-    must not change the page that the lock names.
+    A note is added if there are uncommitted changes. It is not HEAD, since committing a run's
+    dvc.lock must not change provenance.
     """
     names = (*DETERMINES, str(paths.LOCK))  # a project has the one or the other
     head = _git("log", "-1", "--format=%H", "--", *names)

@@ -1,4 +1,4 @@
-"""The page of a study: verdicts, curves, tables, samples side by side, costs."""
+"""HTML page of a study: verdicts, curves, tables, samples side by side, costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gear.runs.hypotheses import (
 from gear.runs.study_file import Study
 from gear.runs.study_records import Record, samples_file
 
-METRICS = {  # on the page: titles by name
+METRICS = {  # titles by name
     "fd": "FD",
     "coverage": "coverage",
     "ntp_bits": "bits per image",
@@ -48,12 +48,12 @@ CURVES = {
     "guidance/ratio": "gradient of guidance at the latents, over that of the tokenizer's loss",
     "guidance/cosine": "cosine between the two gradients",
 }
-CONVERGED = 0.02  # change of the warm-up's losses over its last quarter
+CONVERGED = 0.02  # maximum change of the warm-up's losses over its last quarter
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A hypothesis with its verdict."""
+    """A hypothesis with its verdict and the findings on its predictions."""
 
     name: str
     claim: str
@@ -66,7 +66,7 @@ def write_page(study: Study, records: dict[str, Record], failed: dict[str, str])
 
     Args:
         study: The study.
-        records: By the names of runs.
+        records: Records of finished runs, by name of the run.
         failed: Reasons of runs that failed, by name.
     """
     found = list(records.values())
@@ -102,7 +102,7 @@ def write_page(study: Study, records: dict[str, Record], failed: dict[str, str])
 
 
 def charts(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> list[Markup]:
-    """Return a chart per quantity: the mean over seeds, and a band from the least to the most."""
+    """Return a chart per quantity: the mean over seeds, in a band from minimum to maximum."""
     found = []
     for quantity, title in CURVES.items():
         series: dict[str, list[tuple[float, float]]] = {}
@@ -121,7 +121,7 @@ def charts(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> list[Ma
 
 
 def warm_up(records: Sequence[Record]) -> dict[str, Any]:
-    """Return the chart of the warm-ups' losses, and by how much they changed in the last quarter.
+    """Return the chart of the warm-ups' losses, and their changes over the last quarter.
 
     Runs that share a warm-up count once.
     """
@@ -152,7 +152,7 @@ def warm_up(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _last_change(points: list[tuple[float, float]], steps: int) -> float | None:
-    """Return by which share the mean of the last eighth differs from the eighth before 3/4."""
+    """Return the relative change between the means over the sixth and the last eighth of steps."""
     before = [y for x, y in points if 0.625 * steps < x <= 0.75 * steps]
     last = [y for x, y in points if x > 0.875 * steps]
     return mean(last) / mean(before) - 1 if before and last else None
@@ -161,7 +161,7 @@ def _last_change(points: list[tuple[float, float]], steps: int) -> float | None:
 def sample_strips(study: Study, records: dict[str, Record]) -> list[dict[str, str]]:
     """Return the picture of each run's first samples, as a path relative to the page.
 
-    Pictures are not put into the page: git would keep them again with each new page.
+    They are not embedded, since git would store them again with each version of the page.
     """
     return [
         {"arm": run.arm, "seed": str(run.seed), "picture": str(file.relative_to(study.folder))}
@@ -227,7 +227,7 @@ def _alignment(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Tab
 
 
 def _speeds(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> Table:
-    """Return how much sooner each arm reaches the end of those that `sooner` compares with."""
+    """Return how much sooner each arm reaches the last FD of the arms in `sooner` predictions."""
     others = {
         arm: None
         for hypothesis in study.config.hypotheses.values()
@@ -254,7 +254,7 @@ def _speeds(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Recor
 
 
 def _ratio(ratios: dict[int, float], *, missed: bool) -> str:
-    """Return the geometric mean of ratios and each of them."""
+    """Return the geometric mean of ratios and each ratio, as text."""
     if not ratios:
         return "-"
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios.values())
@@ -310,7 +310,7 @@ def _runs(study: Study, records: dict[str, Record], failed: dict[str, str]) -> T
 
 
 def describe(study: Study, records: dict[str, Record]) -> str:
-    """Return the verdicts as text, a line each."""
+    """Return all verdicts and findings as text, one a line."""
     lines = []
     for name, hypothesis in study.config.hypotheses.items():
         verdict, findings = judge(hypothesis, list(records.values()), study.config.seeds)

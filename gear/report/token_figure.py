@@ -1,4 +1,4 @@
-"""A picture of what a tokenizer makes of images: tokens as tiles, reconstruction, error."""
+"""Draw images with their tokens, reconstructions and errors side by side."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from PIL import Image, ImageDraw
 
 CELL = 256  # pixels a side at least
 GAP = 12
-LINE = 18  # of text
+LINE = 18  # height of a line of text
 HEADINGS = ("image", "tokens", "reconstruction", "error, the darker the larger")
 WORST = 64.0  # of 255: an error that is drawn black
-TURN = 0.6180339887  # of the colour circle between two indices: the golden ratio
+TURN = 0.6180339887  # of the colour circle between consecutive indices: the golden ratio
 
 
 def token_sheet(
     names: list[str], originals: np.ndarray, tokens: np.ndarray, copies: np.ndarray
 ) -> Image.Image:
-    """Draw a row per image: itself, its tokens, its reconstruction and where that errs.
+    """Draw a row per image: the image, its tokens, its reconstruction and the error.
 
-    Equal tokens have equal colours. The error is the mean of the three colours' differences: white
-    for none, black for 64 of 255 or more.
+    Equal tokens have equal colours. The error is the mean absolute difference over the colour
+    channels: white for 0, black for 64 of 255 or more.
 
     Args:
-        names: N texts to write above the rows.
+        names: N titles of the rows.
         originals: Images, (N, S, S, 3) uint8.
-        tokens: Their token indices, (N, L) int64, L a square number.
+        tokens: Their token indices, (N, L) int64; L is a square number.
         copies: Their reconstructions, (N, S, S, 3) uint8.
     """
     cell = _cell(originals.shape[1])
@@ -52,7 +52,7 @@ def token_sheet(
 
 
 def sheet_height(rows: int, size: int) -> int:
-    """Return how many pixels high the picture of some images of `size` pixels a side is."""
+    """Return the height in pixels of the picture of `rows` images of `size` pixels a side."""
     return GAP + LINE + rows * (_cell(size) + LINE + GAP)
 
 
@@ -61,7 +61,7 @@ def _cell(size: int) -> int:
 
 
 def token_tiles(tokens: np.ndarray) -> np.ndarray:
-    """Return a pixel for each token of an image, (s, s, 3) uint8; equal tokens look equal."""
+    """Return a coloured pixel for each of the tokens (s * s,) of an image, (s, s, 3) uint8."""
     side = round(len(tokens) ** 0.5)
     found, places = np.unique(tokens, return_inverse=True)
     colours = [
@@ -73,7 +73,7 @@ def token_tiles(tokens: np.ndarray) -> np.ndarray:
 
 
 def error_map(original: np.ndarray, copy: np.ndarray) -> np.ndarray:
-    """Return where two images (S, S, 3) uint8 differ, (S, S, 3) uint8: dark where they do."""
+    """Return the difference of two images (S, S, 3) uint8 in the same shape: darker is larger."""
     difference = np.abs(original.astype(np.float32) - copy.astype(np.float32)).mean(axis=2)
     shade = 255.0 * (1.0 - np.minimum(difference / WORST, 1.0))
     return np.repeat(shade.round().astype(np.uint8)[..., None], 3, axis=2)

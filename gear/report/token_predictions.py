@@ -1,4 +1,4 @@
-"""How a generator predicts the tokens of images."""
+"""Measure how well a generator predicts the tokens of images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gear.generator.transformer import Generator
 class Predictions:
     """Bits for each token of N images, (N, L) float64.
 
-    entropy: of the distribution that the generator predicts, given the tokens before.
-    cost: -log2 of the probability that it gives to the token that comes.
+    entropy: of the predicted distribution, given the previous tokens.
+    cost: -log2 of the predicted probability of the actual token.
     """
 
     entropy: np.ndarray
@@ -26,7 +26,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict_tokens(generator: Generator, tokens_NL: np.ndarray, given: Condition) -> Predictions:
-    """Return how a generator predicts tokens (N, L) int64 of images under N conditions."""
+    """Return entropy and cost of the tokens (N, L) int64 of images, under N conditions."""
     tokens = torch.from_numpy(tokens_NL)
     logits = generator(tokens, given).logits
     assert logits is not None

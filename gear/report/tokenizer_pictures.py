@@ -1,4 +1,4 @@
-"""What a tokenizer makes of validation images: pairs, worst ones, classes, token maps, codes."""
+"""Pictures of a tokenizer on validation images: pairs, worst ones, classes, token maps, codes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gear.report.token_predictions import Predictions
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 
-PIXELS = 1 << 21  # of images, at most, that are encoded for the page
-FEWEST, MOST = 24, 512  # images, whatever their size
-SHEET_PIXELS = 400_000  # of the sheet of originals
+PIXELS = 1 << 21  # maximum pixels of all images that are encoded for the page
+FEWEST, MOST = 24, 512  # number of images, whatever their size
+SHEET_PIXELS = 400_000  # maximum pixels of the sheet of originals
 SHEET_COLUMNS = 12
 WORST = 12
 MAPS = 6
@@ -38,7 +38,7 @@ PERFECT = 100.0  # dB, of an image without error
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Images of a split and what a tokenizer makes of them.
+    """Images of a split, with their tokens and reconstructions.
 
     originals, copies: (N, S, S, 3) uint8. tokens: (N, L) int64. psnr: (N,) dB.
     """
@@ -79,7 +79,7 @@ def psnr(originals: np.ndarray, copies: np.ndarray) -> np.ndarray:
 
 
 def mapped(found: Reconstructed) -> np.ndarray:
-    """Return which of the images are shown with maps of their tokens."""
+    """Return the indices of the images that are shown with token maps."""
     return evenly_spaced(len(found.names), MAPS)
 
 
@@ -90,10 +90,10 @@ def sections(
     training: np.ndarray,
     predictions: Predictions | None = None,
 ) -> dict[str, Any]:
-    """Return what the page shows of a tokenizer.
+    """Return the values of the page's section on a tokenizer.
 
-    classes: names of classes. training: labels of the training images. predictions: of the
-    generator, for the `mapped` images.
+    classes: names of classes. training: labels of the training images. predictions: the
+    generator's, for the `mapped` images.
     """
     codes = tokenizer.config.codes
     counts = np.bincount(found.tokens.reshape(-1), minlength=codes)
@@ -128,7 +128,7 @@ def sections(
 
 
 def class_table(found: Reconstructed, classes: list[str], training: np.ndarray) -> dict[str, Any]:
-    """Return numbers of images and their PSNR a class, the worst class first."""
+    """Return the number of images and the PSNR of each class, the worst class first."""
     rows = []
     for label, name in enumerate(classes):
         of_class = found.psnr[found.labels == label]
@@ -165,7 +165,7 @@ def code_tiles(tokenizer: Tokenizer, counts: np.ndarray) -> dict[str, Any]:
 
 
 def decoded_codes(tokenizer: Tokenizer, codes: np.ndarray) -> np.ndarray:
-    """Return the patch of each code (n,): the centre of a decoded map of it, (n, f, f, 3) uint8."""
+    """Return patches (n, f, f, 3) uint8 of codes (n,): the centre of a decoded grid of one code."""
     maps = np.repeat(codes[:, None], MAP_SIDE**2, axis=1)
     images = decode_tokens(tokenizer, maps)
     side = images.shape[1] // MAP_SIDE
@@ -174,7 +174,7 @@ def decoded_codes(tokenizer: Tokenizer, codes: np.ndarray) -> np.ndarray:
 
 
 def sheet(images: np.ndarray, columns: int, gap: int = 0) -> np.ndarray:
-    """Return images (N, H, W, 3) in rows on one sheet, grey where there is none.
+    """Tile images (N, H, W, 3) uint8 row by row on a sheet; empty places are grey.
 
     >>> sheet(np.zeros((3, 4, 4, 3), np.uint8), columns=2, gap=1).shape
     (10, 10, 3)

@@ -1,8 +1,8 @@
-"""`gear accept-code`: take over edits of code that change no result, instead of running all again.
+"""`gear accept-code`: update dvc.lock for code edits that change no result, without a new run.
 
-Stages that such edits touch run again in a clone, each from its recorded inputs. If all their
-outputs are the same to the bit, dvc.lock gets the hashes of the new code. Trainings take hours at
-scale: they are run only if asked for, and otherwise have to be named as not proved.
+The stages whose code was edited run again in a clone, each from its recorded inputs. If all their
+outputs are bitwise equal, dvc.lock gets the hashes of the new code. Trainings take hours at scale:
+they run only if asked for, and otherwise must be named as not proved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gear.runs.recorded_checks import (
 from gear.runs.rerun import Rerun, clone
 from gear.runs.revision import Cache, Locked, checkout_root, content_md5, find_revision
 
-CODE = "code "  # how checks of code begin
+CODE = "code "  # prefix of checks of code
 
 
 def accept_code(unproved: list[str], *, everything: bool) -> str:
@@ -41,8 +41,8 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
         What was proved and what was not, in one line.
 
     Raises:
-        InputError: if more than code changed, something is not committed, an input is not at hand,
-            or a training is neither to be run nor named.
+        InputError: if more than code changed, something is not committed, an input is missing, or
+            a training is neither to be run nor named as unproved.
         StageFailed: if an output came out different: the edit changes results.
     """
     root = checkout_root()
@@ -79,7 +79,7 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
 
 
 def changed_code(checks: list[Check]) -> set[str]:
-    """Return the stages whose code is not the recorded one.
+    """Return the stages whose code differs from the recorded one.
 
     Raises:
         InputError: if something else differs too.
@@ -106,11 +106,11 @@ def _prove(rerun: Rerun, stage: Locked) -> None:
 
 
 def write_hashes(root: Path, stages: list[str], made: set[str]) -> None:
-    """Write the hashes of the code that these stages depend on to dvc.lock; outputs stay.
+    """Write the hashes of the code that these stages depend on to dvc.lock; others stay.
 
-    made: paths that stages write, which are inputs and no code.
+    made: paths that stages write: these dependencies are not code.
     """
-    logging.getLogger("dvc").setLevel(logging.WARNING)  # it would tell of each entry
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # else it logs each entry
     with Repo(str(root)) as repo, repo.lock:
         for name in stages:
             stage = repo.stage.load_one(name=name)

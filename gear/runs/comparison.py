@@ -1,4 +1,4 @@
-"""Compare runs: arms of seeds, differences under one protocol, and speed of convergence."""
+"""Compare runs: arms over seeds, differences under one protocol, and speed of convergence."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gear.evaluation.metric_protocol import Metric, difference
 Rows = list[dict[str, float]]
 SEED = "run.seed"
 RESAMPLES = 4000
-OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # in a protocol: not how it is measured
-SAMPLING = {  # in a protocol: settings of sampling, and what they are called
+OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # keys of a protocol that may differ
+SAMPLING = {  # keys of a protocol that are settings of sampling, and their names
     "guidance": "guidance",
     "interval": "guidance over",
     "temperature": "temperature",
@@ -26,7 +26,7 @@ SAMPLING = {  # in a protocol: settings of sampling, and what they are called
 }
 RECIPE = "joint.recipe"
 LABEL = 80  # characters of an arm's name
-COVER = 0.95  # of the bootstrap interval
+COVER = 0.95  # confidence level of the bootstrap interval
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Run:
     settings: Flat: `run.seed`, `joint.recipe`, ...
     code: Hash of the code that made it.
     records: `{"value": ..., "protocol": ...}` by metric.
-    health: Usage and perplexity of the codebook, which have no protocol of their own.
-    conditions: What else has to be equal for a comparison: the data, the sample size of the curve.
+    health: Usage and perplexity of the codebook, which have no protocol.
+    conditions: What else must be equal for a comparison: the data, the sample size of the curve.
     curves: Logged rows by stage.
-    seconds: By stage; None if unknown.
+    seconds: Seconds by stage; None if unknown.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Run:
         return self.settings.get(SEED)
 
     def arm(self) -> str:
-        """Return what is the same for runs that differ in the seed alone."""
+        """Return a key that is equal for runs that differ only in the seed."""
         settings = {name: value for name, value in self.settings.items() if name != SEED}
         return json.dumps([self.code, settings, self.sampling()], sort_keys=True)
 
@@ -73,13 +73,13 @@ class Run:
         return {key: drawn[key] for key in SAMPLING if key in drawn}
 
     def values(self) -> dict[str, float]:
-        """Return values by metric."""
+        """Return the values of all metrics and of codebook health, by name."""
         return {name: record["value"] for name, record in self.records.items()} | self.health
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in the seed."""
 
     label: str
     runs: list[Run]
@@ -107,8 +107,8 @@ class Arm:
 def group(runs: list[Run]) -> list[Arm]:
     """Return arms in the order of their first runs, named by the settings in which they differ.
 
-    Arms that differ in their sampling are named by it: `gear (guidance 2, top-k 100)`. No two
-    arms have one name.
+    Arms that differ in their sampling are named by it: `gear (guidance 2, top-k 100)`. Names are
+    unique.
 
     Raises:
         ValueError: if a run is given twice.
@@ -135,7 +135,7 @@ def group(runs: list[Run]) -> list[Arm]:
 
 
 def differing(settings: list[dict[str, Any]]) -> list[str]:
-    """Return the names of settings, the seed apart, in which some runs differ."""
+    """Return the names of the settings, except the seed, in which some runs differ."""
     names = sorted({name for values in settings for name in values} - {SEED})
 
     def count(name: str) -> int:
@@ -145,7 +145,7 @@ def differing(settings: list[dict[str, Any]]) -> list[str]:
 
 
 def _labels(runs: list[Run]) -> list[str]:
-    """Return the names of the arms that these runs are the first of."""
+    """Return the names of arms, given the first run of each."""
     keys = differing([run.settings for run in runs])
     drawn = differing_sampling(runs)
     if not drawn:
@@ -177,7 +177,7 @@ def differing_sampling(runs: list[Run]) -> list[str]:
 
 
 def sampling_in_words(run: Run, keys: Iterable[str]) -> str:
-    """Return how the samples of a run were drawn: `guidance 2, top-k 100`."""
+    """Return sampling settings of a run as text: `guidance 2, top-k 100`."""
     drawn = run.sampling()
     return ", ".join(f"{SAMPLING[key]} {_in_words(drawn.get(key, '-'))}" for key in keys)
 
@@ -194,8 +194,8 @@ def check_protocols(runs: list[Run], *, across_sampling: bool = False) -> None:
     across_sampling: The settings of sampling (`SAMPLING`) may differ as well.
 
     Raises:
-        ValueError: if not; the message names the metric, the runs and how they differ, and
-            whether the settings of sampling are all that differs.
+        ValueError: if not; the message names the metric, the runs and how they differ, and says
+            if only settings of sampling differ.
     """
     try:
         _check(runs, OF_A_RUN | SAMPLING.keys() if across_sampling else OF_A_RUN)
@@ -260,10 +260,10 @@ def mean_and_std(values: list[float]) -> str:
 class Speed:
     """How soon an arm reaches the target, compared with the baseline.
 
-    steps: Of the arm to the target; None if it is not reached.
+    steps: Steps of the arm to the target; None if it is not reached.
     ratio: Steps of the baseline over those of the arm.
-    interval: Of the ratio; None if an arm has fewer than two seeds. A bound of 0 says that some
-        resamples do not reach the target.
+    interval: Interval of the ratio; None if an arm has fewer than two seeds. Resamples that do not
+        reach the target count as 0.
     """
 
     target: float
@@ -275,15 +275,15 @@ class Speed:
 def speed(
     baseline: tuple[np.ndarray, np.ndarray], arm: tuple[np.ndarray, np.ndarray]
 ) -> Speed | None:
-    """Return how much sooner an arm's mean curve falls to the end of the baseline's mean curve.
+    """Return how much sooner an arm's mean curve falls to the last value of the baseline's.
 
-    Each resample draws seeds of both arms, independently and with replacement, and takes the
-    baseline's end anew; the interval is between quantiles of the ratios (percentile bootstrap,
-    Efron 1979).
+    Each bootstrap resample draws seeds of both arms, independently and with replacement, and uses
+    its own last value of the baseline. The interval is between quantiles of the ratios (percentile
+    bootstrap, Efron 1979).
 
     Args:
         baseline: Steps (S,) and values (seeds, S).
-        arm: Likewise.
+        arm: The same of the arm.
 
     Returns:
         None if there is no curve.
@@ -312,7 +312,7 @@ def _resample(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def _ratio(
     base_steps: np.ndarray, base: np.ndarray, arm_steps: np.ndarray, arm: np.ndarray
 ) -> tuple[float, float | None, float | None]:
-    """Return the baseline's end, its steps to there over those of the arm, and those of the arm."""
+    """Return the target, the ratio of the baseline's steps to the arm's, and the arm's steps."""
     target = float(base[-1])
     slow = steps_to(base_steps, base, target)
     fast = steps_to(arm_steps, arm, target)
@@ -324,7 +324,7 @@ def _ratio(
 def steps_to(steps: np.ndarray, values: np.ndarray, target: float) -> float | None:
     """Return the step at which a curve first falls to `target`; None if it never does.
 
-    Between two points the curve is a straight line.
+    steps, values: the points of the curve, (S,), which is linear between them.
 
     >>> steps_to(np.array([0.0, 10.0]), np.array([4.0, 2.0]), 3.0)
     5.0
@@ -340,7 +340,7 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float) -> float | No
 
 
 def quantities(arms: Iterable[Arm], stage: str) -> set[str]:
-    """Return the names of what any run logged in a stage."""
+    """Return the names of all quantities that any run logged in a stage."""
     return {
         key for arm in arms for run in arm.runs for row in run.curves.get(stage, []) for key in row
     } - {"step"}

@@ -1,7 +1,7 @@
-"""What stages cost on this machine: seconds, memory, hardware, recorded in .gear/costs.
+"""Record what stages cost on this machine (seconds, memory, hardware) in .gear/costs.
 
-A record is named by what DVC writes to dvc.lock of a stage before its outputs: command, params and
-hashes of its inputs. Nothing that a stage made is read.
+A record is named by a hash of what dvc.lock holds of the stage besides outputs: command, params and
+hashes of inputs. No outputs are read.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from gear.runs.revision import WORKSPACE, Locked, Revision
 
 @contextmanager
 def recorded(stage: str) -> Iterator[None]:
-    """Record what the body costs as the cost of a stage."""
+    """Record the cost of the `with` block as the cost of a stage."""
     started = time.monotonic()
     try:
         yield
-    except SystemExit:  # stopped by a signal with its state saved: the next run goes on from there
+    except SystemExit:  # stopped by a signal with its state saved: the next run resumes
         if stage in paths.TRAININGS:
             keep(stage, time.monotonic() - started, finished=False)
         raise
@@ -48,7 +48,7 @@ def record_path(root: Path, stage: Locked) -> Path:
 
 
 def find(root: Path, stage: Locked) -> dict[str, Any] | None:
-    """Return the record of a stage, or None.
+    """Return the record of a stage; None if there is none.
 
     It holds `seconds`, `hardware`, `ranks`, `peak_memory` (bytes, of rank zero's process) and, of a
     training, `machine`.
@@ -61,10 +61,10 @@ def find(root: Path, stage: Locked) -> dict[str, Any] | None:
 
 
 def keep(stage: str, seconds: float, *, finished: bool) -> None:
-    """Record a stage of the working directory that ended after `seconds`; never fail it.
+    """Record that a stage of the working directory took `seconds`; errors are ignored.
 
-    The seconds of a run that was stopped and will resume are added to those of its next run; the
-    time of a killed process is lost. Only rank zero of a distributed run records.
+    The seconds of a stopped run are added to those of the run that resumes it; the time of a killed
+    process is lost. Only rank zero of a distributed run records.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -94,7 +94,7 @@ def _machine() -> dict[str, Any]:
 
 
 def note_ranks(provenance: Path) -> None:
-    """Add to a run's provenance how many ranks ran each stage, as far as is recorded here."""
+    """Add the number of ranks of each stage to a run's provenance, if recorded on this machine."""
     try:
         stages = Revision(WORKSPACE, "", Path()).lock()
         facts = json.loads(provenance.read_bytes())

@@ -1,4 +1,4 @@
-"""Find what can be measured of trainings: resumable states, and finished models in data/models."""
+"""Find checkpoints to measure: resumable states, and finished models in data/models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = "finished"  # run of finished models whose state is gone, as in a fres
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One measurable state of a training.
+    """A checkpoint of a training that can be measured.
 
     run: name of the state's folder. root: where it trains: the checkout, or an experiment's
     temporary folder. folder: a state, or a finished stage's models. step: None if finished.
@@ -35,14 +35,14 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
-        """The checkpoint in words."""
+        """The checkpoint's stage, run and step as text."""
         return f"{self.stage} {self.run} {'finished' if self.step is None else f'step {self.step}'}"
 
 
 def newest(checkout: Path) -> list[Checkpoint]:
     """Return the newest checkpoint of a checkout and of each of its temporary experiments.
 
-    The newest comes first. A state that vanishes meanwhile is passed over: its run has saved
+    The newest comes first. A state that vanishes meanwhile is skipped: its run has saved
     another one, or has finished.
     """
     roots = [checkout]
@@ -51,7 +51,7 @@ def newest(checkout: Path) -> list[Checkpoint]:
     found: list[Checkpoint] = []
     for root in roots:
         here = [state for stage in paths.TRAININGS for state in _states(root, stage)]
-        if root == checkout:  # an experiment's own evaluation measures what it ended with
+        if root == checkout:  # experiments evaluate their own finished models
             here += _finished_models(root)
         found += sorted(here, key=_saved)[-1:]
     return sorted(found, key=_saved, reverse=True)
@@ -86,7 +86,7 @@ def _training_root(run: Path, root: Path) -> Path:
 def _finished_models(root: Path) -> list[Checkpoint]:
     """Return the finished models of joint and generator.
 
-    A generator stage without steps copies the models of joint: those count once.
+    A generator stage without steps copies the models of joint: they are returned once.
     """
     models = []
     for stage in ("joint", "generator"):

@@ -1,9 +1,9 @@
-"""Whether the records of a study bear out what its hypotheses predict.
+"""Test the predictions of a study's hypotheses on its records.
 
 Runs of two arms with the same seed start from the same data, warm tokenizer and batches, so they
 are compared in pairs. With few seeds a bootstrap's interval is too narrow (three differences have
-ten distinct resamples), so intervals are Student's t of the paired differences, and of the
-logarithm where ratios are compared.
+ten distinct resamples), so intervals are Student's t of the paired differences, or of the
+logarithms of paired ratios.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against one other, seed by seed.
+    """Comparison of an arm with another one, paired by seed.
 
-    advantages: By seed, positive if as predicted: a difference, or the logarithm of a ratio.
-    shown: What a reader sees of them: the difference, or the ratio.
+    advantages: Differences or logarithms of ratios by seed, positive if as predicted.
+    shown: The differences or ratios themselves, by seed.
     evidence: A sentence with the numbers.
-    contradicted: Whether the opposite is shown, at a level corrected for several other arms.
+    contradicted: Whether the opposite is significant, at a level corrected for several other arms.
     """
 
     advantages: dict[int, float]
@@ -55,11 +55,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Finding:
-    """How one prediction came out.
+    """The result of one prediction.
 
     verdict: `supported`, `contradicted` or `open`.
-    evidence: Sentences with the numbers, one for each arm that is compared with.
-    per_seed: What was compared with the arm that came nearest, by seed: a difference, or a ratio.
+    evidence: Sentences with the numbers, one for each other arm.
+    per_seed: Differences or ratios by seed, to the other arm with the smallest advantage.
     """
 
     prediction: PredictionConfig
@@ -69,7 +69,9 @@ class Finding:
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Return the mean of independent values and Student's t interval.
+    """Return the mean of independent values and its Student's t interval.
+
+    level: confidence level in (0, 1). The mean of no values is nan.
 
     >>> found = interval([1.0, 2.0, 3.0])
     >>> round(found.low, 3), found.mean, round(found.high, 3)
@@ -84,14 +86,14 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 def judge(
     hypothesis: HypothesisConfig, records: Sequence[Record], seeds: Collection[int]
 ) -> tuple[str, list[Finding]]:
-    """Return the verdict on a hypothesis and how each prediction came out.
+    """Return the verdict on a hypothesis and the finding of each prediction.
 
-    It is supported if all predictions are, and contradicted if one of them is.
+    It is supported if all predictions are, contradicted if one of them is, and else open.
 
     Args:
         hypothesis: The claim and its predictions.
-        records: Of all runs that finished.
-        seeds: Those of the study; a prediction is open until all have run.
+        records: Records of all finished runs.
+        seeds: Seeds of the study; a prediction is open until all have run.
     """
     findings = [examine(prediction, records, seeds) for prediction in hypothesis.predictions]
     verdicts = {finding.verdict for finding in findings}
@@ -103,10 +105,10 @@ def judge(
 def examine(
     prediction: PredictionConfig, records: Sequence[Record], seeds: Collection[int]
 ) -> Finding:
-    """Return how a prediction came out on the records at hand.
+    """Test a prediction on the records so far.
 
-    It is supported if it holds against every arm of `than`, so that choosing the best of them after
-    the fact favours nobody, and contradicted if the opposite is shown against one.
+    It is supported if it holds against every arm of `than`, so that no weak one can be chosen after
+    the fact, and contradicted if the opposite is significant against one.
     """
     by_arm = by_arm_and_seed(records)
     absent = [arm for arm in (prediction.arm, *prediction.than) if arm not in by_arm]
@@ -152,7 +154,7 @@ def end_value(record: Record, name: str) -> float | None:
 
 
 def unlike(one: Record, other: Record) -> str:
-    """Return in what two runs of a seed differ that no arm sets; "" if they can be compared."""
+    """Return why two runs of a seed cannot be compared, such as other hardware; "" if they can."""
     for name in ("hardware", "threads", "packages"):
         if one.provenance.get(name) != other.provenance.get(name):
             return f"made with other {name}"
@@ -180,7 +182,7 @@ class Speed:
 
     ratios: The other's cost over that of the arm, by unit, then seed; a seed whose arm never
         reaches the value is absent. `steps + warm-up` and the like count the warm-up for both.
-    missed: By how much the best value of an arm that never reaches it is above, by seed.
+    missed: How far above it the best value of an arm that never reaches it is, by seed.
     left_out: Seeds that cannot be compared, with the reason.
     """
 
@@ -192,8 +194,8 @@ class Speed:
 def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
     """Return how much sooner an arm's curve falls to the last value of another's, seed by seed.
 
-    Between two points a curve is a straight line. The other's own cost is that of its first step at
-    which it is as good as at its end.
+    A curve is linear between its points. The other's cost is counted up to the first step at which
+    it is as good as at its end.
     """
     found = Speed({}, {}, {})
     for seed in sorted(arm.keys() & other.keys()):
@@ -220,7 +222,7 @@ def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
 
 
 def _cost_ratios(arm: Record, other: Record, needed: float, base: float) -> dict[str, float]:
-    """Return the cost of `base` steps of another over that of `needed` steps, by unit."""
+    """Return the cost of `base` steps of the other over `needed` steps of the arm, by unit."""
     found = {"steps": base / needed}
     for unit in ("seconds", "flops"):
         fast, slow = getattr(arm, unit), getattr(other, unit)
@@ -275,7 +277,7 @@ def _sooner(
     about = f"{prediction.arm} to the last {prediction.value} of {other}"
     reasons = _left_out(speed.left_out)
     ratios = speed.ratios.get("steps", {})
-    if speed.missed:  # judged by how far away it stays, since a step that is never reached is none
+    if speed.missed:  # judged by the remaining gap, since there is no step to compare
         gaps = {**dict.fromkeys(ratios, 0.0), **{s: -gap for s, gap in speed.missed.items()}}
         far = ", ".join(f"{gap:.3g} above in seed {seed}" for seed, gap in speed.missed.items())
         evidence = f"{about}: reached by {len(ratios)} of {len(gaps)} seeds ({far}){reasons}"
@@ -329,7 +331,7 @@ def _ordered(
 
 
 def _fall(prediction: PredictionConfig, arm: Runs) -> Comparison:
-    """Compare the last value of a positive quantity with a share of the first."""
+    """Compare the last value of a positive quantity with a fraction of the first."""
     shares = {}
     for seed, record in sorted(arm.items()):
         values = [value for _, value in record.points(prediction.value)]

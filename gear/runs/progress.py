@@ -1,7 +1,7 @@
-"""Which stages of the pipeline are done, running or left, and how long they take.
+"""Report which stages of the pipeline are done, running or left, and how long they take.
 
 Only files are read: dvc.yaml, dvc.lock, params.yaml, the locks of DVC and of trainings, logs and
-costs. No lock is taken, so that a run is never in the way of who watches it, nor the reverse.
+costs. No lock is taken, so watching a run never blocks it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from gear.training.reporter import duration
 
 DVC_LOCK = Path(".dvc/tmp/lock")  # names the process that runs DVC, between stages too
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # JSON: who reads and writes which path, while a stage runs
-CODE = "gear/"  # dependencies that are hashed anew; data is judged by what dvc.lock says of it
-RECHECK = 30.0  # seconds between looks at the code
+CODE = "gear/"  # these dependencies are hashed again; data is compared within dvc.lock
+RECHECK = 30.0  # seconds after which code is hashed again
 
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far a stage is.
+    """Progress of a stage; None for what is not known.
 
-    state: "done", "running" or "left". step, steps: of a training, where known. seconds: that it
-    took, where it is done and was recorded here. left: seconds that it will take, about; None if
-    nothing is known. memory: bytes at most of its process (rank 0), where known.
+    state: "done", "running" or "left". step, steps: of a training. seconds: duration of a finished
+    stage, as recorded on this machine. left: estimated seconds to its end. memory: peak memory of
+    its process (rank 0) in bytes.
     """
 
     name: str
@@ -50,10 +50,10 @@ class StageProgress:
 
 
 class Pipeline:
-    """A checkout that is looked at again and again; what did not change is not read again."""
+    """Reads the progress of a checkout, repeatedly; unchanged files are not parsed again."""
 
     def __init__(self, root: Path) -> None:
-        """Take a checkout. Raises `InputError` if it has no readable dvc.yaml."""
+        """Open a checkout. Raises `InputError` if it has no readable dvc.yaml."""
         self.root = root.resolve()
         self.logs = {
             stage: TrainingLog(self.root / paths.LOGS / f"{stage}.jsonl")
@@ -70,11 +70,11 @@ class Pipeline:
         self._code_time = -RECHECK
 
     def settings(self) -> dict[str, Any]:
-        """Return params.yaml as it is. Raises `InputError` if it cannot be read."""
+        """Return the content of params.yaml. Raises `InputError` if it cannot be read."""
         return read_again(self.root / paths.PARAMS, "write one with `gear preset`")
 
     def progress(self, now: float | None = None) -> list[StageProgress]:
-        """Return all stages, in the order of dvc.yaml. now: seconds since 1970."""
+        """Return the progress of all stages, in the order of dvc.yaml; now: Unix time."""
         now = time.time() if now is None else now
         try:
             settings = self.settings()
@@ -99,7 +99,7 @@ class Pipeline:
         )
 
     def _done(self, settings: dict[str, Any], running: set[str]) -> set[str]:
-        """Return the stages that are done; one is not if another that it needs is not."""
+        """Return the stages that are done; their dependencies must be done too."""
         done: set[str] = set()
         while more := {
             name
@@ -110,7 +110,7 @@ class Pipeline:
         return done
 
     def _read_lock(self) -> None:
-        """Read dvc.lock if it changed; while DVC writes it, keep what it said."""
+        """Read dvc.lock if it changed; keep the previous content while DVC writes it."""
         try:
             status = (self.root / LOCK).stat()
         except OSError:
@@ -126,7 +126,7 @@ class Pipeline:
             return
 
     def _is_done(self, name: str, settings: dict[str, Any], done: set[str]) -> bool:
-        """Return whether dvc.lock records the stage with the present settings, inputs and code."""
+        """Return whether dvc.lock records the stage with the current settings, inputs and code."""
         stage = self._lock.get(name)
         if stage is None or not all((self.root / out).exists() for out in self.outs[name]):
             return False
@@ -158,7 +158,7 @@ class Pipeline:
         return self._code[path]
 
     def _running(self) -> dict[str, int]:
-        """Return the stages that run, each with a process: the training, or else DVC."""
+        """Return the process id of each running stage: the training's, else DVC's."""
         found: dict[str, int] = {}
         try:
             locks = json.loads((self.root / DVC_LOCKS).read_bytes())
@@ -199,7 +199,7 @@ class Pipeline:
         return StageProgress(name, "running", step, steps, left=left, memory=peak_memory(pid))
 
     def _earlier(self, name: str) -> float | None:
-        """Return what the stage took here last, with whatever settings; None if nobody knows."""
+        """Return the seconds of the stage's last run here, with any settings; None if unknown."""
         files = sorted(
             (self.root / paths.COSTS).glob(f"{name}-*.json"), key=lambda f: _modified(f) or 0.0
         )
@@ -211,15 +211,15 @@ class Pipeline:
         return None
 
     def dvc_runs(self) -> bool:
-        """Return whether DVC is at work here; between two stages none of them is running."""
+        """Return whether DVC is running here, which includes the time between two stages."""
         return self._dvc_command() is not None
 
     def dvc_runs_one_stage(self) -> bool:
-        """Return whether DVC is at work on a single stage, as for `gear verify`."""
+        """Return whether DVC is running a single stage, as for `gear verify`."""
         return b"--single-item" in (self._dvc_command() or b"")
 
     def _dvc_command(self) -> bytes | None:
-        """Return the command line of the DVC that is at work here, or None."""
+        """Return the command line of the DVC that is running here, or None."""
         try:
             named = re.fullmatch(rb"\s*(\d{1,9})\s*", (self.root / DVC_LOCK).read_bytes())
         except OSError:
@@ -235,7 +235,7 @@ class Pipeline:
 
 
 def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
-    """Return in words what is left to do.
+    """Return the remaining time of the stages as text.
 
     >>> time_left([StageProgress("a", "done"), StageProgress("b", "running", left=70.0)])
     'About 1 min left.'
@@ -257,12 +257,12 @@ def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
 
 
 def left_after(stage: str) -> str | None:
-    """Return in words what is left of the pipeline once a stage ends that runs here.
+    """Return the remaining time of the pipeline after a stage that is ending, as text.
 
-    None if DVC does not run it.
+    None if DVC does not run it, or runs only this stage.
 
     Raises:
-        InputError: if this is no checkout.
+        InputError: if the working directory is not a checkout.
     """
     pipeline = Pipeline(Path())
     if not pipeline.dvc_runs() or pipeline.dvc_runs_one_stage():
@@ -282,7 +282,7 @@ def read_again(file: Path, absent: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def parsed(content: bytes, source: str) -> dict[str, Any]:
-    """Return the mapping in a YAML document like `parse_yaml`; it is shared, not to be changed."""
+    """Return the mapping in a YAML document like `parse_yaml`; it is cached: do not modify it."""
     return parse_yaml(content, source)
 
 
@@ -310,9 +310,9 @@ def is_alive(pid: int) -> bool:
 
 
 def lock_holder(lock: Path) -> int | None:
-    """Return the living process that a lock file names and that runs Python; None if there is none.
+    """Return the id of the living Python process that a lock file names; None if there is none.
 
-    The lock itself is not tried: whoever holds it for a moment could be in a training's way.
+    The lock itself is not tried: holding it even for a moment could block a training.
     """
     try:
         named = re.fullmatch(rb"process (\d{1,9})", lock.read_bytes().strip())
@@ -320,12 +320,12 @@ def lock_holder(lock: Path) -> int | None:
         return None
     if named is None or not is_alive(int(named[1])):
         return None
-    command = _command(int(named[1]))  # the number may have gone to another program since
+    command = _command(int(named[1]))  # another program may have this id by now
     return int(named[1]) if b"gear" in command or b"python" in command else None
 
 
 def _command(pid: int) -> bytes:
-    """Return the command line of a process; where nobody can tell, one that could be any."""
+    """Return the command line of a process; without /proc, one that passes for any."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -333,7 +333,7 @@ def _command(pid: int) -> bytes:
 
 
 def peak_memory(pid: int) -> int | None:
-    """Return the most memory that a process has had, bytes; None where nobody can tell."""
+    """Return the peak memory of a process in bytes; None if it cannot be read."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -349,9 +349,8 @@ def _outs(stage: Any) -> list[str]:
 
 
 def _section(stage: str) -> str:
-    return (
-        "joint" if stage == "generator" else stage
-    )  # which trains on in the joint stage's batches
+    # the generator stage uses the batch size of joint training
+    return "joint" if stage == "generator" else stage
 
 
 def _steps(stage: str, settings: dict[str, Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""What dvc.lock says of a revision, held against what is there; nothing runs or is written."""
+"""Check files of a revision against its dvc.lock; nothing is run or written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNDECIDED = "metrics decide"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the verdict table."""
+    """One row of the table of checks."""
 
     stage: str
     what: str
@@ -49,7 +49,7 @@ class Check:
 
 
 def in_order(lock: dict[str, Locked]) -> list[str]:
-    """Return the stages, each after those whose outputs it reads."""
+    """Return the stages in topological order: each after those whose outputs it reads."""
     upstream = {
         name: {other.name for other in lock.values() if set(other.outs) & set(stage.deps)}
         for name, stage in lock.items()
@@ -117,7 +117,7 @@ def pipeline_of(revision: Revision) -> dict[str, Any]:
 
 
 def resolved_pipeline(revision: Revision, clone: Path) -> dict[str, Any]:
-    """Return the stages of dvc.yaml with params in place of `${...}`.
+    """Return the stages of dvc.yaml with `${...}` replaced by params.
 
     Raises:
         InputError: if DVC cannot read it, or a stage writes outside the checkout: DVC deletes the
@@ -141,7 +141,7 @@ def resolved_pipeline(revision: Revision, clone: Path) -> dict[str, Any]:
 
 
 def entries(stage: dict[str, Any], *kinds: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name and options of a stage's outs, params ...: each is a name, or a mapping."""
+    """Yield name and options of a stage's entries of some kinds, such as `outs` and `params`."""
     for kind in kinds:
         for entry in stage.get(kind) or []:
             yield from entry.items() if isinstance(entry, dict) else [(entry, {})]
@@ -180,7 +180,7 @@ def recorded_checks(
 def _definition(
     stage: Locked, defined: dict[str, Any] | None, code: dict[str, str], clone: Path
 ) -> list[Check]:
-    """Check command, settings and code of a stage: one line if all is as recorded."""
+    """Check command, settings and code of a stage: one check if all is as recorded."""
     if defined is None:
         return [Check(stage.name, "stage", f"in {LOCK}", f"not in {PIPELINE}", DIFFERS)]
     checks = []
@@ -271,7 +271,7 @@ def _content(stage: str, path: str, md5: str, cache: Cache, clone: Path) -> Chec
 
 
 def disk_checks(root: Path, lock: dict[str, Locked]) -> list[Check]:
-    """Return the outputs in the checkout that are not what dvc.lock says, edited by hand."""
+    """Return checks of outputs in the checkout that differ from dvc.lock, such as edited ones."""
     return [
         Check(name, f"{path} in the checkout", md5, got, DIFFERS)
         for name in in_order(lock)

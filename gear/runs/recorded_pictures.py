@@ -1,7 +1,7 @@
-"""Samples and reconstructions that a recorded run made, read without a checkout or a model.
+"""Read samples and reconstructions of a recorded run, without a checkout or a model.
 
-Samples are in the run's shards of samples. Reconstructions are those of its report: the sheets of
-validation images and of what the tokenizer makes of them.
+Samples are read from the run's shards of samples, reconstructions from its report: the sheets of
+validation images and of their reconstructions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEEDS = re.compile(r"(\d+) \* (\d+) \+ i")  # of samples, in their protocol
 
 @dataclass(frozen=True)
 class Sample:
-    """A sampled image (S, S, 3) uint8, and the class or caption that it was asked for."""
+    """A sampled image (S, S, 3) uint8, and the class or caption that it was sampled for."""
 
     pixels: np.ndarray
     label: int
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Validation images and what a run's tokenizer makes of them, (N, S, S, 3) uint8 both."""
+    """Validation images and their reconstructions by a run's tokenizer, both (N, S, S, 3) uint8."""
 
     originals: np.ndarray
     copies: np.ndarray
@@ -73,7 +73,7 @@ def first_samples(revision: Revision, count: int) -> list[Sample]:
 
 
 def sample_seed(protocol: str, number: int) -> int | None:
-    """Return the seed of a sample from the protocol's words for all; None if they are others.
+    """Return the seed of a sample, given the seeds of its protocol; None if they cannot be parsed.
 
     >>> sample_seed("2 * 1000003 + i", 5), sample_seed("unknown", 5)
     (2000011, None)
@@ -106,7 +106,7 @@ def reconstructions(revision: Revision, size: int, count: int) -> Reconstruction
 
 
 class _Sheets(HTMLParser):
-    """The pictures of the figure that compares originals and reconstructions, in order."""
+    """Collects the pictures of the figure that compares originals and reconstructions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def _pixels(uri: str) -> np.ndarray:
 
 
 def _tiles(sheet: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Return up to `count` images of a sheet, row by row; its last row may end with empty places.
+    """Return up to `count` images of a sheet; a last row, which may not be full, is left out.
 
     >>> _tiles(np.zeros((8, 12, 3), np.uint8), 4, count=5).shape
     (3, 4, 4, 3)

@@ -1,4 +1,4 @@
-"""A clone in a temporary folder in which recorded stages run again, apart from the checkout."""
+"""Run recorded stages again in a temporary clone, without touching the checkout."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Rerun:
     threads: int | None
 
     def run(self, stage: Locked, remade: set[str], show: Callable[[str], None]) -> str:
-        """Run one stage again, whatever DVC remembers of it.
+        """Run one stage again, even if DVC has its outputs in the cache.
 
         Args:
             stage: The recorded stage.
-            remade: Inputs to read as stages before it made them again; all others are placed as
-                they were recorded.
+            remade: Inputs to read as written by stages that ran again before; all others are
+                restored as recorded.
             show: Called with each line of output.
 
         Returns:
@@ -62,7 +62,7 @@ class Rerun:
         return ended.reason if ended.code else ""
 
     def _require_inside(self, path: str) -> None:
-        """Refuse a path that a link in the clone leads out of it: nothing outside is written."""
+        """Raise `InputError` if a link leads a path out of the clone, where nothing is written."""
         if not (self.folder / path).parent.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(
                 f"{path} of {self.revision.name} lies behind a link out of the checkout: "
@@ -74,13 +74,13 @@ class Rerun:
         return run_child(command, self.folder, self._environment(), show)
 
     def _environment(self) -> dict[str, str]:
-        """Return the caller's variables without those that point at its checkout."""
+        """Return the environment without variables that point at the caller's checkout."""
         kept = {
             name: value
             for name, value in os.environ.items()
             if name != "PYTHONPATH" and not name.startswith(("DVC_", "GIT_"))
         }
-        python = Path(sys.executable).parent  # `python` is the one that runs this
+        python = Path(sys.executable).parent  # makes `python` the running interpreter
         if self.threads:
             kept["OMP_NUM_THREADS"] = str(self.threads)
         return {
@@ -93,9 +93,9 @@ class Rerun:
 
 @contextmanager
 def clone(revision: Revision, cache: Cache) -> Iterator[Rerun]:
-    """Clone a revision into a temporary folder (TMPDIR), removed afterwards.
+    """Clone a revision into a temporary folder (TMPDIR), which is removed afterwards.
 
-    It is removed after Ctrl-C and SIGTERM too.
+    It is also removed after Ctrl-C and SIGTERM.
     """
     above = Path(tempfile.mkdtemp(prefix="gear-verify-"))
     before = signal.signal(signal.SIGTERM, _as_exit)

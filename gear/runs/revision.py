@@ -1,6 +1,6 @@
 """Read a recorded run through DVC's interfaces: git files, dvc.lock, cached outputs.
 
-Nothing here writes. Contents are hashed from their bytes: DVC itself remembers hashes by the time
+Nothing here writes. Hashes are computed from the bytes of files: DVC remembers hashes by the time
 and size of a file, which proves nothing.
 """
 
@@ -41,7 +41,7 @@ HEX = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 @dataclass(frozen=True)
 class Locked:
-    """One stage of dvc.lock: what it read and made, each path with its md5.
+    """One stage of dvc.lock: command, params, and inputs and outputs with their md5.
 
     The md5 of a folder ends in `.dir`.
     """
@@ -68,9 +68,9 @@ def installed_code(stages: Mapping[str, Locked]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit, or the files on disk. `commit` is empty for the workspace.
+    """A commit, or the files on disk, for which `commit` is empty.
 
-    experiment: Whether `name` is that of a DVC experiment.
+    experiment: Whether `name` is the name of a DVC experiment.
     """
 
     name: str
@@ -80,11 +80,11 @@ class Revision:
 
     @cached_property
     def files(self) -> DVCFileSystem:
-        """Git files and cached outputs of this revision, by their paths."""
+        """Files in git and cached outputs of this revision, by path."""
         return DVCFileSystem(str(self.root), rev=self.commit or None)
 
     def read(self, path: str) -> bytes | None:
-        """Return a file in git or of an output; None if it is not there, or not in DVC's cache."""
+        """Return the content of a file in git or in DVC's cache; None if it is in neither."""
         try:
             return bytes(self.files.read_bytes(path))
         except (OSError, DvcException, DataIndexDirError):
@@ -116,7 +116,7 @@ class Revision:
         """Return the stages of dvc.lock.
 
         Raises:
-            InputError: if it is absent or damaged, or names a file that is not in the checkout.
+            InputError: if it is missing or damaged, or names a path outside of the checkout.
         """
         source = f"{LOCK} of {self.name}"
         stages = self.read_yaml(LOCK).get("stages")
@@ -144,7 +144,7 @@ def _locked(name: str, stage: Any, source: str) -> Locked:
 
 
 def inside_checkout(path: str) -> bool:
-    """Return whether a path is relative and does not climb out of the checkout.
+    """Return whether a path is relative, without `..`, and not in .git or .dvc.
 
     >>> [inside_checkout(path) for path in ("data/shards", "/etc/passwd", "a/../../b", "", ".")]
     [True, False, False, False, False]
@@ -159,12 +159,12 @@ def _hashes(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 
 def find_revision(name: str, root: Path) -> Revision:
-    """Return a revision by the name of an experiment or of anything that git knows.
+    """Return a revision, given the name of an experiment, branch or tag, or a commit.
 
-    `workspace` is the files on disk.
+    `workspace` means the files on disk.
 
     Raises:
-        InputError: if there is none, or if experiments on several commits bear the name.
+        InputError: if there is none, or experiments on several commits have the name.
     """
     if name == WORKSPACE:
         return Revision(name, "", root)
@@ -186,10 +186,10 @@ def find_revision(name: str, root: Path) -> Revision:
 
 
 def checkout_root() -> Path:
-    """Return the working directory, a checkout under git and DVC with a commit.
+    """Return the working directory, which must be a checkout with git, DVC and a commit.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not.
     """
     here = Path.cwd()
     if not (here / PIPELINE).is_file() or not (here / ".dvc").is_dir():
@@ -202,11 +202,11 @@ def checkout_root() -> Path:
 
 
 class MissingContentError(InputError):
-    """DVC's cache lacks a content."""
+    """Raised if a content is missing in DVC's cache."""
 
 
 class Cache:
-    """DVC's cache of a checkout, by hash."""
+    """The DVC cache of a checkout: contents by hash."""
 
     def __init__(self, root: Path) -> None:
         with Repo(str(root)) as repo:
@@ -225,7 +225,7 @@ class Cache:
         try:
             tree = Tree.load(self.store, HashInfo(HASH, md5))
             listed = {"/".join(key): str(info.value) for key, _, info in tree}
-        except Exception as error:  # DVC checks nothing of what it reads here
+        except Exception as error:  # DVC does not check what it reads here
             raise MissingContentError(
                 f"the DVC cache has a damaged list {md5}: {one_line(str(error), 100)}"
             ) from None
@@ -240,7 +240,7 @@ class Cache:
         return listed
 
     def damaged_files(self, md5: str) -> list[str]:
-        """Return the files of an output whose bytes do not have their hash any more.
+        """Return the files of an output whose bytes no longer have their hash.
 
         Raises:
             MissingContentError: if one of them is not in the cache.
@@ -251,7 +251,7 @@ class Cache:
         return [name for name, inner in self.files(md5).items() if self._damaged(inner)]
 
     def path(self, md5: str) -> Path:
-        """Return where a content lies."""
+        """Return the path of a content in the cache."""
         if not HEX.fullmatch(md5):
             raise InputError(f"{md5[:60]!r} is no hash of DVC: {LOCK} is damaged")
         return Path(self.store.oid_to_path(md5))
@@ -269,7 +269,7 @@ class Cache:
 
 def content_md5(root: Path, path: str) -> str:
     """Return DVC's hash of a file or folder of a checkout, from its bytes; '' if it is absent."""
-    root = root.absolute()  # DVC hashes no relative one
+    root = root.absolute()  # DVC does not hash a relative one
     if not (root / path).exists():
         return ""
     local = LocalFileSystem()
@@ -285,9 +285,9 @@ def content_md5(root: Path, path: str) -> str:
 
 
 def changed_inputs(stage: str) -> str:
-    """Return the first input of a stage, made by another, that is not what dvc.lock records.
+    """Return the first input of a stage that another made and that differs from dvc.lock.
 
-    Looks at the working directory; returns "" if all are, or nobody knows.
+    Checks the working directory. Returns "" if there is none, or no readable dvc.lock.
     """
     root = Path.cwd()
     try:

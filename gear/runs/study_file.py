@@ -1,4 +1,4 @@
-"""A study file: arms of settings, seeds, and the hypotheses that they test."""
+"""Load a study file: arms of settings, seeds, and the hypotheses to test."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gear.params import Config, flatten, from_values, load, load_preset, result_
 
 SEED = "run.seed"
 NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
-PRESENT = "params.yaml"  # in place of a preset: the settings of the checkout
-WARM_UP = "tokenizer"  # the stage that runs of one seed share, where their settings allow it
+PRESENT = "params.yaml"  # instead of a preset: the checkout's settings
+WARM_UP = "tokenizer"  # the stage that runs with equal settings of it share
 
 Seed = Annotated[int, Field(ge=0, le=10**9)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -88,7 +88,7 @@ class PlannedRun:
     """A run of a study: an arm and a seed.
 
     config: All settings.
-    shared: Equal for runs whose warm-up is the same, so that one of them makes it.
+    shared: Key that is equal for runs with the same warm-up, so that only one of them makes it.
     """
 
     study: str
@@ -103,19 +103,19 @@ class PlannedRun:
 
     @property
     def experiment(self) -> str:
-        """Name of the DVC experiment; other settings have another one."""
+        """Name of the DVC experiment; it depends on the settings."""
         name = f"study-{self.study}-{self.name}".replace("_", "-")
         return f"{name}-{short_hash(self.settings)[:6]}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings that can change a result, by their dotted names."""
+        """All settings that can change a result, by dotted name."""
         return result_settings(self.config)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study file that was checked. `name` is the file's name without its ending."""
+    """A validated study file. `name` is the name of the file without its extension."""
 
     name: str
     file: Path
@@ -124,9 +124,9 @@ class Study:
 
     @property
     def plan(self) -> str:
-        """Hash of what should be decided before the first run: settings of all runs, and claims.
+        """Hash of what must be fixed before the first run: settings of all runs, and hypotheses.
 
-        A setting that is added later, or moved from the preset to the file, does not change it.
+        A setting that a later version adds, or that moves from preset to file, does not change it.
         """
         usual = result_settings(Config())
         runs = {
@@ -139,12 +139,12 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where records and page lie."""
+        """Folder of the records and the page."""
         return paths.STUDIES / self.name
 
 
 def short_hash(value: Any) -> str:
-    """Return 16 hexadecimal digits that tell values apart.
+    """Return the first 16 hexadecimal digits of the sha256 of a JSON value.
 
     >>> short_hash({"a": 1, "b": 2}) == short_hash({"b": 2, "a": 1})
     True
@@ -156,7 +156,7 @@ def load_study(file: Path) -> Study:
     """Read a study file and check every setting of every arm.
 
     Raises:
-        InputError: if something is wrong with it; one line names the key or the arm.
+        InputError: if it is not valid; one line names the key or the arm.
     """
     config = parse_section(
         StudyConfig, read_yaml(file, "name a file like studies/toy.yaml"), f"{file}: "

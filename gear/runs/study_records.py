@@ -1,4 +1,4 @@
-"""What a study keeps of each run: a small JSON file in git, from which its page is made."""
+"""Records of a study's runs: small JSON files in git, from which its page is rendered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gear.runs.revision import MissingContentError, Revision, installed_code
 from gear.runs.study_file import PlannedRun, Study, short_hash
 
 SHOWN = 24  # samples of a run on the page
-FEATURES = {  # of the alignment analysis, by their names in a study file
+FEATURES = {  # features of the alignment analysis, and their names in a study file
     "warm tokenizer's latents": "warm",
     "joint tokenizer's latents": "latents",
     "generator's tap": "tap",
@@ -33,17 +33,17 @@ Rows = list[dict[str, float]]
 
 
 class Record(Section):
-    """What was measured of one run.
+    """Measurements of one run.
 
-    settings: All that can change a result, by dotted names.
-    commit: Of the DVC experiment. code: Hash of the code that ran.
+    settings: All settings that can change a result, by dotted name.
+    commit: Commit of the DVC experiment. code: Hash of the code that ran.
     plan: Hash of the study's arms, seeds, settings and predictions when the run ended.
     metrics: `{"value": ..., "protocol": ...}` by name.
     curve: Rows that the joint stage and stage 2 logged.
-    curve_protocol: How its measurements were made.
+    curve_protocol: How the metrics of the curve were measured.
     warm_up: Rows that the tokenizer stage logged.
-    seconds: By stage, where it ran on this machine.
-    flops: Of all training steps of a stage, estimated from shapes.
+    seconds: Seconds by stage, for stages that ran on this machine.
+    flops: FLOPs of all training steps by stage, estimated from shapes.
     provenance: Hardware, threads and package versions.
     """
 
@@ -67,7 +67,7 @@ class Record(Section):
         return None if found is None else Metric(found["value"], found["protocol"])
 
     def points(self, quantity: str) -> list[tuple[float, float]]:
-        """Return (step, value) of a quantity of the curve."""
+        """Return the points (step, value) of a quantity of the curve."""
         return [(row["step"], row[quantity]) for row in self.curve if quantity in row]
 
 
@@ -84,10 +84,10 @@ def samples_file(study: Study, run: PlannedRun) -> Path:
 def load_record(study: Study, run: PlannedRun) -> Record | None:
     """Return the record of a run; None if there is none.
 
-    Settings that came into being after it count as their defaults.
+    Settings that were added after it was written count as their defaults.
 
     Raises:
-        InputError: if the file is damaged, or of other settings.
+        InputError: if the file is damaged, or the record has other settings.
     """
     file = record_file(study, run)
     if not file.is_file():
@@ -121,7 +121,7 @@ def load_record(study: Study, run: PlannedRun) -> Record | None:
 def keep_record(
     study: Study, run: PlannedRun, revision: Revision, flops: dict[str, float]
 ) -> Record:
-    """Read what an experiment measured and write its record and the picture of its samples.
+    """Read the results of an experiment; write its record and the picture of its samples.
 
     Raises:
         InputError: if the experiment lacks a result, or has other settings.
@@ -166,12 +166,12 @@ def keep_record(
     record = parse_section(Record, values, f"{revision.name}: ")
     replace_file(samples_file(study, run), _strip(revision))
     text = json.dumps(record.model_dump(), indent=1, sort_keys=True) + "\n"
-    replace_file(record_file(study, run), text.encode())  # last: a record says that all is there
+    replace_file(record_file(study, run), text.encode())  # last: a record means that all is written
     return record
 
 
 def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
-    """Return the records of evaluate and codebook, those of the alignment by short names."""
+    """Return the metrics of evaluate and codebook; those of the alignment have short names."""
     source = str(paths.REPORTS / "protocols.json")
     records = require_records(revision.read_json(source), f"{source} of {revision.name}")
     details = revision.read_json(str(paths.REPORTS / "codebook-details.json")) or {}
@@ -193,7 +193,7 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
 
 
 def _curve(revision: Revision, ran: Config, stages: Collection[str]) -> Rows:
-    """Return the rows of the generator's trainings, those of stage 2 counted on."""
+    """Return the rows of the generator's trainings; steps of stage 2 continue those of joint."""
     joint = _rows(revision, paths.JOINT)
     if not ran.generator.steps or "generator" not in stages:
         return joint

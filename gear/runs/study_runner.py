@@ -1,4 +1,4 @@
-"""Run what a study still lacks as DVC experiments, several at a time."""
+"""Run the missing runs of a study as DVC experiments, several at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gear.runs.study_file import PlannedRun, Study
 from gear.training.states import grace
 
 POLL = 0.5  # seconds
-TAIL = 4000  # characters of a log that may hold the reason of a failure
+TAIL = 4000  # last characters of a log, to find the reason of a failure in
 
 
 @dataclass
@@ -56,8 +56,8 @@ def run_experiments(
     """Run experiments, `jobs` at a time, and yield each as it ends.
 
     CPU threads are divided among them. A run waits while another makes the warm-up that both share,
-    and then takes it from DVC's run cache. Closing the iterator ends what is running; states of
-    trainings lie in the checkout, so that the next call resumes them.
+    and then takes it from DVC's run cache. Closing the iterator stops the running experiments;
+    states of trainings are kept in the checkout, so that the next call resumes them.
     """
     waiting = list(runs)
     running: list[_Running] = []
@@ -86,10 +86,10 @@ def run_experiments(
 
 
 def overrides(run: PlannedRun) -> list[str]:
-    """Return `section.key=value` of every setting but those of the machine, for `dvc exp run -S`.
+    """Return `section.key=value` of every setting except `host`, for `dvc exp run -S`.
 
-    All are given, not those that differ from params.yaml: another experiment that is being
-    prepared at this moment may have changed that file.
+    These include settings that are equal in params.yaml, because another experiment that is being
+    prepared at the same time may have changed that file.
     """
     wanted: dict[str, Any] = run.config.model_dump(mode="json")
     return [
@@ -101,10 +101,10 @@ def overrides(run: PlannedRun) -> list[str]:
 
 
 def hydra_text(value: Any) -> str:
-    """Return a value as Hydra's grammar of overrides, which `dvc exp run -S` has, reads it back.
+    """Return a value in Hydra's override grammar, which `dvc exp run -S` reads.
 
     Raises:
-        InputError: if a text cannot be written in it.
+        InputError: if a text has a backslash, `${` or an unprintable character.
 
     >>> hydra_text({"path": "it's", "sizes": [1, 2.5], "on": True})
     "{path: 'it\\\\'s', sizes: [1, 2.5], on: true}"
@@ -150,19 +150,19 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
 
 
 def states_folder(study: Study, run: PlannedRun, root: Path) -> Path:
-    """Return where a run keeps its resumable states, apart from those of other runs."""
+    """Return the folder of a run's resumable states, separate from those of other runs."""
     return root / paths.WORK / f"study-{study.name}" / run.name
 
 
 def _is_past_warm_up(log: Path) -> bool:
-    """Return whether a run has come past its warm-up, by DVC's line for the stage after it."""
+    """Return whether a run has finished its warm-up: DVC has logged the start of the next stage."""
     with suppress(OSError):
         return "Running stage 'joint'" in log.read_text(errors="replace")
     return False
 
 
 def _reason(one: _Running) -> str:
-    """Return why a run failed, with its log; "" if it finished."""
+    """Return why a run failed, and the path of its log; "" if it finished."""
     if one.child.returncode == 0:
         return ""
     ended = Ended(one.child.returncode, one.log.read_text(errors="replace")[-TAIL:])
@@ -170,7 +170,7 @@ def _reason(one: _Running) -> str:
 
 
 def finished(run: PlannedRun, root: Path) -> bool:
-    """Return whether DVC has an experiment of a run, as after a kill before its record.
+    """Return whether DVC has the experiment of a run, even if a kill prevented its record.
 
     Raises:
         InputError: if it has several, on different commits.

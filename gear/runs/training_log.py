@@ -1,7 +1,7 @@
 """Follow the log of a training while it is written.
 
-`.gear/logs/<stage>.jsonl` is appended to by every run of the stage: what a killed run left of a
-line, and rows that a resumed run writes again, are passed over.
+Every run of a stage appends to `.gear/logs/<stage>.jsonl`: partial lines of a killed run, and rows
+that a resumed run writes again, are skipped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 
 Row = dict[str, float]
-LONGEST = 1 << 20  # bytes of a line; what is longer is no row
+LONGEST = 1 << 20  # maximum bytes of a line with a row
 
 
 class TrainingLog:
-    """The rows of the newest run in a log, read on from where the last look ended."""
+    """Reads the rows of the newest run in a log, incrementally."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class TrainingLog:
         self._file = 0  # its inode
 
     def rows(self) -> list[Row]:
-        """Return the rows so far, by rising step; empty if there is no log."""
+        """Return the rows so far, by increasing step; [] if there is no log."""
         try:
             with self.path.open("rb") as file:
                 status = self.path.stat()
@@ -49,7 +49,7 @@ class TrainingLog:
             row = parse_row(line)
             if row is not None:
                 while self._rows and self._rows[-1]["step"] >= row["step"]:
-                    self._rows.pop()  # of a run before, or of steps that are trained again
+                    self._rows.pop()  # of an earlier run, or of steps that are trained again
                 self._rows.append(row)
         return list(self._rows)
 
@@ -57,8 +57,8 @@ class TrainingLog:
 def parse_row(line: bytes) -> Row | None:
     """Return the row in a line of a log; None if there is none.
 
-    Values that are no finite numbers are left out. Of a line that was cut off by a kill and
-    continued by the next run, the row of that run is returned.
+    Values that are not finite numbers are left out. If a killed run left a partial line that the
+    next run continued, the row of the next run is returned.
 
     >>> parse_row(b'{"step": 2, "loss/ntp": 4.5, "fd": NaN}')
     {'step': 2.0, 'loss/ntp': 4.5}
@@ -83,9 +83,9 @@ def parse_row(line: bytes) -> Row | None:
 
 
 def seconds_per_step(rows: list[Row], batch: int, last: int = 20) -> float | None:
-    """Return the pace of the last logged steps, measurements between them included; or None.
+    """Return the seconds a step over the last rows, including measurements; None if unknown.
 
-    batch: images a step.
+    batch: images a step. last: number of rows.
 
     >>> rows = [{"step": 0.0}, {"step": 10.0, "images_per_s": 40.0}]
     >>> seconds_per_step(rows, batch=8)

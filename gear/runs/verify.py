@@ -1,9 +1,9 @@
-"""`gear verify`: whether a recorded run can be made again.
+"""`gear verify`: check whether a recorded run can be reproduced.
 
-First dvc.lock is held against what is there: settings, commands and code of the revision, data and
+First files are checked against dvc.lock: settings, commands and code of the revision, data and
 models in DVC's cache, byte by byte. Then stages run again in a clone, each from its recorded
-inputs, and their outputs have to be the same to the bit. On hardware of another class rounding
-differs and grows: there a stage runs on what was made again before it, and its metrics have to
+inputs, and their outputs must be bitwise equal. On hardware of another class rounding differs and
+grows: there a stage runs on the outputs of stages that ran again before it, and its metrics must
 agree within a tolerance.
 """
 
@@ -45,7 +45,7 @@ from gear.runs.revision import (
     find_revision,
 )
 
-FLOOR = 0.005  # absolute part of the tolerance, for shares near 0
+FLOOR = 0.005  # absolute part of the tolerance, for fractions near 0
 
 
 def verify(
@@ -60,14 +60,14 @@ def verify(
         tolerance: Relative tolerance of metrics on hardware of another class.
 
     Returns:
-        The verdict in one line: which stages were made again, of which only the recorded hashes
-        were checked, and which outputs were not looked at.
+        The verdict in one line: which stages ran again, of which only the recorded hashes were
+        checked, and which outputs were not checked.
 
     Raises:
         StageFailed: if the run is not reproduced.
         InputError: if that cannot be decided: an unknown revision or stage, uncommitted changes,
-            inputs that are not at hand, or, if no stages are named, outputs that are neither in
-            the cache nor made again.
+            missing inputs or, if no stages are named, outputs that are neither in the cache nor
+            made again.
     """
     root = checkout_root()
     revision = find_revision(name or "HEAD", root)
@@ -106,7 +106,7 @@ def verify(
 
 
 def verdicts(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> list[str]:
-    """Return what was found out, in words, none of which claims more than was done."""
+    """Return a verdict for each group of stages, which claims no more than was checked."""
     rounded = {check.stage for check in checks if check.verdict in (WITHIN, UNDECIDED)}
     same = [name for name in again if name not in rounded]
     within = [name for name in again if name in rounded]
@@ -135,7 +135,7 @@ def _absent_outputs(checks: list[Check], lock: dict[str, Locked], again: list[st
 
 
 def choose_stages(lock: dict[str, Locked], stages: list[str] | None) -> list[str]:
-    """Return the stages to run again, in the order of the graph.
+    """Return the stages to run again, in topological order: by default all but trainings.
 
     Raises:
         InputError: if one is not in dvc.lock.
@@ -167,7 +167,7 @@ def _short(text: str) -> str:
 
 @dataclass
 class _RemadeOutputs:
-    """Outputs of stages that run again, held against the recorded ones."""
+    """Runs stages again and compares their outputs with the recorded ones."""
 
     revision: Revision
     lock: dict[str, Locked]
@@ -210,9 +210,9 @@ class _RemadeOutputs:
         return Check(stage.name, within, md5, got, WITHIN)
 
     def _recorded_hardware(self, stage: Locked) -> str:
-        """Return the hardware class of the recorded run; '' if nobody knows.
+        """Return the hardware class of the recorded run; '' if it is unknown.
 
-        This machine's record of the stage knows best, then the run's provenance in git.
+        It is read from this machine's record of the stage, else from the run's provenance.
         """
         record = costs.find(self.revision.root, stage)
         record = record or self.revision.read_json(str(paths.PROVENANCE)) or {}
@@ -233,7 +233,7 @@ def _log(line: str) -> None:
 def disagreement(
     expected: Any, got: Any, tolerance: float, name: str = ""
 ) -> tuple[str, str, str] | None:
-    """Return the first value that differs, as (name, expected, got), or None.
+    """Return the first value that differs, as (name, expected, got); None if all agree.
 
     Numbers may differ by `tolerance` of the larger one plus `FLOOR`.
 

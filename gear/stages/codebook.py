@@ -21,7 +21,7 @@ from gear.generator.inference import load_generator
 from gear.params import Config
 from gear.tokenizer.inference import encode_images, load_tokenizer
 
-TOKEN_IMAGES = 50_000  # training images, at most, whose tokens are counted
+TOKEN_IMAGES = 50_000  # maximum number of training images whose tokens are counted
 SUPPORT_IMAGES = 32
 
 

@@ -34,7 +34,7 @@ from gear.generator.inference import load_generator
 from gear.params import Config
 from gear.tokenizer.inference import load_tokenizer
 
-SHOWN = 24  # samples beside their nearest training images
+SHOWN = 24  # samples shown next to their nearest training images
 # With usage and perplexity, the eight columns of `dvc exp show`; the last two need Inception.
 HEADLINE = (
     "fd",
@@ -51,7 +51,7 @@ HEADLINE = (
 def run(config: Config) -> None:
     """Write `reports/metrics.json` (headline) and `reports/protocols.json` (all records).
 
-    Both include what the stage reconstruction measured. `reports/nearest-training.json` names the
+    Both include the metrics of the stage reconstruction. `reports/nearest-training.json` lists the
     samples that are nearest to a training image.
     """
     rebuilt = {}
@@ -130,7 +130,7 @@ def _inception_metrics(
     device: torch.device,
     ranks: Ranks,
 ) -> dict[str, Metric]:
-    """Return the metrics over Inception-v3."""
+    """Return the metrics of Inception-v3 features."""
     inception = build_inception(config.evaluate.inception).to(device)
     training = load_training_statistics(paths.INCEPTION)
     reference = choose_reference(config.evaluate.reference, training)

@@ -1,4 +1,4 @@
-"""Stage generator: the generator alone on the frozen averaged tokenizer (GEAR stage 2)."""
+"""Stage generator: train the generator alone on the frozen averaged tokenizer (GEAR stage 2)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MODELS = ("tokenizer", "generator", "projector")
 
 
 def identity(config: Config) -> Identity:
-    """Return what names the resumable state of this training."""
+    """Return the identity of this training, which names its resumable state."""
     inputs = {f"data/models/joint/{name}": paths.JOINT / name for name in MODELS}
     inputs |= {"data/shards": paths.SHARDS, "data/features": paths.FEATURES}
     return identify("generator", config.model_dump(mode="json"), inputs, JOINT_CODE)
 
 
 def run(config: Config, start_from: Path | None = None) -> None:
-    """`data/models/joint` → `data/models/generator`: the generator trained on for some steps.
+    """Write `data/models/generator` from `data/models/joint`: train the generator for more steps.
 
-    With no steps the models are copied; the settings refuse that for `generator.start: scratch`.
+    With 0 steps the models are copied; the settings refuse that for `generator.start: scratch`.
     """
     if config.generator.steps == 0:
         replace_folder(paths.GENERATOR, _copy_joint)

@@ -23,11 +23,11 @@ from gear.training.fingerprint import JOINT_CODE, Identity, identify
 from gear.training.loop import Training
 from gear.training.run import TrainingSettings, open_training, saved_tokenizer
 
-CALIBRATION_IMAGES = 16  # on which joint.temperature is found if it names a support
+CALIBRATION_IMAGES = 16  # to find joint.temperature on, if it is set as a support
 
 
 def identity(config: Config) -> Identity:
-    """Return what names the resumable state of this training."""
+    """Return the identity of this training, which names its resumable state."""
     inputs = {
         "data/shards": paths.SHARDS,
         "data/features": paths.FEATURES,
@@ -38,7 +38,7 @@ def identity(config: Config) -> Identity:
 
 
 def run(config: Config, start_from: Path | None = None) -> None:
-    """Shards, features and the warm tokenizer → `data/models/joint`: averaged models and curve."""
+    """Write `data/models/joint` from shards, features and tokenizer: averaged models and curve."""
     joint, recipe = config.joint, RECIPES[config.joint.recipe]
     settings = TrainingSettings(
         config.run, config.train, config.host, config.health, joint.steps, joint.batch

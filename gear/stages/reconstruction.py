@@ -1,7 +1,7 @@
 """Stage reconstruction: measure the models on real images, each value with its protocol.
 
-Of the sampling settings only the number of images is read, so that another guidance does not
-measure these values again.
+Of the sampling settings only the number of images is read, so that a change of guidance does not
+run this stage again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gear.tokenizer.inference import load_tokenizer
 def run(config: Config) -> None:
     """Write `reports/reconstruction.json`: rFD, PSNR, SSIM, likelihood, with Inception rFID.
 
-    `fd_untrained` is the FD of as many images of uniform codes as are sampled.
+    `fd_untrained` is the FD of `sample.n` images of uniformly drawn codes.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")

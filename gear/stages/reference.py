@@ -21,8 +21,8 @@ def run(config: Config) -> None:
 
     data/reference: efficientnet-lite0.npz has pooled features of the FD extractor, their mean and
     covariance, and the input size; protocol.json says how they were computed.
-    data/inception: inception.npz and inception.json, the same over Inception-v3. Without
-    `evaluate.inception` the second says so, and there is no first.
+    data/inception: inception.npz and inception.json, the same of Inception-v3. Without
+    `evaluate.inception` there is only inception.json, which says so.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     train = read_split(paths.SHARDS / "train")

@@ -1,4 +1,4 @@
-"""Stage report: write everything about a run on one page."""
+"""Stage report: write one HTML page with all results of a run."""
 
 from __future__ import annotations
 

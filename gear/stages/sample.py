@@ -28,8 +28,8 @@ def run(config: Config) -> None:
     """Write `data/samples` and `reports/samples.png` from `data/models/generator`.
 
     If captions are the condition, samples are of the validation captions in turn; samples of
-    `sample.prompts` and of some validation captions are in `prompts/`. The picture is of
-    `sample.grid_guidance`, which changes no other output.
+    `sample.prompts` and of some validation captions are in `prompts/`. The picture and `prompts/`
+    use `sample.grid_guidance`, which changes no other output.
     """
     ranks, device = join_ranks(config.host), pick_device(config.host)
     condition = config.data.condition
@@ -58,7 +58,7 @@ def run(config: Config) -> None:
             ranks,
         )
     if not ranks.is_rank_zero:
-        for _ in images:  # the share of this rank
+        for _ in images:  # decode this rank's share
             pass
         return
     prompts: list[Prompt] = []

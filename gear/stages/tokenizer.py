@@ -17,13 +17,13 @@ from gear.training.run import SavedModel, TrainingSettings, open_training, saved
 
 
 def identity(config: Config) -> Identity:
-    """Return what names the resumable state of this training."""
+    """Return the identity of this training, which names its resumable state."""
     inputs = {"data/shards": paths.SHARDS}
     return identify("tokenizer", config.model_dump(mode="json"), inputs, AUTOENCODER_CODE)
 
 
 def run(config: Config, start_from: Path | None = None) -> None:
-    """Shards → `data/models/tokenizer`: averaged tokenizer, discriminator if it joined, curve."""
+    """Write `data/models/tokenizer` from `data/shards`: averaged model, discriminator and curve."""
     section, data = config.tokenizer, config.data
     settings = TrainingSettings(
         config.run, config.train, config.host, config.health, section.steps, section.batch

@@ -11,7 +11,7 @@ from gear.validation.expectations import frame, validate
 
 
 def run(config: Config) -> None:
-    """Write `reports/validation.json` and, as volatile pages, Data Docs.
+    """Write `reports/validation.json` and the Data Docs pages, which are not hashed.
 
     Raises:
         InputError: if an expectation fails.

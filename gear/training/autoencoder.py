@@ -1,4 +1,4 @@
-"""Updates of the tokenizer and of its discriminator: updates 1 and 2 of a GEAR step."""
+"""Training step of the tokenizer and its discriminator: updates 1 and 2 of a GEAR step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def no_extra_loss(
 
 @dataclass(frozen=True)
 class Survey:
-    """What was measured over a whole batch before its parts are trained on."""
+    """Values measured over a whole batch before its parts (micro-batches) are trained on."""
 
     adaptive_weight: torch.Tensor | None
 
@@ -58,7 +58,7 @@ class Survey:
 class AutoencoderStep:
     """One training step of the tokenizer, and of the discriminator once it has joined.
 
-    engine: engine of the tokenizer.
+    engine: DeepSpeed engine of the tokenizer.
     gan_from: first step at which the discriminator takes part.
     """
 
@@ -90,11 +90,11 @@ class AutoencoderStep:
         return engines
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what a resumed run needs besides weights and optimisers."""
+        """Return what a resumed run needs besides weights and optimizers."""
         return {"lecam": self.lecam.anchors}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from a saved `state`."""
+        """Load a saved `state`."""
         self.lecam.anchors.copy_(state["lecam"])
 
     def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
@@ -108,10 +108,10 @@ class AutoencoderStep:
         return self.discriminator_engine is not None and step >= self.gan_from
 
     def survey(self, parts: list[Batch[Any]], step: int) -> None:
-        """Measure what losses need of a whole batch before its parts are trained on one by one.
+        """Measure what losses need of a whole batch before gradients of its parts accumulate.
 
-        That is the mean assignment of the entropy loss, the adaptive weight, and LeCam's anchors.
-        It takes another forward pass over the parts.
+        These are the mean assignment for the entropy loss, the adaptive weight and LeCam's anchors.
+        It costs another forward pass over the parts.
         """
         judged = self.is_adversarial(step) and (self.loss.adaptive or self.gan.lecam > 0)
         if not (self.loss.entropy or judged):
@@ -176,7 +176,7 @@ class AutoencoderStep:
         *,
         adversarial: bool = False,
     ) -> None:
-        """Update 1: reconstruction, codebook, adversarial and, if any, the extra loss."""
+        """Do update 1: train the tokenizer on its own, adversarial and extra losses."""
         reconstruction = output.reconstruction.float()
         rebuilt = self.reconstruction_losses(reconstruction, batch.images())
         parts = self.own_losses(rebuilt, output.quantized)
@@ -192,12 +192,12 @@ class AutoencoderStep:
     def own_loss(
         self, reconstruction: torch.Tensor, images: torch.Tensor, quantized: Quantized
     ) -> torch.Tensor:
-        """Return the tokenizer's loss without the discriminator's part and without guidance."""
+        """Return the tokenizer's loss without the adversarial and the extra loss, a scalar."""
         rebuilt = self.reconstruction_losses(reconstruction, images)
         return weighted_sum(self.own_losses(rebuilt, quantized))
 
     def own_losses(self, rebuilt: Weighted, quantized: Quantized) -> Weighted:
-        """Return the losses of reconstructions and of their assignment."""
+        """Return the reconstruction and quantizer losses with their weights, by name."""
         weights = self.loss
         return {
             "l1": rebuilt["l1"],
@@ -208,7 +208,7 @@ class AutoencoderStep:
         }
 
     def reconstruction_losses(self, reconstruction: torch.Tensor, images: torch.Tensor) -> Weighted:
-        """Return the losses that the adaptive weight is measured against."""
+        """Return the L1 and perceptual losses with their weights; they set the adaptive weight."""
         losses = {"l1": (self.loss.l1, F.l1_loss(reconstruction, images))}
         if self.perceptual is not None and self.loss.perceptual:
             losses["perceptual"] = (self.loss.perceptual, self.perceptual(reconstruction, images))
@@ -217,9 +217,9 @@ class AutoencoderStep:
     def adversarial_loss(
         self, reconstruction: torch.Tensor, rebuilt: list[torch.Tensor], losses: Losses
     ) -> torch.Tensor:
-        """Return the frozen discriminator's verdict on a reconstruction.
+        """Return the adversarial loss of a reconstruction, with the discriminator frozen.
 
-        If `loss.adaptive`, it is scaled to the gradient of the reconstruction losses `rebuilt`.
+        If `loss.adaptive`, its gradient is scaled to that of the reconstruction losses `rebuilt`.
         """
         discriminator = self.discriminator_engine.module
         with frozen(discriminator), autocast(reconstruction, self.bf16):
@@ -234,7 +234,7 @@ class AutoencoderStep:
         return verdict
 
     def update_discriminator(self, batch: Batch[Any], fake: torch.Tensor, losses: Losses) -> None:
-        """Update 2: tell images from reconstructions."""
+        """Do update 2: train the discriminator to tell images from reconstructions."""
         engine = self.discriminator_engine
         on_real, on_fake = engine(torch.cat([batch.images(), fake])).chunk(2)
         loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
@@ -246,13 +246,13 @@ class AutoencoderStep:
 
 
 def weighted_sum(parts: Weighted) -> torch.Tensor:
-    """Return the sum of weight times value."""
+    """Return the sum of weight times value over the losses, a scalar; one of them is `l1`."""
     start = torch.zeros((), device=parts["l1"][1].device)
     return sum((weight * value for weight, value in parts.values()), start)
 
 
 def autocast(like: torch.Tensor, bf16: bool) -> AbstractContextManager[None]:
-    """Return the autocast of a pass outside its engine, which would bring its own."""
+    """Return the bf16 autocast of a forward pass without its engine, which has its own."""
     return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16)
 
 
@@ -266,15 +266,15 @@ def build_autoencoder(
     earlier_steps: int = 0,
     discriminator: Path | None = None,
 ) -> AutoencoderStep:
-    """Return the updates of a tokenizer and, if it joins in this training, a discriminator.
+    """Return the training step of a tokenizer and, if it joins in this training, a discriminator.
 
     Args:
-        training: The training.
+        training: Settings, ranks and state of the training.
         tokenizer: The tokenizer.
         loss: Weights of its loss.
         gan: The discriminator's settings; `gan.start_step` counts the earlier steps too.
         lr: Learning rate of the tokenizer.
-        earlier_steps: Steps that earlier trainings gave the tokenizer.
+        earlier_steps: Steps that the tokenizer was trained for before.
         discriminator: Folder of an earlier training's discriminator; it need not exist.
     """
     engine = training.engine(tokenizer.train(), lr)
@@ -297,7 +297,7 @@ def build_autoencoder(
 
 
 def build_perceptual(loss: LossConfig, device: torch.device) -> Perceptual | None:
-    """Return LPIPS if its weights are named, else the packaged encoder's loss; None if unused."""
+    """Return LPIPS if `loss.vgg16.path` is set, else EfficientNet's loss; None if unused."""
     if not loss.perceptual:
         return None
     if loss.vgg16.path:

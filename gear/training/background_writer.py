@@ -26,16 +26,17 @@ class Write:
 
 
 class BackgroundWriter:
-    """Writes what is added from a copy in the CPU's memory, one file after the other."""
+    """Writes files one after the other, from copies in CPU memory."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
         self._writes: dict[Path, Future[Write]] = {}
 
     def add(self, state_dict: Any, path: str | Path) -> None:
-        """Copy tensors and plain values, to be written as `torch.save` does; they may change then.
+        """Copy a state dict to CPU memory and queue it for writing; it may change afterwards.
 
-        The names are those of DeepSpeed's checkpoint engines, whose `save` this replaces.
+        The file is as `torch.save` writes it. Parameter names are those of DeepSpeed's checkpoint
+        engines, whose `save` this replaces.
         """
         copy = io.BytesIO()
         torch.save(state_dict, copy)
@@ -46,7 +47,7 @@ class BackgroundWriter:
         return not all(write.done() for write in self._writes.values())
 
     def wait(self) -> dict[Path, Write]:
-        """Wait until all is on the disk. Returns what was added since the last call.
+        """Wait until all files are on the disk. Returns those added since the last call.
 
         Raises:
             OSError: if a file could not be written.

@@ -1,4 +1,4 @@
-"""Which images each step sees: a function of (seed, step) alone, so ranks and resumes agree."""
+"""Training batches: a function of (seed, step) alone, for any number of ranks and any resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gear.training.distributed import DistributedContext
 
 
 class OnDevice(Protocol):
-    """What moves to a device, such as a tensor or the conditions of a generator."""
+    """Interface of data that moves to a device, such as a tensor or generator conditions."""
 
     def to(self, device: torch.device) -> Self:
         """Return a copy on the device."""
@@ -26,16 +26,15 @@ class OnDevice(Protocol):
         """Return some rows."""
 
 
-AHEAD = 3  # batches that wait for their step
+AHEAD = 3  # batches that are loaded in advance
 ConditionT = TypeVar("ConditionT", bound=OnDevice)
 
 
 @dataclass(frozen=True)
 class Batch(Generic[ConditionT]):
-    """What one rank sees in one step; what a stage does not use is None.
+    """One rank's share of the batch of a step; a field that the stage does not use is None.
 
-    seeds: one for each image, from which dropout is drawn; a function of (seed, step, place in the
-    whole batch).
+    seeds: dropout seed of each image; a function of (seed, step, position in the whole batch).
     """
 
     images_BCHW: torch.Tensor | None  # in [-1, 1]
@@ -46,7 +45,7 @@ class Batch(Generic[ConditionT]):
     seeds: tuple[int, ...] = ()
 
     def parts(self, count: int) -> list[Batch[ConditionT]]:
-        """Return the batch in equal parts."""
+        """Split the batch into equal parts; `count` must divide its size."""
         if count == 1:
             return [self]
         size = len(self.keys) // count
@@ -94,15 +93,19 @@ def mirror_mask(split: Split, *, flip: bool, condition: str) -> np.ndarray:
 
 
 class ClassBalancedSampler:
-    """Class-balanced batches: all classes are equally likely.
+    """Draws class-balanced batches: all classes are equally likely.
 
-    Within a class each image comes once before any comes twice.
+    Within a class, each image is drawn once before any is drawn twice.
     """
 
     def __init__(
         self, labels: np.ndarray, batch: int, seed: int, mirror: bool | np.ndarray
     ) -> None:
-        """Take the labels of a split, (N,), and whether its images may be mirrored, (N,) or one."""
+        """Create a sampler.
+
+        labels: class of each image, (N,). batch: images a step. seed: decides all draws.
+        mirror: whether images may be mirrored, (N,) or one value for all.
+        """
         self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self.batch_size = batch
         self.seed = seed
@@ -112,7 +115,7 @@ class ClassBalancedSampler:
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image positions, (batch,) int64, and whether to mirror each, (batch,) bool."""
+        """Return image indices, (batch,) int64, and whether to mirror each, (batch,) bool."""
         draws = step * self.batch_size + np.arange(self.batch_size)
         turns = draws // len(self.members)
         places = draws % len(self.members)
@@ -133,7 +136,7 @@ class ClassBalancedSampler:
         return (states >> np.uint64(1)).astype(np.int64)
 
     def _class_order(self, turn: int) -> np.ndarray:
-        """Return all classes in random order, so that neighbours in a list do not share batches."""
+        """Return the classes in random order: else adjacent ones would always share batches."""
         if self._turn != turn:
             self._turn = turn
             random = np.random.default_rng([self.seed, 2, turn])
@@ -155,14 +158,14 @@ def batch_sampler(
 ) -> ClassBalancedSampler:
     """Return the sampler that `train.balance` names.
 
-    `natural` takes all images for one class: each comes once before any comes twice.
+    `natural` treats all images as one class: each is drawn once before any is drawn twice.
     """
     labels = split.labels if balance == "classes" else np.zeros_like(split.labels)
     return ClassBalancedSampler(labels, batch, seed, mirror)
 
 
 class BatchLoader(Generic[ConditionT]):
-    """Batches by step number: the same for any number of ranks, and after any resume."""
+    """Loads the batch of a step: the same for any number of ranks, and after any resume."""
 
     def __init__(
         self,
@@ -175,16 +178,16 @@ class BatchLoader(Generic[ConditionT]):
         condition: Callable[[np.ndarray], ConditionT] | None = None,
         tokens: np.ndarray | None = None,
     ) -> None:
-        """Take what a batch is made of.
+        """Set the data that batches are made of.
 
         Args:
             split: The training images.
-            sampler: Says which rows a step sees.
-            context: This rank takes its share of them.
-            features: Teacher features by row and view, (N, V, L, C); view 1 is the mirror image.
+            sampler: Selects the images of a step.
+            context: Rank and number of ranks: a rank loads its share of a batch.
+            features: Teacher features by image and view, (N, V, L, C); view 1 is the mirror image.
             teacher: Computes features (B, L, C) of images, if they are not cached.
-            condition: Function from rows to conditions of the generator.
-            tokens: Tokens by row and view, (N, V, L); batches then hold images only for `teacher`.
+            condition: Function from image indices to conditions of the generator.
+            tokens: Tokens by image and view, (N, V, L); images are then only loaded for `teacher`.
         """
         self.split = split
         self.sampler = sampler
@@ -220,7 +223,7 @@ class BatchLoader(Generic[ConditionT]):
 
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device; to a GPU from pinned memory, which does not wait."""
+    """Copy a tensor to a device; to a GPU from pinned memory, without blocking."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -229,7 +232,7 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def _floats(pixels: np.ndarray) -> np.ndarray:
     """Convert (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1].
 
-    By numpy, since this runs beside training, which has torch's threads.
+    Uses numpy: this runs in a thread during training, which occupies torch's threads.
     """
     images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     images /= np.float32(127.5)
@@ -240,7 +243,7 @@ def _floats(pixels: np.ndarray) -> np.ndarray:
 def prefetch(
     loader: BatchLoader[ConditionT], first: int, steps: int
 ) -> Iterator[tuple[int, Batch[ConditionT]]]:
-    """Yield steps and their batches; the next ones are read while the last one is trained on."""
+    """Yield (step, batch) for the steps in [first, steps); a thread loads the next batches."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as executor:
         ahead = deque(executor.submit(loader, s) for s in range(first, min(first + AHEAD, steps)))
         try:

@@ -39,7 +39,7 @@ from gear.training.states import (
 class _Pending:
     """A state that is being written.
 
-    copy_seconds: what training waited for. healthy: whether it is to be marked so.
+    copy_seconds: time that training waited for the copy. healthy: whether to mark it as healthy.
     """
 
     tag: str
@@ -48,17 +48,18 @@ class _Pending:
 
 
 class CheckpointManager:
-    """The folder of one training's resumable states.
+    """Manages the folder of one training's resumable states.
 
     `step-N/`: a state, with the size and sha256 of its files in `manifest.json`. `latest`: name of
-    the newest one. `healthy`: the newest one before which codebook health was fine.
+    the newest one. `healthy`: name of the newest one that was marked as healthy.
     `older/step-N/`: the one before the newest, in case that is damaged. No other state is kept.
     `stopped-step-N/`: the state when a stop was requested. `stop`: that request (`gear monitor`).
-    `settings.json`: the checkout and its settings. `description.json`: what the state is of.
+    `settings.json`: the checkout and its settings. `description.json`: the identity and step of
+    the latest state.
 
-    A state is written under another name, flushed to the disk, and only then renamed and pointed
-    to, so that neither a kill nor a power cut leaves half of one. Between `begin_save` and
-    `finish_save` a thread writes a copy of it, and training goes on.
+    A state is written under a temporary name, flushed to the disk, and only then renamed and
+    pointed to, so that neither a kill nor a power cut leaves half of one. Between `begin_save` and
+    `finish_save`, a thread writes a copy of it while training goes on.
     """
 
     def __init__(
@@ -83,8 +84,8 @@ class CheckpointManager:
         """
         self.folder, self.context, self.identity = folder, context, identity
         self.of_experiment = of_experiment
-        self.started_from: dict[str, Any] | None = None  # of another training, by --from
-        self.save_seconds: float | None = None  # that the last save took
+        self.started_from: dict[str, Any] | None = None  # description of the state of --from
+        self.save_seconds: float | None = None  # duration of the last save
         self._writer = BackgroundWriter()
         self._pending: _Pending | None = None
         self.locks = ExitStack()
@@ -96,7 +97,7 @@ class CheckpointManager:
                 self.locks.enter_context(exclusive_lock(stage_lock, f"{message}: {wait}"))
             message = f"{folder}: another process is training this very run ({{holder}}): {wait}"
             self.locks.enter_context(exclusive_lock(folder / LOCK, message))
-            (folder / "stop").unlink(missing_ok=True)  # it was meant for the run before
+            (folder / "stop").unlink(missing_ok=True)  # a request to the previous run
             if identity is not None:
                 self.note("settings.json", {"root": str(Path.cwd()), "config": identity.params})
         dist.barrier()
@@ -111,7 +112,7 @@ class CheckpointManager:
         self.finish_save()
 
     def begin_save(self, engines: dict[str, Any], state: dict[str, Any]) -> None:
-        """Copy all engines and `state`, which has a `step`, and begin to write the copy."""
+        """Copy all engines and `state`, which has a `step`, and start a thread that writes them."""
         self.finish_save()
         self._pending = self._copy(f"step-{state['step']}", engines, state)
 
@@ -120,10 +121,10 @@ class CheckpointManager:
         return self._writer.busy()
 
     def finish_save(self) -> None:
-        """Wait for the save that was begun, if any, and make it the latest; all ranks have to ask.
+        """Wait for a save in progress, if any, and make it the latest. Call it on all ranks.
 
         Raises:
-            OSError: if a file could not be written; the state before is the latest then.
+            OSError: if a file could not be written; the previous state stays the latest.
         """
         saved, self._pending = self._pending, None
         if saved is None:
@@ -138,7 +139,7 @@ class CheckpointManager:
         dist.barrier()
 
     def save_stopped(self, engines: dict[str, Any], state: dict[str, Any]) -> Path:
-        """Save the state of a run that was asked to stop; it becomes `latest` only if none is."""
+        """Save the state of a run that was asked to stop; it becomes `latest` if there is none."""
         self.finish_save()
         tag = f"stopped-step-{state['step']}"
         self._put_in_place(self._copy(tag, engines, state))
@@ -149,7 +150,7 @@ class CheckpointManager:
         return self.folder / tag
 
     def mark_healthy(self) -> None:
-        """Mark the latest state as healthy; it is kept until a newer one is marked."""
+        """Mark the latest state, or the one being saved, as healthy; kept until a newer one is."""
         if self._pending is not None:
             self._pending.healthy = True
             return
@@ -159,7 +160,7 @@ class CheckpointManager:
             self._drop_old()
 
     def roll_back(self) -> Path | None:
-        """Make the last healthy state the latest. Returns what the next run resumes from."""
+        """Make the last healthy state the latest. Returns the state that the next run loads."""
         self.finish_save()
         healthy = self.read("healthy")
         if self.context.is_rank_zero and healthy is not None:
@@ -170,11 +171,11 @@ class CheckpointManager:
         return self.folder / latest if latest else None
 
     def latest_step(self) -> int | None:
-        """Return the step of the latest state, None if there is none."""
+        """Return the step of the latest state; None if there is none."""
         return step_of(read_tag(self.folder)) if self.read("latest") is not None else None
 
     def forget(self) -> None:
-        """Leave the states on disk: they are not resumed, and are deleted with the next save."""
+        """Discard the states on disk: they are not resumed, and the next save deletes them."""
         dist.barrier()  # all ranks have read `latest`
         if self.context.is_rank_zero:
             for name in ("latest", "healthy"):
@@ -186,8 +187,9 @@ class CheckpointManager:
     def load(self, engines: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:
         """Restore the engines from the latest state and return that state; None if there is none.
 
-        If files of it are absent or other than its manifest says, the state before is taken, with a
-        warning. A state of other ranks or another ZeRO stage goes on too, equal but for rounding.
+        If files are missing or differ from its manifest, the previous state is used, with a
+        warning. A state saved with another number of ranks or ZeRO stage is resharded; training
+        then continues equal up to rounding.
 
         source: folder of another training whose latest state is loaded instead.
 
@@ -205,7 +207,7 @@ class CheckpointManager:
                 saved / "state.pt", weights_only=True, map_location="cpu"
             )
             int(state["step"])
-        except Exception as error:  # of damaged files: errors of many kinds
+        except Exception as error:  # damaged files raise errors of many kinds
             raise _damaged(saved / "state.pt", error) from None
         current = self._layout(engines)
         layout = current | state.get("layout", {})
@@ -214,7 +216,7 @@ class CheckpointManager:
         as_saved = (ranks, zero_stage) == (current["ranks"], current["zero_stage"])
         for name, engine in engines.items():
             if name == "discriminator" and not (saved / name).exists():
-                continue  # with fewer steps it never joined; it is as it would be, untrained
+                continue  # it had not joined when this was saved: it is still untrained
             try:
                 if as_saved:
                     engine.load_checkpoint(str(saved), tag=name, load_lr_scheduler_states=False)
@@ -230,27 +232,27 @@ class CheckpointManager:
         return state
 
     def stop_requested(self) -> bool:
-        """Return whether somebody asks this run to stop; no file is read."""
+        """Return whether a stop of this run is requested; only checks that the file exists."""
         return (self.folder / "stop").exists()
 
     def stop_reason(self) -> str:
-        """Return the reason of a stop request, one line."""
+        """Return the reason of a stop request, in one line."""
         return " ".join((self.read("stop") or "no reason given").split())
 
     def read(self, name: str) -> str | None:
-        """Return the content of a file of the folder, None if there is none."""
+        """Return the content of a file of the folder; None if there is none."""
         try:
             return (self.folder / name).read_text(errors="replace")
         except FileNotFoundError:
             return None
 
     def note(self, name: str, facts: dict[str, Any]) -> Path:
-        """Write facts for people beside the states. Returns the file."""
+        """Write facts as JSON to a file of the folder. Returns its path."""
         replace_file(self.folder / name, (json.dumps(facts, indent=2) + "\n").encode())
         return self.folder / name
 
     def describe(self, step: int, *, finished: bool = False) -> None:
-        """Write what the latest state is of."""
+        """Write description.json: the identity and step of the latest state."""
         facts = self.identity.facts() if self.identity else {}
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
         facts |= {"of_experiment": self.of_experiment}
@@ -259,7 +261,7 @@ class CheckpointManager:
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
-        """Mark a training as ended: its state is kept, those of other ended ones are deleted.
+        """Mark the training as finished; delete the states of other finished ones of its stage.
 
         An experiment in a temporary folder deletes only those of experiments.
         """
@@ -272,10 +274,10 @@ class CheckpointManager:
         self.close()
 
     def _whole_state(self, folder: Path) -> Path | None:
-        """Return the newest whole state of a folder, chosen by rank zero; None if there is none.
+        """Return the newest undamaged state of a folder, found by rank zero; None if there is none.
 
         Raises:
-            InputError: if there are states, and none is whole.
+            InputError: if there are states, but all are damaged.
         """
         choice: list[Any] = [None]
         if self.context.is_rank_zero:
@@ -303,7 +305,7 @@ class CheckpointManager:
         return whole
 
     def _note_changes(self, saved: dict[str, Any], current: dict[str, Any]) -> None:
-        """Print on what other ranks, threads or device a training goes on."""
+        """Print which of ranks, ZeRO stage, threads, compile and device changed since the save."""
         for name, value in current.items():
             if self.context.is_rank_zero and saved[name] != value:
                 print(
@@ -322,12 +324,12 @@ class CheckpointManager:
         }
 
     def _copy(self, tag: str, engines: dict[str, Any], state: dict[str, Any]) -> _Pending:
-        """Copy a state to memory, and begin to write it under another name."""
+        """Copy a state to memory and start writing it under a temporary name."""
         began = time.monotonic()
         draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
             for left in (*self.folder.glob("*step-*.partial"), *self.folder.glob("*.deleted")):
-                shutil.rmtree(left, ignore_errors=True)  # of a save that was killed or had no room
+                shutil.rmtree(left, ignore_errors=True)  # of a save that was killed or failed
             draft.mkdir()
         dist.barrier()
         for name, engine in engines.items():
@@ -338,21 +340,21 @@ class CheckpointManager:
         return _Pending(tag, time.monotonic() - began)
 
     def _put_in_place(self, saved: _Pending) -> None:
-        """Wait until all ranks have written a state, and give it its name."""
+        """Wait until all ranks have written a state, and rename it to its final name."""
         writes = self._writer.wait()
         began = time.monotonic()
         facts = self._of_all_ranks({path: write.facts for path, write in writes.items()})
         draft = self.folder / f"{saved.tag}.partial"
         if self.context.is_rank_zero:
             write_manifest(draft, facts)
-            retire(self.folder / saved.tag)  # of another run of these steps
+            retire(self.folder / saved.tag)  # from an earlier run of these steps
             draft.rename(self.folder / saved.tag)
             flush(self.folder)
         seconds = sum(write.seconds for write in writes.values()) + time.monotonic() - began
         self.save_seconds = round(saved.copy_seconds + seconds, 1)
 
     def _of_all_ranks(self, facts: dict[Path, FileFacts]) -> dict[Path, FileFacts]:
-        """Return what all ranks wrote, once all have."""
+        """Return the files that all ranks wrote; waits until all have written."""
         if self.context.size == 1:
             return facts
         parts: list[Any] = [None] * self.context.size
@@ -367,11 +369,11 @@ class CheckpointManager:
         flush(self.folder)
 
     def _states(self) -> list[Path]:
-        """Return the folders of all states but the older one."""
+        """Return the folders of all states except the one in `older/`."""
         return [*self.folder.glob("step-*[0-9]"), *self.folder.glob("stopped-step-*[0-9]")]
 
     def _drop_old(self) -> None:
-        """Keep the states that are pointed to, and one older than the latest in `older/`."""
+        """Delete superseded states; the newest one before the latest moves to `older/` instead."""
         kept = {self.read("latest"), self.read("healthy")}
         step = self.latest_step()
         superseded = [state for state in self._states() if state.name not in kept]

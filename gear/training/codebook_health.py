@@ -10,11 +10,11 @@ from gear.training.config import HealthConfig
 
 
 class Collapse(StageFailed):
-    """The codebook collapsed, and training stopped on purpose."""
+    """Raised to stop training because the codebook has collapsed."""
 
 
 class CodebookHealth:
-    """Counts of codes, read from the device once a window, so that no step waits for the host."""
+    """Counts codes on the device; read once a window, so that steps do not synchronize with it."""
 
     def __init__(self, config: HealthConfig, codes: int, device: torch.device) -> None:
         self.config = config
@@ -24,25 +24,24 @@ class CodebookHealth:
     def count(self, indices_BL: torch.Tensor) -> None:
         """Add a batch's indices."""
         flat = indices_BL.reshape(-1)
-        self.counts.scatter_add_(
-            0, flat, torch.ones_like(flat)
-        )  # bincount would ask a GPU for its largest index
+        # bincount would wait for the GPU to return the largest index
+        self.counts.scatter_add_(0, flat, torch.ones_like(flat))
 
     def window_counts(self) -> torch.Tensor:
-        """Return the counts of the open window over all ranks, (K,) int64; all of them call it."""
+        """Return counts of the current window over all ranks, (K,) int64. Call it on all ranks."""
         counts = self.counts.clone()
         if dist.is_initialized():
             dist.all_reduce(counts)
         return counts
 
     def restore(self, counts_K: torch.Tensor, *, mine: bool) -> None:
-        """Go on with the counts of a window; the rank that they are given to holds them."""
+        """Continue with the counts of a saved window, all on one rank: the one with `mine`."""
         self.counts.copy_(counts_K if mine else torch.zeros_like(counts_K))
 
     def close_window(self) -> dict[str, float]:
-        """Return usage in [0, 1] and perplexity in [1, K] of the window, over all ranks.
+        """Return usage in [0, 1] and perplexity in [1, K] of the window over all ranks.
 
-        Starts the next window.
+        Starts the next window. Call it on all ranks.
         """
         if dist.is_initialized():
             dist.all_reduce(self.counts)
@@ -51,7 +50,7 @@ class CodebookHealth:
         return self.latest
 
     def broken(self) -> str | None:
-        """Return what is below its limit in the last window, in words; None if nothing is."""
+        """Return a message on a value below its limit in the last window; None if there is none."""
         return verdict(self.config, self.latest, len(self.counts)) if self.latest else None
 
     def check(self, step: int) -> None:
@@ -62,7 +61,10 @@ class CodebookHealth:
 
 
 def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str | None:
-    """Return which of usage and perplexity is below its limit, in words; None if neither is."""
+    """Return a message on usage or perplexity below its limit; None if neither is.
+
+    measured: the result of `summary`. codes: codebook size K.
+    """
     for name, value, least in (
         ("usage", measured["codebook/usage"], config.min_usage),
         ("perplexity / K", measured["codebook/perplexity"] / codes, config.min_perplexity),
@@ -73,7 +75,7 @@ def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str
 
 
 def summary(counts_K: torch.Tensor) -> dict[str, float]:
-    """Return usage and perplexity exp(H) of a histogram of codes, (K,) int64.
+    """Return usage in [0, 1] and perplexity exp(H) in [1, K] of code counts, (K,) int64.
 
     >>> summary(torch.tensor([3, 3, 0, 0]))
     {'codebook/usage': 0.5, 'codebook/perplexity': 2.0}

@@ -1,4 +1,4 @@
-"""`host.compile`: the parts of models that repeat, compiled by `torch.compile`."""
+"""Compile the repeated blocks of models with `torch.compile`, for `host.compile`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 
 from gear.core.errors import InputError
 
-VARIANTS = 128  # compiled versions of a part: widths x resolutions x whether weights get gradients
+VARIANTS = 128  # compiled versions of a block: widths x resolutions x with or without gradients
 
 
 def compile_parts(module: nn.Module) -> None:
-    """Compile a model's blocks, each by itself; names of weights stay as they are.
+    """Compile each block of a model in place; the names of its weights do not change.
 
     Blocks are the modules with the attribute `compiles_alone`.
 
     The decoder's last layer is in none of them: `adaptive_weight` takes a gradient there, and a
-    compiled part computes all of its gradients or none.
+    compiled block computes all of its gradients or none.
 
     Raises:
         InputError: if there is no C++ compiler, which `torch.compile` needs on any device.
@@ -37,5 +37,5 @@ def compile_parts(module: nn.Module) -> None:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return whether `compile_parts` was called on a model that has such parts."""
+    """Return whether `compile_parts` has compiled a block of a model."""
     return any(part._compiled_call_impl is not None for part in module.modules())

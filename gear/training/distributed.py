@@ -1,4 +1,4 @@
-"""Join the process group and place this process among its ranks."""
+"""Join the process group, and describe this process: rank, number of ranks and device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class DistributedContext(Ranks):
-    """This process among the ranks of a training."""
+    """Rank and device of this process, and the number of ranks of its training."""
 
     device: torch.device = CPU
 
@@ -42,7 +42,7 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
         logging.getLogger(name).setLevel(logging.ERROR)
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if not dist.is_initialized() and "RANK" not in os.environ:  # not under torchrun: one rank
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
         own = device if cuda else None
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=own)
@@ -50,9 +50,9 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
         timeout = timedelta(seconds=host.rank_timeout)
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     torch.manual_seed(seed)
-    # on a GPU, attention's backward pass has a fixed order of sums only if this is no mere warning
+    # on a GPU, attention's backward pass is deterministic only if this raises instead of warning
     torch.use_deterministic_algorithms(True, warn_only=not cuda)
-    # filling costs half a step and hides nothing here
+    # filling would cost half a step's time, and no code here reads uninitialized memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if cuda:
         torch.cuda.set_device(device)
@@ -60,9 +60,9 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
 
 
 def _record_collectives() -> None:
-    """Let PyTorch's flight recorder write each rank's last collectives if one of them hangs.
+    """Let PyTorch's flight recorder dump each rank's last collectives if one of them hangs.
 
-    The files are read by `torchfrtrace`. Variables that are set already stay as they are.
+    `torchfrtrace` reads the files. Environment variables that are already set are kept.
     """
     recorded = {
         "TORCH_FR_BUFFER_SIZE": "2000",  # collectives

@@ -12,7 +12,7 @@ Tensors = dict[str, torch.Tensor]
 class EMA:
     """Exponential moving average of a module's parameters and buffers in fp32, outside the engines.
 
-    Under ZeRO-3 each rank averages the part of the parameters that it holds.
+    Under ZeRO-3 each rank averages its own partition of the parameters.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -23,7 +23,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move all averages a step towards the current weights."""
+        """Update all averages with the current weights."""
         live = named(self.module)
         torch._foreach_lerp_(
             list(self._averages.values()),
@@ -33,7 +33,7 @@ class EMA:
 
     @property
     def weights(self) -> Tensors:
-        """The averages by name; under ZeRO-3 whole copies of them, and all ranks have to ask."""
+        """The averages by name. Under ZeRO-3 they are gathered: read it on all ranks."""
         live = named(self.module)
         return {
             name: gather(average, live[name]) if is_partitioned(live[name]) else average
@@ -70,24 +70,24 @@ def named(module: nn.Module) -> Tensors:
 
 
 def is_partitioned(value: torch.Tensor) -> bool:
-    """Return whether this is a parameter that ranks hold in parts (ZeRO-3)."""
+    """Return whether this is a parameter that is partitioned over the ranks (ZeRO-3)."""
     return hasattr(value, "ds_tensor")
 
 
 def held(value: torch.Tensor) -> torch.Tensor:
-    """Return what this rank holds of a parameter or buffer: under ZeRO-3 a flat part of it."""
+    """Return a parameter or buffer, or under ZeRO-3 this rank's flat partition of a parameter."""
     part: torch.Tensor = value.ds_tensor if is_partitioned(value) else value  # type: ignore[attr-defined]
     return part
 
 
 def gather(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return the whole of the ranks' equal parts, the last one padded, in a parameter's shape."""
+    """Gather the ranks' flat partitions, padded at the end, into the shape of a parameter."""
     parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, part)
     return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
 
 
 def own_part(whole: torch.Tensor, size: int) -> torch.Tensor:
-    """Return this rank's part of a tensor, `size` elements, padded with zeros."""
+    """Return this rank's flat partition of a tensor: `size` elements, padded with zeros."""
     part = whole.flatten()[dist.get_rank() * size :][:size]
     return nn.functional.pad(part, (0, size - part.numel()))

@@ -15,14 +15,14 @@ from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
 from gear.training.resharding import read_tensors
 
-BUCKET_UNIT = 1 << 20  # DeepSpeed wants bucket sizes in whole multiples of it
+BUCKET_UNIT = 1 << 20  # bucket sizes are multiples of it, as DeepSpeed expects
 LARGEST_BUCKET = 1 << 27
 
 
 class NonFinite(StageFailed):
-    """A loss or a gradient is NaN or infinite; raised before the weights of its module move.
+    """Raised if a loss or gradient is NaN or infinite, before the weights of its module change.
 
-    keys: keys of the images that this rank saw.
+    keys: keys of the images in this rank's batch.
     """
 
     def __init__(self, module: str, value: float, keys: list[str], what: str = "loss") -> None:
@@ -31,10 +31,10 @@ class NonFinite(StageFailed):
 
 
 def share_of(batch: int, ranks: int) -> int:
-    """Return how many of a batch's images each rank takes.
+    """Return the number of images of a batch that each rank processes.
 
     Raises:
-        InputError: if the ranks' shares would differ.
+        InputError: if `ranks` does not divide `batch`.
     """
     if batch % ranks:
         raise InputError(
@@ -45,9 +45,12 @@ def share_of(batch: int, ranks: int) -> int:
 
 
 def accumulation(batch: int, ranks: int, micro_batch: int) -> int:
-    """Return in how many equal parts of at most `micro_batch` images a rank takes its share.
+    """Return the gradient accumulation steps: a rank's share in the fewest equal parts.
 
-    micro_batch: the setting host.micro_batch; 0 for one part.
+    micro_batch: the setting host.micro_batch, most images of a part; 0 for one part.
+
+    Raises:
+        InputError: if `ranks` does not divide `batch`.
 
     >>> accumulation(256, ranks=8, micro_batch=16), accumulation(12, ranks=1, micro_batch=5)
     (2, 3)
@@ -68,19 +71,19 @@ def build_engine(
     zero_stage: int = 1,
     offload: bool = False,
 ) -> Any:
-    """Return a DeepSpeed engine of one module: fused AdamW, clipped on the module's own norm.
+    """Return a DeepSpeed engine of one module: fused AdamW, clipped by the norm of its gradient.
 
-    batch: images a step over all ranks. accumulation: parts in which a rank takes its share.
-    offload: keep the moments in the CPU's memory (ZeRO 1 to 3).
+    batch: images a step over all ranks. accumulation: gradient accumulation steps.
+    offload: keep AdamW's moments in CPU memory (ZeRO 1 to 3).
 
     Raises:
-        InputError: if the ranks' shares of a batch would differ.
+        InputError: if the number of ranks does not divide `batch`.
     """
     import deepspeed
 
     share = share_of(batch, context.size)
     count = sum(p.numel() for p in module.parameters())
-    # the default buckets are 2 GB a module, allocated (and, deterministic, filled) at every step
+    # default buckets are 2 GB a module, allocated (and in deterministic mode filled) at every step
     bucket = min(LARGEST_BUCKET, -(-count // BUCKET_UNIT) * BUCKET_UNIT)
     adamw: dict[str, Any] = {"betas": (0.9, train.beta2), "weight_decay": train.weight_decay}
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, fused=True, **adamw)
@@ -114,7 +117,7 @@ def build_engine(
 
 
 def tensors_only(checkpoints: Any) -> Any:
-    """Let DeepSpeed's reader of state files read tensors and plain values, and run no code."""
+    """Make a DeepSpeed checkpoint engine read only tensors and plain values: files run no code."""
 
     def load(path: str, map_location: Any = None) -> Any:
         return read_tensors(path, map_location)
@@ -130,29 +133,29 @@ def set_lr(engine: Any, step: int, warmup: int) -> None:
 
 
 def apply_settings(engine: Any) -> None:
-    """Set AdamW's settings as this run has them; a state brings those of the run that saved it."""
+    """Apply this run's AdamW settings; a loaded state brings those of the run that saved it."""
     for group in engine.optimizer.param_groups:
         group.update(engine.adamw)
 
 
 def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]) -> None:
-    """Take one optimiser step on a loss.
+    """Backpropagate a loss; after the last part of a batch, take an optimizer step.
 
     Raises:
-        NonFinite: if the loss or the gradient is NaN or infinite; no weight has moved then.
+        NonFinite: if the loss or the gradient is NaN or infinite; no weight has changed then.
     """
     if not torch.isfinite(loss.detach()):
         raise NonFinite(module, loss.item(), keys)
     engine.backward(loss)
     last_part = engine.is_gradient_accumulation_boundary()
-    if last_part and engine.zero_optimization_stage() == 0:  # it would move weights to NaN
+    if last_part and engine.zero_optimization_stage() == 0:  # it would step to NaN weights
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise NonFinite(module, norm.item(), keys, "gradient")
-        engine._global_grad_norm = norm  # for logs; ZeRO notes its own
+        engine._global_grad_norm = norm  # for logs; ZeRO stages set their own
     engine.step()
-    if last_part and not engine.was_step_applied():  # ZeRO skips it and says nothing
+    if last_part and not engine.was_step_applied():  # ZeRO skips it silently
         raise NonFinite(module, math.nan, keys, "gradient")
 
 
@@ -160,7 +163,7 @@ def update_weights(engine: Any, loss: torch.Tensor, module: str, keys: list[str]
 def frozen(module: nn.Module) -> Iterator[None]:
     """Switch a module to eval mode without gradients for its parameters.
 
-    The backward pass of what was computed in the block belongs in the block too.
+    Run the backward pass of what is computed in the block inside the block too.
     """
     was_training = module.training
     module.eval().requires_grad_(False)

@@ -1,8 +1,8 @@
-"""What makes a training the same as an earlier one, whose state it can go on from.
+"""Identify a training, to decide whether it can resume the state of an earlier one.
 
-That is what changes the mathematics: settings, contents of inputs, code, and the versions of torch
-and DeepSpeed. The number of steps, how often something is logged, saved or measured, the machine,
-and where files lie are not part of it.
+Its identity is what changes the mathematics: settings, contents of inputs, code, and the versions
+of torch and DeepSpeed. The number of steps, how often something is logged, saved or measured, the
+machine, and the locations of files are not part of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import gear
 
 PINS = ("torch", "deepspeed")
-NEUTRAL_SECTIONS = ("host", "health", "teacher")  # data/features names the teachers
-NEUTRAL_KEYS = ("joint.fd_n",)  # and every `steps` and `*_every`
+NEUTRAL_SECTIONS = ("host", "health", "teacher")  # the input data/features identifies the teachers
+NEUTRAL_KEYS = ("joint.fd_n",)  # besides every `steps` and `*_every`
 
 # Code that decides what a training computes: packages or files of gear/
 AUTOENCODER_CODE = (
@@ -46,7 +46,7 @@ NEUTRAL_FILES = (
     "validation_curve.py",
 )
 
-ABSENT = "absent"  # instead of the hash of an input
+ABSENT = "absent"  # in place of the hash of a missing input
 LARGE_FILE = 64 << 20  # bytes; of larger files, evenly spaced blocks are hashed
 BLOCKS = 17
 BLOCK = 1 << 20
@@ -54,7 +54,7 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Identity:
-    """What a training computes: two trainings with equal identities have equal results.
+    """What determines a training: equal identities give equal results after equal steps.
 
     settings: values by name, such as `joint.batch`; inputs and code: hashes by name.
     params: all settings of the run, for readers of its state; not part of the identity.
@@ -84,9 +84,9 @@ class Identity:
         }
 
     def differences(self, description: Mapping[str, Any]) -> list[str]:
-        """Return how a described state differs from this training, a phrase for each difference.
+        """Return how a described state differs from this training, one phrase a difference.
 
-        An input that is absent now says nothing about the state.
+        Inputs that are missing now are not compared.
         """
         phrases = [
             f"{name} {old} -> {new}"
@@ -106,8 +106,8 @@ def identify(
 
     Args:
         stage: The stage.
-        params: Sections of settings, as far as the stage declares them.
-        inputs: Files or folders by name; one that is absent counts as such.
+        params: Sections of the settings that the stage declares.
+        inputs: Files or folders by name; a missing one is recorded as `ABSENT`.
         code: Packages or files of gear/, such as `AUTOENCODER_CODE`.
     """
     return Identity(
@@ -144,7 +144,7 @@ def _without_place(value: Any) -> Any:
 
 
 def code_hashes(parts: Iterable[str], root: Path = Path(gear.__file__).parent) -> dict[str, str]:
-    """Return a hash of each module of the code; docstrings, comments and layout do not count."""
+    """Return a hash of each Python file, which ignores docstrings, comments and formatting."""
     files: list[Path] = []
     for part in parts:
         path = root / part
@@ -157,7 +157,7 @@ def code_hashes(parts: Iterable[str], root: Path = Path(gear.__file__).parent) -
 
 
 def content_hash(*paths: Path) -> str:
-    """Return a hash of the contents of files, and of folders with the relative names in them."""
+    """Return a hash of files by content, and of folders by their files' names and contents."""
     digest = hashlib.sha256()
     for path in paths:
         files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
@@ -168,10 +168,10 @@ def content_hash(*paths: Path) -> str:
 
 
 def _content(file: Path) -> bytes:
-    """Hash a file; of a large one, its size and evenly spaced blocks.
+    """Hash a file; of a large one, only its size and evenly spaced blocks, to save time.
 
-    Terabytes are not read to name a folder. The last block of a Parquet file is its footer, with
-    the smallest and largest sha256 of every row group's images.
+    The last block of a Parquet file contains its footer, with the smallest and largest sha256 of
+    the images in each row group.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:

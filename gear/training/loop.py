@@ -31,35 +31,35 @@ Row = dict[str, float]
 
 
 class TrainingStep(Protocol):
-    """What one step does, such as `AutoencoderStep`."""
+    """Interface of a training step, such as `AutoencoderStep`."""
 
     @property
     def engines(self) -> dict[str, Any]:
         """The engines by name."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what a resumed run needs besides weights and optimisers."""
+        """Return what a resumed run needs besides weights and optimizers."""
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from a saved `state`."""
+        """Load a saved `state`."""
 
     def survey(self, parts: list[Batch[Any]], step: int) -> None:
-        """Measure what losses need of a whole batch before its parts are trained on one by one."""
+        """Measure what losses need of a whole batch before gradients of its parts accumulate."""
 
     def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
-        """Train one step, or one part of it. Returns detached scalar losses and the hard indices.
+        """Train on a batch or a part of it. Returns detached scalar losses and the hard indices.
 
-        Indices are (B, L) int64. Weights move with the last part.
+        Indices are (B, L) int64. Weights change with the last part of a batch.
         """
 
 
 @dataclass(frozen=True)
 class EvalHook:
-    """A measurement of averaged weights during training: names to values, every `every` steps.
+    """Metrics of the averaged weights, measured every `every` steps of a training.
 
-    measure: Called by all ranks, which may share the work.
-    protocol: How it is measured; saved beside the curve.
-    show: Called with the step after each measurement, to write what people look at.
+    measure: Returns metrics by name. Called on all ranks, which may share the work.
+    protocol: How the metrics are measured; saved with the curve.
+    show: Called with the step after each measurement, for example to save samples.
     """
 
     every: int
@@ -69,24 +69,24 @@ class EvalHook:
 
 
 class Stopped(SystemExit):
-    """A signal ended training after its state was saved."""
+    """Raised when a signal stops training, after its state was saved."""
 
 
 class StopRequested(StageFailed):
-    """Training ended because a file `stop` in its folder asked for it; its state was saved."""
+    """Raised when a file `stop` in the states' folder stops training, after its state was saved."""
 
 
 INTERRUPTED = b"saving after this step; Ctrl-C again ends at once, without saving\n"
-REPEAT = 1.0  # seconds from which another Ctrl-C is one; a launcher sends the first one again
-REQUESTED = 1  # besides the numbers of SIGINT and SIGTERM, which are larger
+REPEAT = 1.0  # seconds within which another Ctrl-C is ignored: a launcher forwards the first one
+REQUESTED = 1  # code of a stop request; signal numbers are larger
 
 
 class Training:
-    """The state of one training loop: what a step changes besides the weights.
+    """A training loop, and its state besides the weights.
 
-    rows: the logged curve (step, losses, codebook, measurements; no times), as a run of more steps
-        would have it. last_row: losses and codebook of the last step, logged or not.
-    logged: the rows of the curve with speed, memory and the like, for logs alone.
+    rows: the logged curve (step, losses, codebook, metrics; no times), as in a longer run.
+    last_row: losses and codebook of the last step that was logged, measured or saved.
+    logged: the rows of the curve with speed, memory and the like, for logs only.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Training:
         codes: int,
         hook: EvalHook | None = None,
     ) -> None:
-        """Take what is trained.
+        """Prepare the loop.
 
         Args:
             run: The training's settings, ranks and state.
-            step: What one step does.
-            averages: Moving averages, updated after each step.
+            step: Trains one step.
+            averages: Moving averages of weights, updated after each step.
             codes: Codebook size.
-            hook: A measurement of the averages: before the first step, and at the end too.
+            hook: Metrics of the averages, also measured before the first step and at the end.
         """
         self.run, self.step, self.averages, self.hook = run, step, averages, hook
         self.health = CodebookHealth(run.settings.health, codes, run.device)
@@ -120,12 +120,13 @@ class Training:
         )
 
     def fit(self, loader: BatchLoader[Any]) -> list[Row]:
-        """Train all steps, from the saved state if there is one. Returns the curve.
+        """Train to the last step, from the saved state if there is one. Returns the curve.
 
         Raises:
+            InputError: if the saved state is damaged, past the last step or of other models.
             Collapse: if the codebook collapsed.
-            StageFailed: if a loss was not finite.
-            StopRequested: if asked to stop; the state was saved.
+            StageFailed: if a loss or gradient was not finite.
+            StopRequested: if a stop was requested; the state was saved.
             Stopped: on a signal, or if the reader of stdout went away (SIGPIPE); the state was
                 saved. Exit code 128 + signal.
         """
@@ -158,7 +159,7 @@ class Training:
                 self._save_or_stop(number + 1, caught["signal"] or gone)
         finally:
             reporter.close()
-            if run.context.size == 1:  # of more, one may have failed, and it takes all of them
+            if run.context.size == 1:  # of several, one may have failed, and finishing needs all
                 run.checkpoints.finish_save()
         if first == steps > 0:
             curve = self._ended_curve()
@@ -211,13 +212,13 @@ class Training:
         row = {**self.last_row, **measured}
         logged = reporter.row(row, self.meter.read(self.step.engines))
         curve = [*self.rows, row]
-        if logging or measuring:  # a row of the end alone is no row of a longer training
+        if logging or measuring:  # a row that only marks the end is not in a longer run
             self.rows.append(row if measuring else self.last_row)
             self.logged.append(logged)
         return curve
 
     def _ended_curve(self) -> list[Row]:
-        """Return the curve of a training whose saved state is its end."""
+        """Return the curve of a training whose saved state is at its last step."""
         end = self.run.settings.steps
         row = self.last_row if self.last_row.get("step") == end else {"step": end}
         return [r for r in self.rows if r["step"] != end] + [{**row, **self._measure(end)}]
@@ -231,7 +232,7 @@ class Training:
     def _save_or_stop(self, done: int, caught: int) -> None:
         """Save the state if it is due; stop if a signal or a request says so.
 
-        A save is finished once all ranks have written, and before training ends.
+        A save in progress is finished once all ranks have written, at the latest at the end.
         """
         run, checkpoints, host = self.run, self.run.checkpoints, self.run.settings.host
         window_ends = done % run.settings.health.window == 0
@@ -268,7 +269,7 @@ class Training:
         )
 
     def _where_next(self) -> str:
-        """Roll back to the last healthy state. Returns how to go on from it."""
+        """Roll back to the last healthy state. Returns a hint on how to continue from it."""
         state = self.run.checkpoints.roll_back()
         if state is None:
             return (
@@ -335,15 +336,15 @@ class Training:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return one seed a step and rank: dropout repeats after a resume with no generator state."""
+    """Return the seed of a step and rank, so that a resume needs no saved RNG state."""
     sequence = np.random.SeedSequence([seed, step, rank])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _catch_signals() -> dict[str, int]:
-    """Note signals, for the loop to save and stop after the step; return where they are noted.
+    """Record SIGTERM and SIGINT instead of exiting. Returns {"signal": the last one, or 0}.
 
-    A second Ctrl-C ends the process at once.
+    The loop saves and stops after the current step. A second Ctrl-C ends the process at once.
     """
     caught = {"signal": 0}
     first = time.monotonic()
@@ -357,7 +358,7 @@ def _catch_signals() -> dict[str, int]:
         if not caught["signal"]:
             first = now
             if signal_number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                os.write(2, INTERRUPTED)  # print could be in the middle of a line
+                os.write(2, INTERRUPTED)  # print may have been interrupted, and cannot be reentered
         caught["signal"] = signal_number
 
     signal.signal(signal.SIGTERM, remember)
@@ -366,13 +367,13 @@ def _catch_signals() -> dict[str, int]:
 
 
 def _release_signals() -> None:
-    """Let signals end the process at once again: outputs are put in place whole or not at all."""
+    """Let signals end the process at once again: outputs are written atomically."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _largest_of_ranks(numbers: list[int], context: DistributedContext) -> list[int]:
-    """Return for each place the largest number of all ranks."""
+    """Return the element-wise maximum over all ranks."""
     if context.size == 1:
         return numbers
     flags = torch.tensor(numbers, device=context.device)

@@ -11,17 +11,17 @@ from pathlib import Path
 from gear.core.exit_codes import discard_output
 from gear.training.trackers import TrackedRun, Trackers
 
-# what people are shown of a row, in this order, and its name there
+# values of a row that are shown, in this order, and their labels
 OF_GENERATOR = {"loss/ntp": "ntp", "fd": "fd", "val/ntp_bits": "bits", "codebook/usage": "usage"}
 OF_TOKENIZER = {"loss/l1": "l1", "codebook/usage": "usage", "codebook/perplexity": "perplexity"}
 COLUMNS = 79
 
 
 class Reporter:
-    """Progress for people (a bar on a terminal, lines elsewhere) and logs for tools.
+    """Prints progress (a bar on a terminal, lines elsewhere) and logs to a file and trackers.
 
-    People see a few values in lines of a terminal's width; the log and the trackers have all.
-    All of it is volatile: no stage depends on it. Ranks other than zero report nothing.
+    It prints a few values, in lines of a terminal's width; the log and the trackers get all. No
+    stage depends on them. Ranks other than zero report nothing.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Reporter:
         """Open the logs of steps `first` to `steps`.
 
         Args:
-            name: Stage.
+            name: Name of the stage.
             first: First step of this process.
             steps: Steps of the training.
             batch: Images a step.
             log: File to append rows to, as JSON.
             trackers: Names of the trackers.
-            tracked: What they are told of the training.
-            earlier: What was logged of the steps before `first`. Trackers complete themselves from
-                it, because a run that was killed may have left half a row, or rows of later steps.
+            tracked: Description of the training for the trackers.
+            earlier: Logged rows of the steps before `first`. Trackers are rebuilt from them, since
+                a killed run may have left half a row, or rows of later steps.
             enabled: Whether to report at all.
         """
         self.name, self.steps, self.first, self.batch = name, steps, first, batch
         self.enabled = enabled
-        self.reader_gone = False  # whether stdout is a pipe that nobody reads any more
+        self.reader_gone = False  # whether stdout is a pipe that is no longer read
         self.last_step = first
         self.last_time = self.start = time.monotonic()
         if not enabled:
@@ -70,7 +70,7 @@ class Reporter:
             self.values = tqdm(total=0, bar_format="{desc}", position=1, leave=False)
 
     def row(self, row: dict[str, float], measured: dict[str, float]) -> dict[str, float]:
-        """Show and log a row of the curve, with what was measured beside it. Returns all of it."""
+        """Show and log a row of the curve. Returns what is logged: row, `measured` and speed."""
         if not self.enabled:
             return row
         now, done = time.monotonic(), int(row["step"])
@@ -98,7 +98,7 @@ class Reporter:
             discard_output()
 
     def close(self) -> None:
-        """End the bar and the logs."""
+        """Close the progress bar, the log and the trackers."""
         if not self.enabled:
             return
         if self.bar is not None and self.values is not None:
@@ -109,7 +109,7 @@ class Reporter:
 
 
 def headline(row: Mapping[str, float]) -> str:
-    """Return the values of a row that people follow a training by.
+    """Return the main values of a row as text, for progress lines.
 
     >>> headline({"step": 3, "loss/ntp": 4.32109, "codebook/usage": 0.5, "loss/l1": 0.1})
     'ntp 4.321  usage 50%'
@@ -125,7 +125,7 @@ def headline(row: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words.
+    """Return a duration as text, in whole minutes from one minute on.
 
     >>> duration(59.6), duration(754), duration(7320)
     ('1 min', '13 min', '2 h 2 min')

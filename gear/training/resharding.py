@@ -1,7 +1,7 @@
-"""Load a training state that was saved by other ranks, or with another ZeRO stage.
+"""Load a training state that was saved with another number of ranks or another ZeRO stage.
 
-DeepSpeed reads a state only as it was written. Here each parameter and its moments are put together
-from the files of all ranks, and every rank takes the part that its engine holds.
+DeepSpeed loads a state only into the layout that saved it. Here each parameter and its moments are
+assembled from the files of all ranks, and every rank takes the part that its engine holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def read_tensors(path: str | Path, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
-    """Return the content of a file of DeepSpeed: tensors and plain values; no code is run."""
+    """Load a file of DeepSpeed as tensors and plain values; no code in it is run."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -33,11 +33,11 @@ def read_tensors(path: str | Path, map_location: Any = "cpu", *, mmap: bool = Fa
 
 @dataclass(frozen=True)
 class WholeState:
-    """What was saved of a module and its AdamW, whatever the ranks.
+    """Saved weights and AdamW state of a module, independent of the number of ranks.
 
-    weights: whole parameters and buffers, by name.
-    pieces: of each parameter, flattened, by moment and name; together they are the whole.
-    updates: optimiser steps taken; without one, as before the discriminator joins, no moments.
+    weights: full parameters and buffers, by name.
+    pieces: flat pieces of each parameter's moments, by moment and name; joined, they are complete.
+    updates: optimizer steps taken; if 0, as before the discriminator joins, there are no moments.
     """
 
     weights: Tensors
@@ -45,14 +45,14 @@ class WholeState:
     updates: float
 
     def moment(self, key: str, name: str) -> torch.Tensor:
-        """Return a moment of a parameter, flattened."""
+        """Return a moment of a parameter, flattened; key: one of `MOMENTS`."""
         return torch.cat(self.pieces[key][name])
 
 
 def read_whole_state(folder: Path, module: nn.Module, *, ranks: int, zero_stage: int) -> WholeState:
     """Return what an engine of `module` saved to a folder, on the CPU.
 
-    ranks, zero_stage: of the run that saved it.
+    ranks, zero_stage: those of the run that saved it.
 
     Raises:
         KeyError, OSError, RuntimeError: if files are absent, damaged or of another module.
@@ -78,14 +78,14 @@ def read_whole_state(folder: Path, module: nn.Module, *, ranks: int, zero_stage:
         (state,) = optimizer["base_optimizer_state"]["state"].values()
         updates = float(state["step"])
         (places,) = optimizer["param_slice_mappings"]
-        for name, place in places.items():  # the next rank holds what follows
+        for name, place in places.items():  # pieces of consecutive ranks are adjacent
             for key in MOMENTS:
                 pieces[key][name].append(state[key].narrow(0, place.start, place.numel))
     return WholeState(saved["module"], pieces, updates)
 
 
 def _of_stage_3(folder: Path, ranks: int) -> WholeState:
-    """Every parameter is cut into equal parts, one a rank, the last of them padded."""
+    """Read a state of ZeRO-3: each parameter in equal parts, one a rank, padded at the end."""
     saved = read_tensors(folder / f"zero_pp_rank_0_{MODEL}", mmap=True)
     shapes = {name: shape for group in saved["param_shapes"] for name, shape in group.items()}
     weights = {
@@ -117,9 +117,9 @@ def _of_stage_3(folder: Path, ranks: int) -> WholeState:
 
 
 def _cut(groups: list[torch.Tensor], start: int, length: int) -> torch.Tensor:
-    """Return a view of `length` elements from `start` on, in one of the groups behind each other.
+    """Return a view of `length` elements at offset `start` of the concatenated groups.
 
-    Nothing is read from the disk yet.
+    All of them are in one group. Nothing is read from the disk yet.
     """
     for group in groups:
         if start < group.numel():
@@ -137,10 +137,10 @@ def _optimizers(folder: Path, ranks: int) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Fragment:
-    """A piece of a parameter that this rank's optimiser holds.
+    """A piece of a parameter that this rank's optimizer holds, `length` elements.
 
-    held: the optimiser's own parameter, which the piece is `length` elements of, from `at`.
-    name, start: the module's parameter, and where the piece starts in it, flattened.
+    held, at: the optimizer's own flat parameter, and the offset of the piece in it.
+    name, start: the module's parameter, and the offset of the piece in it, flattened.
     """
 
     held: torch.Tensor
@@ -151,7 +151,7 @@ class _Fragment:
 
 
 def load_whole_state(engine: Any, state: WholeState) -> None:
-    """Set an engine's weights, moments and count of updates, each rank its part of them.
+    """Load weights, moments and the step count into an engine, on each rank its part of them.
 
     Raises:
         KeyError, RuntimeError: if the state is of another module.
@@ -182,7 +182,7 @@ def load_whole_state(engine: Any, state: WholeState) -> None:
 def _load_gathered(module: nn.Module, weights: Tensors) -> None:
     import deepspeed
 
-    saved = module.state_dict().keys()  # not those that are made anew with each module
+    saved = module.state_dict().keys()  # without non-persistent buffers
     for name, buffer in module.named_buffers():
         if name in saved:
             buffer.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""What all trainings share: settings, ranks, resumable state, and the folder that they write."""
+"""Context that all trainings share: settings, ranks, resumable state and output folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gear.training.trackers import TrackedRun
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The settings of any training."""
+    """Settings that every training has."""
 
     run: RunConfig
     train: TrainConfig
@@ -58,7 +58,7 @@ class TrainingRun:
     checkpoints: CheckpointManager
     log: Path
     tracked: TrackedRun
-    start_from: Path | None = None  # another state to go on from
+    start_from: Path | None = None  # another training's state to start from
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +67,7 @@ class TrainingRun:
 
     @property
     def accumulation(self) -> int:
-        """In how many parts a rank takes its share of a batch."""
+        """Gradient accumulation steps: number of parts of a rank's share of a batch."""
         settings = self.settings
         return accumulation(settings.batch, self.context.size, settings.host.micro_batch)
 
@@ -103,7 +103,7 @@ class TrainingRun:
             folder: The stage's output.
             models: Models by name.
             rows: The logged curve.
-            protocol: How what the curve holds besides losses was measured.
+            protocol: How the metrics in the curve were measured.
         """
 
         def fill(draft: Path) -> None:
@@ -121,7 +121,7 @@ class TrainingRun:
 def saved_tokenizer(
     weights: dict[str, torch.Tensor], shape: TokenizerShape, temperature: float | None = None
 ) -> SavedModel:
-    """Return a tokenizer as it is saved; `temperature` is that of its soft assignment, if known."""
+    """Return a tokenizer to save; `temperature` is that of its soft assignment, if known."""
     own = TokenizerShape.pick(shape.model_dump(mode="json")).model_dump(mode="json")
     return SavedModel(weights, {"tokenizer": own, "temperature": temperature})
 
@@ -139,16 +139,17 @@ def open_training(
     """Join the ranks, lock the stage and open the training's resumable state.
 
     Args:
-        identity: What makes this training the same as an earlier one.
+        identity: Identity of the training, which names its state.
         settings: Its settings.
         states: Folder of all resumable states.
         work: Work folder of this checkout, for the stage's lock, log and trackers.
         live: Folder of DVCLive's files, which holds one for each stage.
-        preset: The preset that the settings are of, for trackers.
-        start_from: State of another training to go on from: a folder that `gear states` lists.
+        preset: Preset nearest to the settings, for trackers.
+        start_from: State of another training to start from: a folder that `gear states` lists.
 
     Raises:
-        InputError: if another process trains this stage here, or this state anywhere.
+        InputError: if `start_from` holds no state, or another process trains this stage in this
+            checkout or this state in any.
     """
     if start_from is not None and not (start_from / "latest").is_file():
         raise InputError(f"{start_from}: no state of a training: `gear states` lists them")
@@ -158,7 +159,7 @@ def open_training(
     if is_shorter:  # keep the state of the longer training
         folder = folder.with_name(f"{folder.name}-{settings.steps}")
     if start_from is not None and start_from.resolve() == folder.resolve():
-        start_from = None  # that is what it resumes from anyway
+        start_from = None  # it resumes from this state anyway
     context = join_process_group(settings.host, settings.run.seed)
     checkpoints = CheckpointManager(
         folder,

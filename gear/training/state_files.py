@@ -1,4 +1,4 @@
-"""The files of a state on disk: flushed, listed with hashes, checked before they are loaded."""
+"""Files of a training state: flushed to the disk, listed with hashes, verified before loading."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a manifest says of a file."""
+    """Size and hash of a file, as a manifest lists them."""
 
     bytes: int
     sha256: str
 
 
 def write_manifest(state: Path, flushed: Mapping[Path, FileFacts] | None = None) -> None:
-    """Write size and sha256 of a state's files into it, and flush all of it to the disk.
+    """Write the manifest of a state, with size and sha256 of its files, and flush all to the disk.
 
-    flushed: files that are on the disk already, which are not read again.
+    flushed: files that are already on the disk; they are not read again.
     """
     files = sorted(file for file in state.rglob("*") if file.is_file())
     known = flushed or {}
@@ -41,7 +41,7 @@ def write_manifest(state: Path, flushed: Mapping[Path, FileFacts] | None = None)
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Flush a file, or the entries of a folder, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,7 +50,7 @@ def flush(path: Path) -> None:
 
 
 def retire(folder: Path) -> None:
-    """Delete a folder, if it is there; whoever looks meanwhile sees all of it or nothing."""
+    """Delete a folder if it exists; other processes see it complete or not at all."""
     if folder.exists():
         gone = folder.with_name(f"{folder.name}.deleted")
         shutil.rmtree(gone, ignore_errors=True)
@@ -59,9 +59,9 @@ def retire(folder: Path) -> None:
 
 
 def damage(state: Path) -> str | None:
-    """Return what is wrong with the files of a state, in words; None if nothing is.
+    """Return a message on the first damaged file of a state; None if there is none.
 
-    A state of before there were manifests is taken as it is.
+    A state without a manifest, of an earlier version, is not checked.
     """
     if not state.is_dir():
         return f"{state} is not there"
@@ -88,7 +88,7 @@ def damage(state: Path) -> str | None:
 
 
 def find_whole(folder: Path) -> Path | None:
-    """Return the newest undamaged state of a training's folder; None if there is none at all.
+    """Return the newest undamaged state of a training's folder; None if the folder has no state.
 
     That is the one that `latest` names, else the newest other one, with a warning on stderr.
 
@@ -117,7 +117,7 @@ def find_whole(folder: Path) -> Path | None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """Return the states of a training that it could resume from, newest first."""
+    """Return the `step-N` states of a training that have a manifest, newest first."""
     states = [
         path
         for path in (*folder.glob("step-*"), *(folder / OLDER).glob("step-*"))

@@ -1,6 +1,7 @@
 """Find, list and delete the resumable states of trainings.
 
-A state lies in `<states>/<stage>/<fingerprint>/`; its description.json says what it is of.
+A state lies in `<states>/<stage>/<fingerprint>/`; its description.json holds the identity
+and step of its training.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DESCRIPTION = "description.json"
 LOCK = "lock"
 OLDER = "older"  # folder of the state before the latest
 LONGEST_SAVE = 1800.0  # seconds
-SAVES = 2.0  # times the last save that a training is given to save once more and exit
+SAVES = 2.0  # times the slowest save, granted to save once more and exit
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 
@@ -33,7 +34,7 @@ class State:
     """One training's resumable state.
 
     finished: whether the training has ended and written its outputs.
-    differences: how it differs from the current settings, inputs and code; none if it is theirs.
+    differences: how its settings, inputs, code and versions differ from the current ones.
     """
 
     stage: str
@@ -46,7 +47,7 @@ class State:
 
 
 def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
-    """Return the states of the stages that `current` has identities of, newest first."""
+    """Return the states of the stages in `current`, newest first."""
     states = []
     for stage, identity in current.items():
         for folder in state_folders(root / stage):
@@ -56,7 +57,7 @@ def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
 
 
 def prune_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
-    """Delete the states that differ from the current identities and that no process holds.
+    """Delete the states that differ from the current identities and that no process has locked.
 
     Returns:
         The deleted states.
@@ -97,7 +98,7 @@ def delete_finished(stage_folder: Path, *, but: Path, of_experiment: bool) -> No
 
 
 def delete_unlocked(folder: Path) -> bool:
-    """Delete a state unless a process holds it. Returns whether it was deleted."""
+    """Delete a state unless a process has locked it. Returns whether it was deleted."""
     try:
         with exclusive_lock(folder / LOCK, "held by {holder}"):
             shutil.rmtree(folder)
@@ -112,7 +113,7 @@ def state_folders(stage_folder: Path) -> list[Path]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the description of a state; empty if it has none that can be read."""
+    """Return the description of a state; {} if it is missing or cannot be read."""
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -121,10 +122,10 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def grace(root: Path) -> float:
-    """Return how many seconds a training needs to save and exit, by the slowest state of `root`.
+    """Return how many seconds to let a training save and exit, before it is killed.
 
-    Runs of studies count too. A state of a large model takes minutes to write. Without any state it
-    is `GRACE`.
+    That is `GRACE` plus twice the slowest save under `root`, of which half an hour counts at most.
+    Saves of a study's runs count too.
     """
     files = [*root.glob(f"*/*/{DESCRIPTION}"), *root.glob(f"study-*/*/*/*/{DESCRIPTION}")]
     taken = [read_description(file.parent).get("save_seconds") for file in files]
@@ -136,7 +137,7 @@ def read_tag(folder: Path) -> str:
     """Return the name of the newest state of a folder.
 
     Raises:
-        InputError: if the file `latest` names none: it may be damaged.
+        InputError: if the file `latest` is missing or damaged.
     """
     file = folder / "latest"
     try:

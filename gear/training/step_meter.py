@@ -1,4 +1,4 @@
-"""Where a training's time goes, and how much of the device it uses: for logs alone.
+"""Measure time by phase, memory and FLOP utilization of a training, for logs only.
 
 Nothing here changes a result or is part of one.
 """
@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GIB = 2**30
-# none is called step: DVCLive names a column after the end of a name, beside the column `step`
+# none is called step: DVCLive names a column by the last part of a name, and `step` is a column
 PHASES = ("data", "compute", "measure", "save")
-# Dense bf16 peak in FLOP/s, by the start of the name that torch gives, from the data sheets
+# Dense bf16 peak in FLOP/s from the data sheets, by the start of the device name in torch
 PEAKS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
@@ -34,18 +34,18 @@ Row = dict[str, float]
 
 
 class StepMeter:
-    """Seconds a step by phase, peak memory, and FLOP utilisation, of this rank.
+    """Measures seconds a step by phase, peak memory and FLOP utilization of this rank.
 
-    A step ends with a look at its losses on the host, so its seconds are those of the device too.
+    A step ends by reading losses on the host, so its seconds include the work of the device.
     """
 
     def __init__(self, device: torch.device, peak: float | None, *, recomputes: bool) -> None:
-        """Take what is measured.
+        """Create a meter.
 
         Args:
             device: Device of the training.
-            peak: FLOP/s that the device can do at most; None if that is not known.
-            recomputes: Whether the backward pass computes activations again.
+            peak: Peak FLOP/s of the device; None if it is not known.
+            recomputes: Whether the backward pass recomputes activations.
         """
         self.device, self.peak, self.recomputes = device, peak, recomputes
         self.flops: float | None = None  # of a step of this rank
@@ -59,13 +59,13 @@ class StepMeter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the seconds of the body to a phase."""
+        """Add the seconds of the `with` block to a phase."""
         began = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - began
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items; the time that they are waited for is that of the phase `data`."""
+        """Yield items; add the time spent waiting for them to the phase `data`."""
         iterator = iter(items)
         while True:
             with self.phase("data"):
@@ -76,7 +76,7 @@ class StepMeter:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Time a step. Its FLOPs are counted if it is the first with these losses."""
+        """Time a step. Its FLOPs are counted if the step before it had new losses."""
         counter = FlopCounter() if self.count_next else None
         with self.phase("compute"), counter or nullcontext():
             yield
@@ -85,12 +85,12 @@ class StepMeter:
             self.flops, self.count_next = counter.total, False
 
     def note_losses(self, names: Iterable[str]) -> None:
-        """Tell what a step trained on: with other losses the next step's FLOPs are counted."""
+        """Note the names of a step's losses: if they are new, count the FLOPs of the next step."""
         if self.peak and self.kind != frozenset(names):
             self.kind, self.count_next = frozenset(names), True
 
     def read(self, engines: dict[str, Any]) -> Row:
-        """Return what is logged beside the curve, over the steps since the last call."""
+        """Return rates, norms, memory and times to log, over the steps since the last call."""
         row: Row = {}
         for name, engine in engines.items():
             row[f"lr/{name}"] = float(engine.optimizer.param_groups[0]["lr"])
@@ -124,19 +124,19 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operator as it is, and add its FLOPs."""
+        """Run an operator unchanged, and add its FLOPs."""
         out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
             try:
                 self.total += count(*args, **(kwargs or {}), out_val=out)
-            except Exception:  # of shapes that torch cannot count: the step itself is fine
+            except Exception:  # torch cannot count these shapes: the step itself is fine
                 self.total = math.nan
         return out
 
 
 def peak_flops(device: torch.device, *, bf16: bool) -> float | None:
-    """Return a GPU's dense peak in bf16, FLOP/s; None if it is not known, or not computed with."""
+    """Return a GPU's dense bf16 peak in FLOP/s; None if it is not known or bf16 is not used."""
     if device.type != "cuda" or not bf16:
         return None
     name = torch.cuda.get_device_name(device)
@@ -147,7 +147,7 @@ def peak_flops(device: torch.device, *, bf16: bool) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that torch held on a GPU, or this process in memory."""
+    """Return the peak memory in bytes: allocated by torch on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

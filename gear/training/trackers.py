@@ -1,8 +1,8 @@
-"""Experiment trackers: DVCLive, TensorBoard, W&B and MLflow log what a training logs.
+"""Log trainings to experiment trackers: DVCLive, TensorBoard, W&B and MLflow.
 
-All of it is volatile: no stage depends on it. A tracker logs each step once, however often the
-training is killed and resumed: files are written anew from the rows so far, and a server is asked
-for the steps that it has.
+No stage depends on these logs. A tracker logs each step once, however often the training is killed
+and resumed: files are rewritten from the rows so far, and a server is asked for the steps that it
+has.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, Protocol
 from gear.core.files import replace_file
 from gear.core.text import one_line
 
-PROJECT = "gear"  # at W&B, and the experiment at MLflow
-MOST_PARAMS = 100  # of MLflow's batches
-GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of a lost run
+PROJECT = "gear"  # name of the project at W&B and of the experiment at MLflow
+MOST_PARAMS = 100  # in a batch of MLflow
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's errors of a lost run
 WANDB_WAITS: dict[str, Any] = {"init_timeout": 30, "finish_timeout": 60}  # seconds
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -31,20 +31,20 @@ Row = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """Where the values of a training are logged."""
+    """Interface of an experiment tracker."""
 
     def log(self, step: int, values: Row) -> None:
-        """Log the values of a step, unless it is logged already. Steps rise."""
+        """Log the values of a step, unless it is already logged. Steps must increase."""
 
     def close(self, finished: bool) -> None:
-        """Write what is not written yet; `finished` if the training took all its steps."""
+        """Write pending values and close; `finished` if the training took all its steps."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told of a training.
+    """Description of a training for trackers.
 
-    name: for people, such as `joint gear tiny`. run: names its state, and so this run among all.
+    name: name to show, such as `joint gear tiny`. run: fingerprint of the training, its unique id.
     params: settings by section. tags: other facts, such as hashes of the inputs.
     live: folder of DVCLive's files. state: folder of its states. home: folder of other trackers.
     """
@@ -60,10 +60,10 @@ class TrackedRun:
 
 
 class Trackers:
-    """The trackers of a training; one that fails is left out, with one warning."""
+    """Trackers of a training; one that fails is dropped with a warning."""
 
     def __init__(self, names: Iterable[str], run: TrackedRun, earlier: Iterable[Row]) -> None:
-        """Open trackers; `earlier` are the rows of the steps before."""
+        """Open trackers and log the rows of earlier steps."""
         self.run = run
         self.open: dict[str, Tracker] = {}
         rows = list(earlier)
@@ -95,14 +95,14 @@ class Trackers:
         self.open[name].log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
 
     def _leave_out(self, name: str, error: Exception) -> None:
-        """A tracker must not end a training: its server may be away, or its disk full."""
+        """Drop a tracker with a warning: a lost server or a full disk must not end a training."""
         self.open.pop(name, None)
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         print(f"{self.run.stage}: {name} is left out from here on ({reason})", file=sys.stderr)
 
 
 class DvcLive:
-    """Files that `dvc plots`, `dvc metrics` and the VS Code extension read; written anew."""
+    """Writes files for `dvc plots`, `dvc metrics` and the VS Code extension, from scratch."""
 
     def __init__(self, run: TrackedRun) -> None:
         from dvclive import Live
@@ -122,20 +122,20 @@ class DvcLive:
 
 
 class TensorBoard:
-    """An event file of the whole run, written anew; those of killed processes are emptied.
+    """Writes an event file of the whole run, and empties those of earlier processes.
 
-    A running server stops at a file that is deleted, and goes on after an empty one.
+    A running TensorBoard stops at a file that is deleted, but continues after an empty one.
     """
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         home, end = run.home / "tensorboard", f"-{run.run[:8]}"
-        earlier = sorted(home.glob(f"*{end}"))  # with more steps the name may be another
+        earlier = sorted(home.glob(f"*{end}"))  # the name may change with the number of steps
         folder = earlier[0] if earlier else home / f"{run.name.replace(' ', '-')}{end}"
         folder.mkdir(parents=True, exist_ok=True)
         before = [*folder.glob("events.out.tfevents.*")]
-        # a server that has read the old files forgets their points
+        # makes a server that has read the old files drop their points
         self.writer = SummaryWriter(str(folder), purge_step=0)
         for file in before:
             os.truncate(file, 0)
@@ -154,9 +154,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of W&B: synced if there is a key, else offline, for `wandb sync`.
+    """Logs to a W&B run: online if there is an API key, else offline, for `wandb sync`.
 
-    Online the run goes on at the step after its last; an offline run is written anew.
+    An online run continues after its last step; an offline run is written from scratch.
     """
 
     def __init__(self, run: TrackedRun) -> None:
@@ -201,7 +201,7 @@ class Wandb:
 
 
 class Mlflow:
-    """A run of MLflow, at MLFLOW_TRACKING_URI or in a database beside the states."""
+    """Logs to an MLflow run, at MLFLOW_TRACKING_URI or in a SQLite database in the work folder."""
 
     def __init__(self, run: TrackedRun) -> None:
         for name, value in SHORT_WAITS.items():
@@ -218,7 +218,7 @@ class Mlflow:
         }
 
     def _known(self, run: TrackedRun) -> str | None:
-        """Return the run that this training was logged to; None if there is none, or no more."""
+        """Return the id of this training's run; None if there is none, or it was deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -264,7 +264,7 @@ class Mlflow:
             self.client.log_batch(self.run_id, metrics=points)
 
     def close(self, finished: bool) -> None:
-        """Mark the run as ended; a training that goes on marks it as running again."""
+        """Mark the run as ended; a resumed training marks it as running again."""
         self.client.set_terminated(self.run_id, status="FINISHED" if finished else "KILLED")
 
 

@@ -1,4 +1,7 @@
-"""What `dvc exp run` needs of a checkout: whole history, and time to prepare. Imports no torch."""
+"""Start and end `dvc exp run` safely: refuse shallow clones, protect the checkout from signals.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ REPOSITORY_LOCK = Path(".dvc/tmp/lock")
 
 
 def is_shallow_clone(root: Path) -> bool:
-    """Return whether a checkout was cloned with `--depth`."""
+    """Return whether a checkout is a shallow clone, as of `git clone --depth`."""
     command = ["git", "rev-parse", "--is-shallow-repository"]
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
     return answer.strip() == "true"
 
 
 def refuse_shallow_clone(root: Path) -> None:
-    """Refuse a clone made with `--depth`: DVC runs an experiment there, and then it is lost.
+    """Raise an error in a shallow clone, where DVC runs an experiment and then loses it.
 
     Raises:
-        InputError: if it is such a clone.
+        InputError: if the checkout is a shallow clone.
     """
     if is_shallow_clone(root):
         raise InputError(
@@ -63,11 +66,13 @@ def _nothing_prepared(root: Path) -> Iterator[None]:
 
 
 def end_experiments(children: Mapping[subprocess.Popen[str], float], root: Path) -> None:
-    """End experiments of a checkout as Ctrl-C does, so that DVC deletes its temporary folders.
+    """Interrupt experiments of a checkout like Ctrl-C, so that DVC cleans up its temporary files.
+
+    A child that is preparing its experiment is interrupted after that.
 
     Args:
-        children: The processes of `dvc exp run --temp`, each the leader of a process group, and how
-            many seconds each has before the rest of its group is ended by force.
+        children: The processes of `dvc exp run --temp`, each the leader of a process group, and the
+            seconds after which the rest of its group is killed.
         root: The checkout.
     """
     running = [child for child in children if child.poll() is None]

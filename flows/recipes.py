@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +32,15 @@ def compare_recipes(
     """Run recipes x seeds as DVC experiments and publish a comparison.
 
     If one fails (`ste` is expected to collapse), the others still run, and this run fails at the
-    end. The same call with the same label continues: existing experiments are not run again.
+    end. The same call with the same label continues: existing experiments are not run again, unless
+    the commit, params.yaml or the overrides have changed.
 
     Args:
         recipes: Names of joint.recipe; none for gear, continued and llamagen_repa.
         seeds: Values of run.seed; none for 0.
         overrides: Further `section.key=value` settings, the same for all.
-        label: Prefix of the names of experiments; empty for the week, as in 2026-w48.
+        label: Prefix of the names of experiments; empty for the week, as in
+            2026-w48-gear-0-1a2b3c.
         push: Push the experiments if a default DVC remote is set.
     """
     exit_with_worker()
@@ -58,8 +63,9 @@ def compare_recipes(
     done: list[str] = []
     with checkout_lock(where):
         kept = experiments(where)
+        version = version_of(where, overrides or [])
         for recipe, seed in chosen:
-            name = f"{label}-{recipe}-{seed}".replace("_", "-")
+            name = f"{label}-{recipe}-{seed}-{version}".replace("_", "-")
             if name in kept:
                 logger.info("%s is there already", name)
                 done.append(name)
@@ -106,6 +112,19 @@ def compare_recipes(
 
 def _settings(recipe: str, seed: int, overrides: list[str] | None) -> list[str]:
     return [f"joint.recipe={recipe}", f"run.seed={seed}", *(overrides or [])]
+
+
+def version_of(folder: Path, overrides: list[str]) -> str:
+    """Return a short hash of a checkout's commit, its params.yaml and overrides.
+
+    Experiments are named by it, so that one of other code or settings is not taken for done.
+    """
+    command = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
+    digest = hashlib.sha256(head)
+    digest.update((folder / paths.PARAMS).read_bytes())
+    digest.update(json.dumps(overrides).encode())
+    return digest.hexdigest()[:6]
 
 
 def experiments(folder: Path) -> set[str]:

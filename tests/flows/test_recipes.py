@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,29 +66,39 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
         train=f"grep recipe params.yaml >> {marks}; "
         "grep -q ste params.yaml && exit 1; cat params.yaml",
     )
-    (folder / "params.yaml").write_text("run: {seed: 5}\njoint: {recipe: none}\n")
+    (folder / "params.yaml").write_text("run: {seed: 5}\njoint: {recipe: none, batch: 3}\n")
     text = (folder / "dvc.yaml").read_text()
     (folder / "dvc.yaml").write_text(text + "    params: [run.seed, joint.recipe]\n")
     commit(folder)
     wanted = json.dumps({"recipes": ["ste", "gear"], "seeds": [3], "label": "toy"})
     code, output = run(server, folder, COMPARE, wanted)
     assert code != 0, output
-    assert "1 of 2 experiments finished; failed: toy-ste-3" in output, output
-    kept = subprocess.run(
-        ["git", "for-each-ref", "refs/exps"], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-    assert "toy-gear-3" in kept
-    assert "toy-ste-3" not in kept
-    assert "toy-ste-3: failed: " in latest(server, "compare-recipes", 1)[0]["recipes"]
+    assert "1 of 2 experiments finished; failed: toy-ste-3-" in output, output
+    kept = experiments(folder)
+    assert kept.count("toy-gear-3-") == 1
+    assert "toy-ste-3-" not in kept
+    page = latest(server, "compare-recipes", 1)[0]["recipes"]
+    assert re.search("toy-ste-3-[0-9a-f]{6}: failed: ", page)
     assert "none" in (folder / "params.yaml").read_text(), "the checkout stays as it is"
     code, output = run(server, folder, COMPARE, wanted)
     assert code != 0
-    assert "toy-gear-3 is there already" in output
+    assert re.search("toy-gear-3-[0-9a-f]{6} is there already", output)
     assert marks.read_text().count("gear") == 1
     assert marks.read_text().count("ste") == 2
+    longer = {"recipes": ["gear"], "seeds": [3], "label": "toy", "overrides": ["joint.batch=8"]}
+    code, output = run(server, folder, COMPARE, json.dumps(longer))
+    assert code == 0, output
+    assert "is there already" not in output, "an experiment of other settings is not this one"
+    assert experiments(folder).count("toy-gear-3-") == 2
     code, output = run(server, folder, COMPARE, json.dumps({"label": "../up"}))
     assert code != 0
     assert "label '../up': letters" in output
+
+
+def experiments(folder: Path) -> str:
+    """Return git's references of a checkout's experiments."""
+    command = ["git", "for-each-ref", "refs/exps"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def test_metrics_stand_beside_the_run_before_and_samples_are_inside_their_artifact(

@@ -70,6 +70,22 @@ def test_the_warm_up_ends_on_any_number_of_ranks_as_on_one(
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4)
 
 
+def test_zero_3_saves_a_whole_discriminator(prepared: Path, tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    for cwd, ranks, zero_stage in ((one, 1, 1), (several, 2, 3)):
+        shutil.copytree(prepared, cwd)
+        shutil.rmtree(cwd / ".gear/tokenizer")
+        shutil.rmtree(cwd / "data/models/tokenizer")
+        edit_params(cwd, tokenizer={"batch": 6, "steps": 3}, gan={"start_step": 1})
+        edit_params(cwd, host={"ranks": ranks, "zero_stage": zero_stage})
+        gear(cwd, "tokenizer")
+    model = "data/models/tokenizer/discriminator/model.safetensors"
+    weights, other = load_file(one / model), load_file(several / model)
+    assert weights.keys() == other.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-3)
+
+
 def test_accumulated_gradients_train_the_same_weights(prepared: Path, tmp_path: Path) -> None:
     parts = fresh(prepared, tmp_path / "parts")
     edit_params(parts, host={"micro_batch": 3})  # 8 images: micro-batches of 2

@@ -76,7 +76,9 @@ def publish_results(folder: Path, name: str) -> None:
     picture = _read(folder, paths.SAMPLE_GRID, name)
     lines = [f"# Pipeline{f', experiment `{name}`' if name else ''}", ""]
     lines += [f"- {key}: {value:.5g}" for key, value in values.items()]
-    if picture:
+    if picture and name and len(picture) > MAX_INLINE:
+        lines += ["", f"Samples: `dvc exp apply {name}`, then `{paths.SAMPLE_GRID}`"]
+    elif picture:
         publish_samples(picture, "samples", "What the generator draws, not chosen")
         lines += ["", "Samples: artifact `samples`"]
     page = folder / paths.PAGE

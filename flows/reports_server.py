@@ -6,6 +6,7 @@ rebinding).
 
 from __future__ import annotations
 
+import socket
 import sys
 from functools import partial
 from http import HTTPStatus
@@ -28,16 +29,26 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN, "another host")
             return None
         inside = Path(self.directory).resolve()
-        if not Path(self.translate_path(self.path)).resolve().is_relative_to(inside):
+        asked = Path(self.translate_path(self.path))
+        opened = (asked, asked / "index.html", asked / "index.htm")  # of a folder, its index
+        if not all(path.resolve().is_relative_to(inside) for path in opened):
             self.send_error(HTTPStatus.NOT_FOUND, "File not found")
             return None
         return super().send_head()
 
 
+class Server(ThreadingHTTPServer):
+    """A server of IPv4, or of IPv6 if its address is one."""
+
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+
 def main(host: str, port: int) -> None:
     """Serve until stopped."""
     handler = partial(Handler, directory=str(REPORTS))
-    with ThreadingHTTPServer((host, port), handler) as server:
+    with Server((host, port), handler) as server:
         server.serve_forever()
 
 

@@ -338,6 +338,12 @@ TARGETS = {
 if __name__ == "__main__":
     if "PREFECT_HOME" in os.environ:  # Prefect creates only one level
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    target = sys.argv[1]
-    code = exit_codes.run("", lambda: print(TARGETS[target]()), LOGS)
-    raise SystemExit(code)
+
+    def main() -> None:
+        """Run the target that the command line names."""
+        target = TARGETS.get(sys.argv[1] if len(sys.argv) == 2 else "")
+        if target is None:
+            raise InputError(f"python -m flows.server: name one of {', '.join(TARGETS)}")
+        print(target())
+
+    raise SystemExit(exit_codes.run("", main, LOGS))

@@ -18,6 +18,7 @@ from gear import DISTRIBUTION as DISTRIBUTION
 from gear import launch, paths
 from gear.core import exit_codes, portable
 from gear.core.errors import InputError, StageFailed
+from gear.core.files import allow_many_open_files
 from gear.core.text import one_line
 from gear.process import exit_with, exit_with_dvc
 
@@ -112,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ.setdefault(name, value)
 
     def body() -> None:
+        allow_many_open_files()
         parsed, unknown = parser(command).parse_known_args(words)
         if unknown:
             raise InputError(f"unknown argument {unknown[0]!r} (`gear {command} --help`)")

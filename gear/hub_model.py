@@ -71,7 +71,13 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
                 f"{save_directory}: the model was loaded from this folder: save it to another"
             )
         self._hub_mixin_config = None  # else the mixin writes its own config.json
-        return super().save_pretrained(save_directory, **options)
+        card = {"name": Path(save_directory).name, **(options.pop("model_card_kwargs", None) or {})}
+        return super().save_pretrained(save_directory, model_card_kwargs=card, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload weights, config.json and a model card to a repository. Returns its URL."""
+        card = {"name": repo_id, **(options.pop("model_card_kwargs", None) or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
     def generate_model_card(self, *args: Any, **values: Any) -> Any:
         """Return the README.md of the folder, a `huggingface_hub.ModelCard`.

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
@@ -86,7 +87,20 @@ def claim_gpus(host: HostConfig) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = visible.split(",") if visible else [str(number) for number in range(gpus)]
     folder = Path(tempfile.gettempdir()) / f"gear-gpus-{os.getuid()}"
+    _require_own(folder)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(free_gpus(names, host.ranks, folder))
+
+
+def _require_own(folder: Path) -> None:
+    """Make a folder that only this user may write to.
+
+    Raises:
+        InputError: if another user has made it, or it is a link.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise InputError(f"{folder}: not a folder of this user alone: delete it, or set TMPDIR")
 
 
 def free_gpus(names: list[str], count: int, folder: Path) -> list[str]:

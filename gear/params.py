@@ -18,7 +18,7 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import read_json, replace_file
 from gear.core.host_config import HostConfig, RunConfig, require_trackers
-from gear.core.settings import Section, dotted_key, faults, refuse_truth_values
+from gear.core.settings import Section, dotted_key, faults, parse_section, refuse_truth_values
 from gear.core.yaml_text import parse_yaml, read_yaml
 from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
@@ -231,6 +231,11 @@ def _check_batches(config: Config) -> None:
                 f"{PARAMS}: {name}.batch is {batch} and the training split has {count} images: "
                 "a batch would hold the same image several times"
             )
+    if config.evaluate.neighbours >= count:
+        raise InputError(
+            f"{PARAMS}: evaluate.neighbours is {config.evaluate.neighbours} and the training split "
+            f"has {count} images: an image has {count - 1} neighbours"
+        )
 
 
 def restrict(config: Config, declared: set[str]) -> Config:
@@ -329,8 +334,11 @@ def _images_of_project() -> dict[str, Any]:
     if not paths.LOCK.exists():
         return {}
     try:
-        data = load().data
+        values = read_yaml(PARAMS, "").get("data")
+        data = parse_section(DataConfig, values, "data.") if isinstance(values, dict) else None
     except InputError:
+        data = None
+    if data is None:
         return {"data": {"root": PACKAGED_IN_PROJECT}}
     return {"data": {key: getattr(data, key) for key in OF_THE_IMAGES}}
 

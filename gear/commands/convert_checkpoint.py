@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from gear.core.errors import InputError
 from gear.core.files import atomic_file, replace_folder, require_writable, sha256_of, write_json
-from gear.core.model_folder import CONFIG, WEIGHTS, nonfinite_key, read_config, save_model
+from gear.core.model_folder import CONFIG, LARGEST, WEIGHTS, nonfinite_key, read_config, save_model
 from gear.core.settings import parse_section
 from gear.core.text import one_line
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
@@ -153,11 +154,15 @@ def _tokenizer(file: Path, raw: dict[str, Any]) -> ImportedModel:
     settings = parse_section(TokenizerShape, shape, f"{file}: tokenizer.")
     with torch.device("meta"):
         model = Tokenizer(settings)
-    temperature = _native_config(raw).get("temperature")
+    exported = _native_config(raw)
+    temperature, size = exported.get("temperature"), exported.get("size")
+    is_known = isinstance(temperature, float) and math.isfinite(temperature)
     config = {
         "tokenizer": settings.model_dump(mode="json"),
-        "temperature": temperature if isinstance(temperature, float) else None,
+        "temperature": temperature if is_known else None,
     }
+    if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= LARGEST:
+        config["size"] = size
     return ImportedModel("tokenizer", layout, container, model, config, native)
 
 

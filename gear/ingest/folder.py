@@ -41,10 +41,11 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
         raise InputError(
             f"data.root: {root} holds no <class>/<file>: one folder per class, images inside{first}"
         )
-    captions, bad_lines = _read_captions(root / CAPTIONS)
+    is_refused = any(reject.file == CAPTIONS for reject in rejects)
+    captions, bad_lines = ({}, []) if is_refused else _read_captions(root / CAPTIONS)
     yield from rejects
     yield from bad_lines
-    for name in captions.keys() - set(files) - {reject.file for reject in rejects}:
+    for name in sorted(captions.keys() - set(files) - {reject.file for reject in rejects}):
         captions.pop(name)
         yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
     for name in files:
@@ -129,7 +130,7 @@ def _read_captions(file: Path) -> tuple[dict[str, str], list[Reject]]:
     """
     captions: dict[str, str] = {}
     rejects: list[Reject] = []
-    if not file.exists():
+    if not file.is_file():
         return captions, rejects
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         if not line.strip():

@@ -125,10 +125,14 @@ def _class_names(root: Path, count: int) -> list[str]:
     file = root / CLASSES
     if file.is_file():
         try:
-            names = file.read_text("utf-8-sig").split("\n")
+            names = file.read_text("utf-8-sig").rstrip().split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{file}: not UTF-8 (byte {error.start})") from None
-        names = [name.strip() for name in names if name.strip()]
+        names = [name.strip() for name in names]
+        for number, name in enumerate(names, start=1):
+            if not name or name in names[: number - 1]:
+                what = "the name of another class too" if name else "empty"
+                raise InputError(f"{file}: line {number} is {what}: name each class, one a line")
         if len(names) < count:
             raise InputError(f"{file}: {len(names)} names, and labels go up to {count - 1}")
         return names

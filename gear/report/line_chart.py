@@ -238,13 +238,18 @@ def _data(axes: Axes, lines: dict[str, list[Point]], x_name: str) -> str:
             "series": [
                 {
                     "label": label,
-                    "points": [[float(f"{v:.6g}") for v in point] for point in line],
+                    "points": [[_shown(v) for v in point] for point in line],
                 }
                 for label, line in lines.items()
             ],
         },
         separators=(",", ":"),
     )
+
+
+def _shown(value: float) -> float:
+    """Return a value to six digits; steps of a million and more stay whole."""
+    return value if abs(value) >= 1e6 and value % 1 == 0 else float(f"{value:.6g}")
 
 
 def _in_words(title: str, lines: dict[str, list[Point]]) -> str:

@@ -104,7 +104,10 @@ def _floor_note(name: str, records: dict[str, Any]) -> str:
     note = f"real images: {_shown(name, floor['value'])}"
     if "deviation" in floor["protocol"]:
         note += f" ± {_shown(name, floor['protocol']['deviation'])}"
-    if name not in SHARES and floor["value"] > 0:
+    protocol = records[name]["protocol"]
+    against = ("reference", "reference_sha256")
+    is_alike = all(protocol.get(key) == floor["protocol"].get(key) for key in against)
+    if name not in SHARES and floor["value"] > 0 and is_alike:
         note += f", ratio {records[name]['value'] / floor['value']:.3g}"
     return note
 

@@ -69,6 +69,7 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
         for number, name in enumerate(proved, start=1):
             _log(f"running {name} again ({number} of {len(proved)})")
             _prove(rerun, lock[name])
+        _require_same_code(root, rerun.folder, [lock[name] for name in edited])
     write_hashes(root, edited, made={path for stage in lock.values() for path in stage.outs})
     parts = {
         "same outputs": proved,
@@ -76,6 +77,18 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
     }
     shown = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
     return f"dvc.lock has the hashes of this code; {shown}"
+
+
+def _require_same_code(root: Path, proved: Path, stages: list[Locked]) -> None:
+    """Check that nobody edited the code while stages ran with it in a clone.
+
+    Raises:
+        InputError: if a file or package differs between checkout and clone.
+    """
+    package = f"{paths.PACKAGE.name}/"
+    for path in sorted({path for s in stages for path in s.deps if path.startswith(package)}):
+        if content_md5(root, path) != content_md5(proved, path):
+            raise InputError(f"{path} was changed meanwhile: commit it, and run this again")
 
 
 def changed_code(checks: list[Check]) -> set[str]:

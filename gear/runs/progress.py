@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,8 +131,9 @@ class Pipeline:
         stage = self._lock.get(name)
         if stage is None or not all((self.root / out).exists() for out in self.outs[name]):
             return False
-        for key, value in stage.params.get(str(paths.PARAMS), {}).items():
-            if value_at(settings, key) != value:
+        for file, values in stage.params.items():
+            current = settings if file == str(paths.PARAMS) else self._param_file(file)
+            if any(value_at(current, key) != value for key, value in values.items()):
                 return False
         made = {out: other for other, outs in self.outs.items() for out in outs}
         for path, md5 in stage.deps.items():
@@ -145,6 +147,15 @@ class Pipeline:
             elif path.startswith(CODE) and self._code_md5(path) != md5:
                 return False
         return True
+
+    def _param_file(self, file: str) -> dict[str, Any]:
+        """Return gear.lock or pyproject.toml, which record versions and code; {} if unreadable."""
+        try:
+            if file.endswith(".toml"):
+                return parsed_toml((self.root / file).read_text())
+            return read_again(self.root / file, "")
+        except (InputError, OSError, ValueError):
+            return {}
 
     def _code_md5(self, path: str) -> str:
         now = time.monotonic()
@@ -284,6 +295,12 @@ def read_again(file: Path, absent: str) -> dict[str, Any]:
 def parsed(content: bytes, source: str) -> dict[str, Any]:
     """Return the mapping in a YAML document like `parse_yaml`; it is cached: do not modify it."""
     return parse_yaml(content, source)
+
+
+@lru_cache(maxsize=8)
+def parsed_toml(content: str) -> dict[str, Any]:
+    """Return the mapping in a TOML document; it is cached: do not modify it."""
+    return tomllib.loads(content)
 
 
 def value_at(settings: dict[str, Any], key: str) -> Any:

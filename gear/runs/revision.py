@@ -284,10 +284,15 @@ def content_md5(root: Path, path: str) -> str:
     return str(content.hash_info.value)
 
 
-def changed_inputs(stage: str) -> str:
+def changed_inputs(stage: str, *, since_its_run: bool = False) -> str:
     """Return the first input of a stage that another made and that differs from dvc.lock.
 
     Checks the working directory. Returns "" if there is none, or no readable dvc.lock.
+
+    Args:
+        stage: The stage that reads the inputs.
+        since_its_run: Compare with what the stage itself read when it last ran, not with what the
+            others wrote last.
     """
     root = Path.cwd()
     try:
@@ -296,6 +301,7 @@ def changed_inputs(stage: str) -> str:
         return ""
     made = {path: md5 for other in lock.values() for path, md5 in other.outs.items()}
     read = lock[stage].deps if stage in lock else {}
+    recorded = read if since_its_run else made
     return next(
-        (path for path in read if path in made and content_md5(root, path) != made[path]), ""
+        (path for path in read if path in made and content_md5(root, path) != recorded[path]), ""
     )

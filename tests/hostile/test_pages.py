@@ -26,6 +26,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "secret.txt").write_text("secret")
     (folder / "reports/link.txt").symlink_to(folder / "secret.txt")
     (folder / "reports/up").symlink_to(folder)
+    (folder / "reports/inner").mkdir()
+    (folder / "reports/inner/index.html").symlink_to(folder / "secret.txt")
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.reports_server", "127.0.0.1", str(port)],
@@ -55,7 +57,8 @@ def status(url: str, **headers: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "path", ["/link.txt", "/up/secret.txt", "/up/", "/../secret.txt", "/%2e%2e/secret.txt"]
+    "path",
+    ["/link.txt", "/up/secret.txt", "/up/", "/../secret.txt", "/%2e%2e/secret.txt", "/inner/"],
 )
 def test_the_reports_server_follows_no_link_outwards(reports: str, path: str) -> None:
     assert status(reports + path) == 404

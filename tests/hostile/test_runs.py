@@ -16,7 +16,7 @@ import yaml
 
 from flows.pipeline import check_overrides
 from gear.core.errors import InputError
-from gear.runs.revision import changed_inputs
+from gear.runs.revision import changed_inputs, content_md5
 from tests.support.commands import ENV, run_gear
 from tests.support.hostile import refused
 from tests.support.settings import write_params
@@ -223,4 +223,11 @@ def test_an_input_that_was_edited_is_found(run: Path, monkeypatch: pytest.Monkey
     (run / "data/made/one.txt").unlink()
     (run / "data/made/one.txt").write_text("two")
     assert changed_inputs("use") == "data/made"
+    assert changed_inputs("use", since_its_run=True) == "data/made"
     assert changed_inputs("make") == ""
+    lock = yaml.safe_load((run / "dvc.lock").read_text())  # as if `make` alone had run since
+    (made,) = (out for out in lock["stages"]["make"]["outs"] if out["path"] == "data/made")
+    made["md5"] = content_md5(run, "data/made")
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert changed_inputs("use") == ""
+    assert changed_inputs("use", since_its_run=True) == "data/made"

@@ -80,7 +80,9 @@ def test_metrics_of_older_models_are_left_out(
     Path("reports").mkdir()
     Path("reports/protocols.json").write_text('{"fd": {"value": 1.0, "protocol": {}}}')
     assert publish.metric_rows()[0]
-    monkeypatch.setattr(revision, "changed_inputs", lambda stage: f"data/models of {stage}")
+    monkeypatch.setattr(
+        revision, "changed_inputs", lambda stage, since_its_run: f"data/models of {stage}"
+    )
     rows, remark = publish.metric_rows()
     assert rows == []
     assert "data/models of evaluate is newer" in remark

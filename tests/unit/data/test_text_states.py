@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +32,21 @@ def test_states_come_back_by_caption_from_shards_that_are_the_same_in_any_order(
         states["other"]
     with pytest.raises(InputError, match="run `dvc repro features`"):
         TextStates(tmp_path / "two")
+
+
+def test_states_may_be_read_in_two_threads(tmp_path: Path) -> None:
+    captions = [f"caption {n}" for n in range(2000)]
+
+    def encode(some: list[str]) -> list[np.ndarray]:
+        return [np.full((2, 4), int(key_of(c)[:2], 16), np.float16) for c in some]
+
+    write_states(captions, encode, tmp_path)
+    (tmp_path / "text.json").write_text('{"width": 4}')
+    states = TextStates(tmp_path, cache_bytes=1000)
+
+    def read(step: int) -> bool:
+        some = captions[::step]
+        return all(np.array_equal(states[c], encode([c])[0]) for c in some)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, [3, 5, 7, 11, 13, 17, 19, 23]))

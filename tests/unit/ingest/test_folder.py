@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,27 @@ def test_captions_of_a_flat_folder() -> None:
     (root / "metadata.jsonl").write_text('{"file_name": "3.png", "text": "a robin"}\n')
     assert [item.caption for item in samples(root)].count("a robin") == 1
     assert samples(root)[3].caption == "a robin"
+
+
+def test_rejects_of_captions_are_in_order() -> None:
+    """Sets of texts have another order in each process."""
+    root = flat(Path("birds"))
+    lines = [json.dumps({"file_name": f"absent-{n}.png", "text": "x"}) for n in range(9)]
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    rejects = [item.file for item in image_folder(root) if isinstance(item, Reject)]
+    assert rejects == sorted(rejects)
+    assert len(rejects) == 9
+
+
+def test_captions_of_a_file_that_is_refused_are_not_used() -> None:
+    root = flat(Path("birds"))
+    line = '{"file_name": "3.png", "text": "a robin"}\n'
+    Path("outside.jsonl").write_text(line)
+    (root / "metadata.jsonl").symlink_to(Path("outside.jsonl").absolute())
+    assert {item.caption for item in samples(root)} == {"birds"}
+    (root / "metadata.jsonl").unlink()
+    os.mkfifo(root / "metadata.jsonl")  # reading it would wait for ever
+    assert {item.caption for item in samples(root)} == {"birds"}
 
 
 def test_images_beside_class_folders_are_rejects() -> None:

@@ -63,6 +63,19 @@ def test_classes_have_the_names_of_a_file_or_of_fashion_mnist(tmp_path: Path) ->
         list(idx(root, 32))
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("one\n\nthree\n", "line 2 is empty"), ("one\ntwo\none\n", "line 3 is the name of another")],
+)
+def test_classes_are_not_shifted_or_merged_by_their_names(
+    tmp_path: Path, names: str, message: str
+) -> None:
+    root = write(tmp_path / "root")
+    (root / "classes.txt").write_text(names)
+    with pytest.raises(InputError, match=message):
+        list(idx(root, 32))
+
+
 def bomb() -> bytes:
     return bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1)
 

@@ -1,0 +1,74 @@
+"""Test that replaced folders and locks survive interruptions and hostile links."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gear.core.errors import InputError
+from gear.core.files import exclusive_lock, replace_folder
+from gear.launch import _require_own
+
+
+def fill(draft: Path) -> None:
+    (draft / "file").write_text("new")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/file").write_text("old")
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt(), OSError("no space")])
+def test_a_folder_survives_an_end_between_the_two_renames(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == "models.partial":
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(type(error)):
+        replace_folder(folder, fill)
+    assert (folder / "file").read_text() == "old"
+    assert [path.name for path in folder.parent.iterdir()] == ["models"]
+
+
+def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(folder: Path) -> None:
+    folder.rename(folder.with_name("models.old.partial"))
+
+    def fail(draft: Path) -> None:
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        replace_folder(folder, fail)
+    assert (folder / "file").read_text() == "old"
+    replace_folder(folder, fill)
+    assert (folder / "file").read_text() == "new"
+
+
+def test_a_lock_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "lock").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"), exclusive_lock(tmp_path / "lock", "held"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_locks_of_gpus_lie_in_a_folder_of_this_user_alone(tmp_path: Path) -> None:
+    _require_own(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    for name in ("open", "link"):
+        with pytest.raises(InputError, match="not a folder of this user alone"):
+            _require_own(tmp_path / name)

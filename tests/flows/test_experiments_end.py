@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,17 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def content(folder: Path) -> str:
+    """Return the content of params.yaml; empty while git replaces the file."""
+    with suppress(FileNotFoundError):
+        return (folder / "params.yaml").read_text()
+    return ""
+
+
 def wait_for_params(folder: Path, child: subprocess.Popen[str], *, changed: bool) -> None:
     """Wait until params.yaml of the checkout is changed, or is as it was."""
     deadline = time.monotonic() + 60
-    while ((folder / "params.yaml").read_text() != PARAMS) != changed:
+    while (content(folder) != PARAMS) != changed:
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.0005)

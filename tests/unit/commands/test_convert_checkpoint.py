@@ -19,6 +19,7 @@ from gear.generator.config import GeneratorConfig, GeneratorShape, SampleConfig
 from gear.generator.inference import load_generator
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
+from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.inference import load_tokenizer
 from gear.tokenizer.model import Tokenizer
 from tests.support.layouts import QUANTIZER, generator, tokenizer
@@ -170,6 +171,26 @@ def test_export_and_import_keep_what_weights_do_not_show(tmp_path: Path) -> None
     labels = torch.tensor([0, 1, 2, 3])
     settings = SampleConfig(n=4)
     assert torch.equal(sample(one, labels, seeds, settings), sample(two, labels, seeds, settings))
+
+
+@pytest.mark.parametrize(
+    ("extra", "kept"),
+    [
+        ({"size": 32, "temperature": 0.5}, {"size": 32, "temperature": 0.5}),
+        ({"size": -1, "temperature": float("nan")}, {"temperature": None}),
+    ],
+)
+def test_export_and_import_keep_a_tokenizer_s_size(
+    tmp_path: Path, extra: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    shape = TokenizerShape(codes=16, code_dim=4, base=32, multipliers=(1, 1), z_channels=8)
+    config = {"tokenizer": shape.model_dump(mode="json"), **extra}
+    save_model(tmp_path / "one", Tokenizer(shape).state_dict(), config)
+    assert main(["export", str(tmp_path / "one"), str(tmp_path / "t.pt")]) == 0
+    assert main(["import", str(tmp_path / "t.pt"), str(tmp_path / "two")]) == 0
+    (written,) = (json.loads(f.read_text()) for f in (tmp_path / "two").rglob("config.json"))
+    written.pop("tokenizer")
+    assert written == kept
 
 
 def test_an_exported_text_conditional_generator_imports_again(tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_what_a_run_needs_and_is_not_there_is_named(
     assert said.err.count("\n") == 1
 
 
+def test_a_portable_run_has_one_rank_however_many_gpus_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    edit_params(tmp_path, train={"portable": True, "bf16": False})
+    monkeypatch.setattr("gear.launch._gpus", lambda host: 7)
+    assert doctor.settings() == "params.yaml is valid; stages have 1 rank"
+    edit_params(tmp_path, train={"portable": False})
+    with pytest.raises(doctor.Lacks, match="does not divide by 7 ranks"):
+        doctor.settings()
+
+
 def test_a_broken_package_is_a_line_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

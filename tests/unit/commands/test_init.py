@@ -291,6 +291,18 @@ def test_the_hash_of_code_is_of_what_can_change_a_result(tmp_path: Path) -> None
     assert len({before, changed, project.code_hash(package)}) == 3
 
 
+def test_a_preset_keeps_the_images_beside_a_mistake_elsewhere(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["init", "project", "--images", "birds"]) == 0
+    monkeypatch.chdir("project")
+    source = params.load().data.root
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("seed: 0", "sede: 0", 1))
+    assert main(["preset", "tiny"]) == 0
+    assert params.load().data.root == source
+
+
 def test_a_preset_keeps_the_project_s_images(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["init", "project", "--images", "birds"]) == 0
     monkeypatch.chdir("project")

@@ -43,6 +43,9 @@ def test_the_card_has_the_run_s_data_and_metrics(
     assert same(own.sample(["dog"])[0], published.sample(["dog"])[0])
     assert main(["publish", "out"]) == 2
     assert "out: it holds files" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "out")
+    assert main(["publish", "."]) == 2
+    assert "name another folder than the current one" in capsys.readouterr().err
 
 
 def test_another_checkpoint_gets_no_numbers_of_this_run(

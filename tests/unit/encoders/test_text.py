@@ -27,6 +27,13 @@ def minilm() -> TextEncoder:
     return TextEncoder(TextConfig(), CPU)
 
 
+def test_another_minilm_than_the_packaged_one_is_not_replaced_by_it() -> None:
+    """A published generator has the sha256 of its encoder and no path."""
+    own = TextConfig(encoder="minilm", path="", sha256="1" * 64)
+    with pytest.raises(InputError, match=r"no \*.safetensors in \(text.path is empty\)"):
+        TextEncoder(own, CPU)
+
+
 def saved(folder: Path, kind: str) -> TextConfig:
     """Save a small random model of a family, with a word tokenizer; return its config."""
     words = Tokenizer(

@@ -26,6 +26,12 @@ def test_a_chart_has_a_title_lines_and_their_points_as_data() -> None:
     assert "loss: a from 1 to 3" in chart
 
 
+def test_steps_beyond_a_million_stay_whole() -> None:
+    chart = line_chart("loss", {"a": [(1_234_567.0, 0.123456789), (1_234_568.0, 2.0)]})
+    points = data_of(chart)["series"][0]["points"]  # type: ignore[index]
+    assert points == [[1_234_567.0, 0.123457], [1_234_568.0, 2.0]]
+
+
 def test_without_points_there_is_no_chart() -> None:
     assert line_chart("empty", {}) == ""
     assert line_chart("empty", {"a": []}) == ""

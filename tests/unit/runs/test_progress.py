@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gear.core.errors import InputError
 from gear.runs.progress import Pipeline, StageProgress, left_after, lock_holder
@@ -55,6 +56,25 @@ def test_a_changed_setting_leaves_its_stage_and_those_after_it(checkout: Path) -
     assert states(checkout) == {"shards": "done", "joint": "left", "evaluate": "left"}
     assert stage(checkout, "joint").left == 30  # seconds that it took the last time
     assert stage(checkout, "joint").steps == 400
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "content"),
+    [
+        ("gear.lock", "code.gear/joint", "code:\n  gear/joint: '{}'\n"),
+        ("pyproject.toml", "tool.gear.pins.torch", "[tool.gear.pins]\ntorch = '{}'\n"),
+    ],
+)
+def test_other_code_or_libraries_leave_their_stage(
+    checkout: Path, file: str, key: str, content: str
+) -> None:
+    lock = yaml.safe_load((checkout / "dvc.lock").read_text())
+    lock["stages"]["joint"].setdefault("params", {})[file] = {key: "1"}
+    (checkout / "dvc.lock").write_text(yaml.safe_dump(lock))
+    (checkout / file).write_text(content.format("1"))
+    assert states(checkout)["joint"] == "done"
+    (checkout / file).write_text(content.format("2"))
+    assert states(checkout)["joint"] == "left"
 
 
 def test_what_is_left_after_a_stage_is_told_while_dvc_runs(

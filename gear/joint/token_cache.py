@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,10 @@ from gear.data.shards import Split
 from gear.tokenizer.inference import encode_images
 from gear.tokenizer.model import Tokenizer
 from gear.training.distributed import DistributedContext
-from gear.training.fingerprint import content_hash
+from gear.training.fingerprint import code_hashes, content_hash
 
 LARGEST_UINT16_CODEBOOK = 1 << 16
+CODE = ("data", "nn", "tokenizer", "joint/token_cache.py")  # that decides what tokens come out
 
 
 def cached_tokens(
@@ -27,6 +31,7 @@ def cached_tokens(
     contents: tuple[Path, ...],
     grid: int,
     flip: bool,
+    portable: bool,
 ) -> np.ndarray:
     """Return the tokens of a split by row and view, (N, views, L); view 1 is the mirror image.
 
@@ -37,13 +42,23 @@ def cached_tokens(
         tokenizer: The frozen tokenizer.
         split: The images.
         context: This rank.
-        cache: Folder of the cache file, whose name has a hash of `contents`.
-        contents: Files or folders that tokens depend on: the images and the tokenizer's weights.
+        cache: Folder of the cache file, whose name has a hash of all that tokens depend on.
+        contents: The images and the tokenizer's weights, files or folders.
         grid: Side of the token grid.
         flip: Whether images are mirrored.
+        portable: Whether the training computes in portable mode.
     """
     views = 2 if flip else 1
-    file = cache / f"{content_hash(*contents)}-{views}-{context.device.type}.npy"
+    decides = {
+        "contents": content_hash(*contents),
+        "code": code_hashes(CODE),
+        "torch": version("torch"),
+        "device": context.device.type,
+        "portable": portable,
+        "views": views,
+    }
+    name = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    file = cache / f"{name}.npy"
     dtype = np.uint16 if tokenizer.config.codes <= LARGEST_UINT16_CODEBOOK else np.int32
 
     def encode(part: slice) -> np.ndarray:

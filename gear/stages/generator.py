@@ -82,6 +82,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
         contents=(paths.SHARDS, paths.JOINT / "tokenizer/model.safetensors"),
         grid=config.grid,
         flip=config.data.flip,
+        portable=config.train.portable,
     )
     hook = quality_hook(
         training,

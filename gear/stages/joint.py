@@ -99,6 +99,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
             contents=(paths.SHARDS, paths.TOKENIZER / "tokenizer/model.safetensors"),
             grid=config.grid,
             flip=config.data.flip,
+            portable=config.train.portable,
         )
     step = JointStep(
         recipe,

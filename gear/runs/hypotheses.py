@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -81,6 +81,22 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         return Interval(values[0] if values else math.nan, None, None)
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return Interval(fmean(values), fmean(values) - half, fmean(values) + half)
+
+
+def p_value(values: Sequence[float]) -> float:
+    """Return the two-sided p-value of a t test that independent values have the mean 0.
+
+    nan with fewer than two values. It is below 1 - `level` if `interval` leaves out 0.
+
+    >>> round(p_value([1.0, 2.0, 3.0]), 3)
+    0.074
+    """
+    if len(values) < 2:
+        return math.nan
+    error = stdev(values) / len(values) ** 0.5
+    if error == 0:
+        return 0.0 if fmean(values) else 1.0
+    return float(2 * stats.t.sf(abs(fmean(values)) / error, len(values) - 1))
 
 
 def judge(
@@ -182,13 +198,18 @@ class Speed:
 
     ratios: The other's cost over that of the arm, by unit, then seed; a seed whose arm never
         reaches the value is absent. `steps + warm-up` and the like count the warm-up for both.
-    missed: How far above it the best value of an arm that never reaches it is, by seed.
+    margins: How far below it the arm's best value is, by seed; negative if it is never reached.
     left_out: Seeds that cannot be compared, with the reason.
     """
 
     ratios: dict[str, dict[int, float]]
-    missed: dict[int, float]
+    margins: dict[int, float]
     left_out: dict[int, str]
+
+    @property
+    def missed(self) -> dict[int, float]:
+        """How far above the value the best of an arm that never reaches it is, by seed."""
+        return {seed: -margin for seed, margin in self.margins.items() if margin < 0}
 
 
 def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
@@ -211,9 +232,9 @@ def measure_speed(arm: Runs, other: Runs, quantity: str) -> Speed:
             found.left_out[seed] = reason
             continue
         target = float(slow[-1, 1])
+        found.margins[seed] = target - float(fast[:, 1].min())
         needed = steps_to(fast[:, 0], fast[:, 1], target)
         if needed is None:
-            found.missed[seed] = float(fast[:, 1].min()) - target
             continue
         base = steps_to(slow[:, 0], slow[:, 1], target) or float(slow[-1, 0])
         for unit, ratio in _cost_ratios(arm[seed], other[seed], needed, base).items():
@@ -266,6 +287,10 @@ def _bounds(low: float | None, high: float | None, form: str) -> str:
     return f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
 
 
+def _p(values: Collection[float]) -> str:
+    return "" if len(values) < 2 else f", p {p_value(list(values)):.2g}"
+
+
 def _left_out(reasons: dict[int, str]) -> str:
     return "".join(f"; seed {seed} left out: {reason}" for seed, reason in reasons.items())
 
@@ -277,17 +302,18 @@ def _sooner(
     about = f"{prediction.arm} to the last {prediction.value} of {other}"
     reasons = _left_out(speed.left_out)
     ratios = speed.ratios.get("steps", {})
-    if speed.missed:  # judged by the remaining gap, since there is no step to compare
-        gaps = {**dict.fromkeys(ratios, 0.0), **{s: -gap for s, gap in speed.missed.items()}}
+    if speed.missed:  # some have no step to compare, so all are compared by their best values
         far = ", ".join(f"{gap:.3g} above in seed {seed}" for seed, gap in speed.missed.items())
-        evidence = f"{about}: reached by {len(ratios)} of {len(gaps)} seeds ({far}){reasons}"
-        return _compared(gaps, {}, evidence, level)
+        evidence = f"{about}: reached by {len(ratios)} of {len(speed.margins)} seeds ({far})"
+        found = _compared(speed.margins, {}, f"{evidence}{reasons}", level)
+        return replace(found, supported=False)
     if not ratios:
         return _compared({}, {}, f"{about}: nothing to compare{reasons}", level)
     logs = {seed: math.log(ratio) for seed, ratio in ratios.items()}
-    found = interval(list(logs.values()))
-    low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
-    evidence = f"{about}: {math.exp(found.mean):.2f}x fewer steps ({_bounds(low, high, '.2f')})"
+    mean = interval(list(logs.values()))
+    low, high = (None if x is None else math.exp(x) for x in (mean.low, mean.high))
+    bounds = f"{_bounds(low, high, '.2f')}{_p(logs.values())}"
+    evidence = f"{about}: {math.exp(mean.mean):.2f}x fewer steps ({bounds})"
     return _compared(logs, ratios, f"{evidence}{reasons}", level)
 
 
@@ -323,7 +349,8 @@ def _ordered(
     means = [fmean(values) for values in zip(*ends, strict=True)]
     evidence = (
         f"{name}: {prediction.arm} {means[0]:.4g}, {other} {means[1]:.4g}, difference "
-        f"{found.mean:+.3g} ({_bounds(found.low, found.high, '+.3g')}){_left_out(left_out)}"
+        f"{found.mean:+.3g} ({_bounds(found.low, found.high, '+.3g')}{_p(differences.values())})"
+        f"{_left_out(left_out)}"
     )
     sign = 1.0 if prediction.kind == "higher" else -1.0
     advantages = {seed: sign * value for seed, value in differences.items()}
@@ -342,10 +369,10 @@ def _fall(prediction: PredictionConfig, arm: Runs) -> Comparison:
         return _compared({}, {}, f"{about}: not logged, or not positive", LEVEL)
     found = interval(list(shares.values()))
     low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
+    advantages = {seed: math.log(prediction.to) - value for seed, value in shares.items()}
     evidence = (
         f"{about}: {math.exp(found.mean):.3g} times its first value ({_bounds(low, high, '.3g')}); "
-        f"predicted below {prediction.to:g}"
+        f"predicted below {prediction.to:g}{_p(advantages.values())}"
     )
-    advantages = {seed: math.log(prediction.to) - value for seed, value in shares.items()}
     shown = {seed: math.exp(value) for seed, value in shares.items()}
     return _compared(advantages, shown, evidence, LEVEL)

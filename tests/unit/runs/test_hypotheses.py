@@ -16,6 +16,7 @@ from gear.runs.hypotheses import (
     interval,
     judge,
     measure_speed,
+    p_value,
 )
 from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
@@ -60,6 +61,12 @@ def test_an_interval_is_the_one_of_a_paired_t_test() -> None:
     found = interval(list(first - second))
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert p_value(list(first - second)) == pytest.approx(stats.ttest_rel(first, second).pvalue)
+
+
+def test_evidence_names_the_p_value() -> None:
+    expected = stats.ttest_1samp([-50.0, -20.0, 10.0], 0.0).pvalue
+    assert f", p {expected:.2g})" in examine(lower(), [*BASE, *better(20.0, 30.0)], SEEDS).evidence
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,26 @@ def test_an_arm_that_never_gets_there_is_not_sooner() -> None:
     assert "reached by 0 of 3 seeds" in finding.evidence
     mixed = [*never[:2], record("arm", 2, [400, 100, 100, 100, 100])]
     assert examine(prediction, [*BASE, *mixed], SEEDS).verdict == OPEN
+
+
+def test_seeds_that_get_far_below_the_target_weigh_against_those_that_miss_it() -> None:
+    """Test five seeds that miss the target by 5 and one that ends 80 below it."""
+    base = [record("base", i, [400, 300, 220, 170, 140]) for i in range(6)]
+    arm = [record("arm", i, [400, 300, 220, 170, 145]) for i in range(5)]
+    arm.append(record("arm", 5, [400, 200, 120, 100, 60]))
+    prediction = PredictionConfig(kind="sooner", arm="arm", than=("base",))
+    finding = examine(prediction, [*base, *arm], range(6))
+    assert finding.verdict == OPEN
+    assert "reached by 1 of 6 seeds" in finding.evidence
+
+
+def test_an_arm_that_misses_in_one_seed_is_not_called_sooner() -> None:
+    """Test nine seeds that end 80 below the target and one that just misses it."""
+    base = [record("base", i, [400, 300, 220, 170, 140]) for i in range(10)]
+    arm = [record("arm", i, [400, 200, 120, 100, 60 + i]) for i in range(9)]
+    arm.append(record("arm", 9, [400, 300, 220, 170, 141]))
+    prediction = PredictionConfig(kind="sooner", arm="arm", than=("base",))
+    assert examine(prediction, [*base, *arm], range(10)).verdict == OPEN
 
 
 def test_a_fall_is_measured_from_the_first_value() -> None:

@@ -80,9 +80,10 @@ def compare(names: list[str], *, across_sampling: bool = False) -> str:
     }
     notes = [note for revision in revisions for note in _notes(revision)]
     file = root / paths.COMPARISONS / f"{_file_name(names)}.html"
-    replace_file(file, page(arms, stages, pictures, notes).encode())
+    shown = tables(arms, stages)
+    replace_file(file, page(arms, shown, pictures, notes).encode())
     warnings = [line for line in (sampling_warning(arms), *notes) if line]
-    texts = [table.text() for table in tables(arms, stages) if table.rows]
+    texts = [table.text() for table in shown if table.rows]
     return "\n\n".join([*warnings, *texts, f"page: {file.relative_to(root)}"])
 
 

@@ -258,7 +258,7 @@ def equal_curves(arms: list[Arm]) -> str:
 
 def page(
     arms: list[Arm],
-    stages: list[str],
+    shown_tables: Sequence[Table],
     pictures: dict[str, RunPictures] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
@@ -266,7 +266,7 @@ def page(
 
     Args:
         arms: The first is the baseline.
-        stages: Stages whose costs are shown.
+        shown_tables: The tables of these arms, by `tables`.
         pictures: Pictures of runs, by name of the run.
         notes: Lines on runs that differ from their commit.
     """
@@ -275,7 +275,7 @@ def page(
         "arms": arms,
         "warning": sampling_warning(arms),
         "notes": notes,
-        "tables": tables(arms, stages),
+        "tables": shown_tables,
         "charts": charts(arms),
         "equal_curves": equal_curves(arms),
         "samples": sample_sections(arms, found),

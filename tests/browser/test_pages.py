@@ -393,7 +393,8 @@ def test_compared_samples_are_side_by_side_on_any_screen(
 ) -> None:
     """Test that samples of one seed share a column, and on a phone a row."""
     arms = group([SLOW[0], FAST[0]])
-    (tmp_path / "compare.html").write_text(comparison.page(arms, [], pictures(arms)))
+    page = comparison.page(arms, comparison.tables(arms, []), pictures(arms))
+    (tmp_path / "compare.html").write_text(page)
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     browser.size(width, 900, dark=dark)
     browser.open((tmp_path / "compare.html").as_uri())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,16 @@ SLOW = [
 FAST = [make(f"fast-{i}", "gear", i, [400, 210 + 20 * i, 140 + 5 * i, 110, 90]) for i in range(3)]
 
 
+def page(
+    arms: list[Arm],
+    stages: list[str],
+    found: dict[str, RunPictures] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the page of arms with their tables."""
+    return comparison.page(arms, comparison.tables(arms, stages), found, notes)
+
+
 def test_an_arm_has_one_colour_in_every_chart() -> None:
     other = replace(
         FAST[0], curves={"joint": [row | {"loss/l1": 1.0} for row in FAST[0].curves["joint"]]}
@@ -55,6 +66,13 @@ def test_an_arm_has_one_colour_in_every_chart() -> None:
         assert "recipe gear" in chart
     assert re.search('class="s0"[^>]* points=""', l1)
     assert "recipe llamagen_repa: none" in l1
+
+
+def test_the_page_shows_the_tables_that_it_is_given() -> None:
+    arms = group([SLOW[0], FAST[0]])
+    title, *others = comparison.tables(arms, [])
+    text = comparison.page(arms, [replace(title, rows=[["a row made up here"]]), *others])
+    assert "<td>a row made up here</td>" in text
 
 
 def test_a_bound_that_is_no_number_is_a_word() -> None:
@@ -71,7 +89,7 @@ def test_a_bound_that_is_no_number_is_a_word() -> None:
 def test_text_from_data_is_escaped_on_the_page() -> None:
     evil = make(EVIL, EVIL, 0, [3, 2, 2, 1, 1], health={EVIL: 1.0}, seconds={EVIL: 1.0})
     evil = replace(evil, curves={"joint": [row | {EVIL: 1.0} for row in evil.curves["joint"]]})
-    text = comparison.page(group([SLOW[0], evil]), [EVIL])
+    text = page(group([SLOW[0], evil]), [EVIL])
     assert text.count("<script") == 1  # the page's own script
     assert text.count("&lt;script&gt;") > 5
     assert "http" not in text.replace('http-equiv="Content-Security', "").replace(SVG, "")
@@ -111,7 +129,7 @@ def test_samples_of_one_seed_are_side_by_side() -> None:
         for run in (SLOW[0], FAST[0], FAST[1], SLOW[1])
     ]
     arms = group(runs)
-    text = comparison.page(arms, [], pictures(arms))
+    text = page(arms, [], pictures(arms))
     shown = [alt for alt in alts(text) if ", seed" in alt]
     assert len(shown) == 12
     assert [alt.split(", ", 1)[1] for alt in shown[:6]] == [
@@ -128,7 +146,7 @@ def test_captions_and_names_beside_pictures_are_escaped() -> None:
     arms = group([make(EVIL, EVIL, 0, [3, 2, 2, 1, 1]), FAST[0]])
     found = pictures(arms)
     found[EVIL] = replace(found[EVIL], missing=[f"{EVIL} is not in DVC's cache"])
-    text = comparison.page(arms, [EVIL], found, notes=[EVIL])
+    text = page(arms, [EVIL], found, notes=[EVIL])
     assert text.count("<script") == 1
     parsed = Parsed(text)
     assert not parsed.without_alt
@@ -143,7 +161,7 @@ def test_a_page_of_many_large_pictures_stays_small() -> None:
             for seed, recipe in enumerate("abcdef")
         ]
     )
-    text = comparison.page(arms, [], pictures(arms, size=256, count=16))
+    text = page(arms, [], pictures(arms, size=256, count=16))
     assert len(text) < LIMIT
     assert text.count("<h2>Samples of seed") == 6  # with fewer samples, every seed fits
     assert "More would make this page too large." in text
@@ -152,7 +170,7 @@ def test_a_page_of_many_large_pictures_stays_small() -> None:
 def test_seeds_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     arms = group(SLOW)
     monkeypatch.setattr(comparison_pictures, "BUDGET", 900)
-    text = comparison.page(arms, [], pictures(arms))
+    text = page(arms, [], pictures(arms))
     assert "Samples of seed 0" in text
     assert "Samples of seed 2" not in text
     assert re.search(r"too large: samples of seeds (1, )?2\.", text)
@@ -163,10 +181,10 @@ def test_arms_without_pictures_are_named_and_others_are_shown() -> None:
     found = pictures(arms)
     line = "data/samples of slow-0 is not in DVC's cache: `dvc pull data/samples` brings it"
     found["slow-0"] = RunPictures(missing=[line])
-    text = comparison.page(arms, [], found)
+    text = page(arms, [], found)
     assert "`dvc pull data/samples` brings it" in text
     assert {alt.split(": ")[-1] for alt in alts(text)} == {"original", "recipe gear"}
-    assert "<img" not in comparison.page(arms, [])
+    assert "<img" not in page(arms, [])
 
 
 def test_reconstructions_of_other_images_are_not_beside_these() -> None:
@@ -176,7 +194,7 @@ def test_reconstructions_of_other_images_are_not_beside_these() -> None:
     assert rebuilt
     other = Reconstructions(255 - rebuilt.originals, rebuilt.copies)
     found["fast-0"] = replace(found["fast-0"], reconstructions=other)
-    text = comparison.page(arms, [], found)
+    text = page(arms, [], found)
     assert "Not shown, since other images are in the report: recipe gear." in text
     assert not [alt for alt in alts(text) if alt.startswith("image") and "recipe gear" in alt]
 
@@ -215,7 +233,7 @@ def test_a_page_across_sampling_says_so(guidance: float) -> None:
         return replace(run, records=records | {"fd_floor": {"value": floor, "protocol": {}}})
 
     arms = group([measured(SLOW[0], 1.0, 5.0), measured(FAST[0], guidance, 6.0)])
-    text = comparison.page(arms, [])
+    text = page(arms, [])
     across = guidance != 1.0
     assert ("Samples were drawn with different settings (guidance)" in text) is across
     assert ("All measured under the same protocol" in text) is not across

@@ -50,7 +50,7 @@ class ImageTokenizer(HubModel):
     @property
     def stride(self) -> int:
         """Side of a token in pixels."""
-        return _stride(self.model)
+        return self.model.config.factor
 
     @torch.no_grad()
     def encode(self, images: Images) -> torch.Tensor:
@@ -73,7 +73,7 @@ class ImageTokenizer(HubModel):
         self._require_images(tensor)
         device = next(self.model.parameters()).device
         indices = [torch.zeros(0, (tensor.shape[2] // self.stride) ** 2, dtype=torch.int64)]
-        for part in batches(len(tensor)):
+        for part in batches(len(tensor), tokenizer_inference.images_at_once(tensor.shape[2])):
             indices.append(self.model.encode(tensor[part].to(device).float()).indices.cpu())
         return torch.cat(indices)
 
@@ -330,11 +330,11 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     size = read_number(root, config, "size") if "size" in config else None
     if size is None and (generator / CONFIG).exists():
         _, facts = read_shape(generator, "generator", GeneratorShape)
-        size = read_number(generator, facts, "grid") * _stride(model)
-    if size is not None and (size % _stride(model) or size > LARGEST_SIZE):
+        size = read_number(generator, facts, "grid") * model.config.factor
+    if size is not None and (size % model.config.factor or size > LARGEST_SIZE):
         raise InputError(
-            f"{root}: images of {size} pixels a side: it takes multiples of {_stride(model)} up "
-            f"to {LARGEST_SIZE}"
+            f"{root}: images of {size} pixels a side: it takes multiples of "
+            f"{model.config.factor} up to {LARGEST_SIZE}"
         )
     return ImageTokenizer(model, root, size)
 
@@ -388,11 +388,6 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
         return int(text)
     known = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
     raise InputError(f"classes {text[:80]!r}: there are {len(names)}, by name or number: {known}")
-
-
-def _stride(tokenizer: Tokenizer) -> int:
-    stride: int = 2 ** (len(tokenizer.config.multipliers) - 1)
-    return stride
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -13,9 +13,20 @@ from gear.core.files import require_file
 from gear.core.model_folder import load_model, load_weights, read_shape
 from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels, to_pixels, to_tensor
-from gear.data.row_selection import batches
+from gear.data.row_selection import BATCH, batches
 from gear.tokenizer.config import TokenizerConfig, TokenizerShape
 from gear.tokenizer.model import Tokenizer
+
+PIXELS_AT_ONCE = 1 << 19  # 8 images of 256 x 256: pixels that the tokenizer sees at a time, at most
+
+
+def images_at_once(side: int) -> int:
+    """Return how many images of `side` x `side` pixels pass through the tokenizer at a time.
+
+    >>> [images_at_once(side) for side in (32, 64, 256, 1024)]
+    [128, 128, 8, 1]
+    """
+    return max(1, min(BATCH, PIXELS_AT_ONCE // side**2))
 
 
 def encode_images(tokenizer: Tokenizer, pixels: Pixels, ranks: Ranks = ALONE) -> np.ndarray:
@@ -23,8 +34,12 @@ def encode_images(tokenizer: Tokenizer, pixels: Pixels, ranks: Ranks = ALONE) ->
 
     @torch.inference_mode()
     def encode(part: slice) -> np.ndarray:
-        indices: torch.Tensor = tokenizer.encode(to_tensor(pixels[part], tokenizer)).indices
-        return indices.cpu().numpy()
+        images = pixels[part]
+        pieces = batches(len(images), images_at_once(images.shape[1]))
+        indices = [
+            tokenizer.encode(to_tensor(images[piece], tokenizer)).indices for piece in pieces
+        ]
+        return torch.cat(indices).cpu().numpy()
 
     return np.concatenate(list(ranks.map(encode, batches(len(pixels)))))
 
@@ -46,10 +61,13 @@ def _decoded_batches(
     tokenizer: Tokenizer, tokens_NL: np.ndarray, ranks: Ranks
 ) -> Iterator[np.ndarray]:
     device = next(tokenizer.parameters()).device
+    at_once = images_at_once(round(tokens_NL.shape[1] ** 0.5) * tokenizer.config.factor)
 
     @torch.inference_mode()
     def decode(part: slice) -> np.ndarray:
-        return to_pixels(tokenizer.decode_indices(torch.from_numpy(tokens_NL[part]).to(device)))
+        tokens = torch.from_numpy(tokens_NL[part]).to(device)
+        pieces = tokens.split(at_once)
+        return np.concatenate([to_pixels(tokenizer.decode_indices(piece)) for piece in pieces])
 
     return ranks.map(decode, batches(len(tokens_NL)))
 

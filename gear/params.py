@@ -186,13 +186,24 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     settings are readable.
 
     Raises:
-        InputError: if a value is not allowed, dvc.yaml has no such stage, or a training has a batch
-            larger than its training split or a tracker that is not installed.
+        InputError: if a value is not allowed, dvc.yaml has no such stage, a training has more
+            images a batch or neighbours than its training split has, or a tracker is not installed.
     """
     config = load(path)
     if stage in paths.TRAININGS:
         _check_batches(config)
         require_trackers(config.host.trackers)
+    return declared_settings(config, stage, pipeline)
+
+
+def declared_settings(config: Config, stage: str, pipeline: Path = paths.PIPELINE) -> Config:
+    """Return a copy of the settings in which only those are readable that a stage declares.
+
+    Without a dvc.yaml, all are readable.
+
+    Raises:
+        InputError: if dvc.yaml has no such stage.
+    """
     if not pipeline.exists():
         return config
     stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}

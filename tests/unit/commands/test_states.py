@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from gear.cli import main
 from gear.params import load_for_stage
 from gear.stages.joint import identity
+from tests.support.repo import REPO
 from tests.support.settings import edit_params, tiny_settings, write_params
 
 
@@ -73,3 +75,74 @@ def test_start_from_a_folder_without_a_state_is_bad_input(
 ) -> None:
     assert main(["joint", "--from", "nowhere"]) == 2
     assert "nowhere: no state of a training" in capsys.readouterr().err
+
+
+STUDY = """
+title: Batches
+question: Which batch?
+stopping: One seed.
+preset: params.yaml
+seeds: [0, 1]
+arms:
+  small: {joint.batch: 8}
+  large: {joint.batch: 24}
+"""
+
+
+@pytest.fixture
+def study_state(state: Path) -> Path:
+    """Return the folder of a joint training's state that run small-1 of a study keeps."""
+    shutil.copy(REPO / "dvc.yaml", "dvc.yaml")
+    own = Path("params.yaml").read_text()
+    edit_params(Path(), joint={"batch": 8}, run={"seed": 1})
+    training = identity(load_for_stage("joint"))
+    Path("params.yaml").write_text(own)
+    Path("studies").mkdir()
+    Path("studies/batches.yaml").write_text(STUDY)
+    folder = Path(".gear/study-batches/small-1/joint") / training.fingerprint
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text("step-30")
+    inputs = {"inputs": dict.fromkeys(training.inputs, "of the experiment's folder")}
+    (folder / "description.json").write_text(json.dumps(training.facts() | inputs))
+    return folder
+
+
+def test_states_of_a_study_are_listed_with_its_run(
+    study_state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["states"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith("joint (study batches, small-1)  30 ")
+    assert str(study_state) in line
+    assert line.endswith("nothing: the next run resumes from it")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        ("{joint.batch: 8}", "{joint.batch: 4}", "joint.batch 8 -> 4"),
+        ("seeds: [0, 1]", "seeds: [0]", "no run small-1 in studies/batches.yaml"),
+    ],
+    ids=["other settings", "no such run"],
+)
+def test_prune_deletes_the_states_that_a_study_would_not_resume(
+    study_state: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, difference: str
+) -> None:
+    assert main(["states", "prune"]) == 0
+    assert study_state.exists()
+    Path("studies/batches.yaml").write_text(STUDY.replace(old, new))
+    assert main(["states"]) == 0
+    assert difference in capsys.readouterr().out
+    assert main(["states", "prune"]) == 0
+    assert f"deleted {study_state}" in capsys.readouterr().out
+    assert not study_state.exists()
+
+
+def test_prune_keeps_the_states_of_a_study_whose_file_is_elsewhere(
+    study_state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("studies/batches.yaml").rename("batches.yaml")
+    assert main(["states"]) == 0
+    assert "unknown: no valid studies/batches.yaml" in capsys.readouterr().out
+    assert main(["states", "prune"]) == 0
+    assert study_state.exists()

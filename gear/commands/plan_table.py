@@ -94,6 +94,11 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
     ]
     fixed = sum(model_states(parts, config.host.zero_stage, gpus, offload=offload))
     lines += [micro_batch_line(share, each, fixed, memory * GIB)]
+    if config.host.compile:
+        lines += [
+            "host.compile: not counted: a step took about half this memory on the one GPU where it "
+            "was measured (docs/performance.md); compiling takes minutes more"
+        ]
     lines += [teacher_line(config, features, cached)]
     lines += disk_lines(config, parts, images, features if cached else 0)
     rate = config.joint.batch / seconds

@@ -6,6 +6,7 @@ import pytest
 
 from gear.cli import main
 from gear.commands import estimate as plan
+from gear.commands.plan_table import plan as table
 from gear.params import load_preset
 from tests.support.repo import REPO
 
@@ -171,3 +172,13 @@ def test_checkpointing_keeps_the_inputs_of_blocks() -> None:
     )
     (kept,) = (part.kept for part in parts if part.name == "generator")
     assert saved == pytest.approx(kept * 11 / 12 - 2 * 12 * 256 * 768)
+
+
+def test_the_plan_says_that_compiled_steps_are_not_counted() -> None:
+    config = load_preset("tiny")
+    compiled = load_preset("tiny", {"host": {"compile": True}})
+    options = {"gpus": 1, "tflops": 1.0, "memory": 80.0, "images": 1000}
+    (line,) = set(table(compiled, **options).splitlines()) - {
+        *table(config, **options).splitlines()
+    }
+    assert line.startswith("host.compile: not counted")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -76,15 +78,19 @@ def is_partitioned(value: torch.Tensor) -> bool:
 
 def held(value: torch.Tensor) -> torch.Tensor:
     """Return a parameter or buffer, or under ZeRO-3 this rank's flat partition of a parameter."""
-    part: torch.Tensor = value.ds_tensor if is_partitioned(value) else value  # type: ignore[attr-defined]
+    part: torch.Tensor = getattr(value, "ds_tensor", value)
     return part
 
 
-def gather(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Gather the ranks' flat partitions, padded at the end, into the shape of a parameter."""
+def gather(part: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """Gather the ranks' flat partitions, padded at the end, into the shape of a parameter.
+
+    The parameter has the attributes that ZeRO-3 adds: `ds_numel` and `ds_shape`.
+    """
     parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, part)
-    return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
+    whole: torch.Tensor = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+    return whole
 
 
 def own_part(whole: torch.Tensor, size: int) -> torch.Tensor:

@@ -181,7 +181,9 @@ class CheckpointManager:
             for name in ("latest", "healthy"):
                 (self.folder / name).unlink(missing_ok=True)
             for state in (*self._states(), *self.folder.glob(OLDER)):
-                state.rename(self.folder / f"forgotten-{state.name}")
+                forgotten = self.folder / f"forgotten-{state.name}"
+                retire(forgotten)  # of a run that was killed before its first save
+                state.rename(forgotten)
         dist.barrier()
 
     def load(self, engines: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:

@@ -306,16 +306,21 @@ class Training:
         state = checkpoints.load(self.step.engines, run.start_from)
         if state is None:
             return 0
+        origin = run.start_from or checkpoints.folder
         if state["step"] > steps:
-            origin = run.start_from or checkpoints.folder
-            raise InputError(f"{origin} is at step {state['step']}, past {steps}")
+            raise InputError(
+                f"{origin} is at step {state['step']}, past the {steps} asked for: set "
+                f"{run.stage}.steps to more, or start from another state"
+            )
         try:
             self._restore(state)
         except (KeyError, RuntimeError) as error:
-            raise InputError(f"{run.start_from}: does not fit these settings: {error}") from None
+            raise InputError(
+                f"{origin}: does not fit these settings ({error}): start from another state, or "
+                "delete it to start anew"
+            ) from None
         if run.start_from is not None:
             checkpoints.forget()
-        origin = run.start_from or checkpoints.folder
         description = read_description(origin)
         checkpoints.started_from = (
             description if run.start_from is not None else description.get("started_from")

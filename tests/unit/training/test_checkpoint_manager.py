@@ -68,6 +68,19 @@ def test_a_stopped_run_is_saved_beside_the_state_it_would_resume_from(
     assert restored["step"] == 3
 
 
+def test_states_are_forgotten_again_if_a_kill_left_forgotten_ones(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    work = CheckpointManager(tmp_path / "w", world)
+    work.save({}, state(1))
+    (work.folder / "forgotten-step-1").mkdir()
+    (work.folder / "forgotten-step-1" / "state.pt").touch()
+    work.forget()
+    assert work.load({}) is None
+    work.save({}, state(1))
+    assert kept(work) == {"step-1"}
+
+
 def test_a_stop_request_is_read_and_is_not_meant_for_the_next_run(
     world: DistributedContext, tmp_path: Path
 ) -> None:

@@ -109,6 +109,18 @@ def test_more_steps_continue_a_finished_training(
     assert longer == whole
 
 
+def test_a_state_that_does_not_fit_is_named(world: DistributedContext, tmp_path: Path) -> None:
+    train(opened(tmp_path, 3))
+    run = opened(tmp_path, 9)
+    module = nn.Linear(1, 1, bias=False)
+    averages = {"of another name": EMA(module, 0.5)}
+    training = Training(run, ToyStep(module), averages=averages, codes=CODES)
+    with pytest.raises(InputError, match="does not fit these settings") as error:
+        training.fit(toy_batch)  # type: ignore[arg-type]
+    assert str(error.value).startswith(f"{run.checkpoints.folder}: ")
+    run.checkpoints.close()
+
+
 def test_a_resumed_training_keeps_what_was_measured_beside_the_curve(
     world: DistributedContext, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> str:
             lacking.append(name)
     if lacking:
         raise StageFailed(f"{', '.join(lacking)}: see above")
-    return "nothing is lacking"
+    return "nothing is lacking: `dvc repro` runs the pipeline"
 
 
 def python() -> str:
@@ -69,7 +69,7 @@ def packages() -> str:
         return f"as {paths.LOCK} records"
     file = Path("pyproject.toml")
     if not file.exists():
-        return "no pyproject.toml here to compare versions with"
+        return f"not compared: neither {paths.LOCK} nor pyproject.toml is here"
     tool = tomllib.loads(file.read_text()).get("tool", {})
     pins: dict[str, str] = tool.get("gear", {}).get("pins", {})
     other = []
@@ -82,7 +82,7 @@ def packages() -> str:
             other.append(f"{name} {found}, not {wanted}")
     if other:
         raise Lacks(f"{'; '.join(other)}: `make setup` installs what results were recorded with")
-    return f"{len(pins)} pinned packages, as recorded"
+    return f"{len(pins)} packages that can change results, of the versions in pyproject.toml"
 
 
 def gpus() -> str:
@@ -94,7 +94,7 @@ def gpus() -> str:
         return ", ".join(f"{one.name} ({one.total_memory / 2**30:.0f} GiB)" for one in found)
     driver = _driver()
     if driver is None:
-        return "none: stages run on the CPU"
+        return "none: stages run on the CPU, which is enough for the presets tiny and quickstart"
     raise Lacks(
         f"there is one (driver {driver}), which torch {torch.__version__} does not see: it needs a "
         f"driver of {OLDEST_DRIVER} or newer and a torch with CUDA (in a checkout: delete .venv, "
@@ -112,87 +112,126 @@ def _driver() -> str | None:
 
 
 def memory() -> str:
-    """Return the number of cores and the free memory."""
+    """Return the number of cores and the free memory. Raises `Lacks` if that is too little."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         facts = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(facts["MemAvailable"].split()[0]) * 1024
-    text = f"{len(os.sched_getaffinity(0))} cores, {free / 1e9:.1f} GB of memory free"
+    text = (
+        f"{len(os.sched_getaffinity(0))} cores, {free / 1e9:.1f} GB of memory free; the quickstart "
+        f"takes {LEAST_MEMORY / 1e9:.0f} GB"
+    )
     if free < LEAST_MEMORY:
-        raise Lacks(f"{text}: the quickstart takes {LEAST_MEMORY / 1e9:.0f} GB")
+        raise Lacks(f"{text}: end other programs, or use a larger machine")
     return text
 
 
 def disk() -> str:
-    """Return the free space on the disk of the checkout."""
+    """Return the free space on the disk of the checkout. Raises `Lacks` if that is too little."""
     free = shutil.disk_usage(".").free
+    text = f"{free / 1e9:.1f} GB free; the quickstart takes {LEAST_DISK / 1e9:.0f} GB"
     if free < LEAST_DISK:
-        raise Lacks(f"{free / 1e9:.1f} GB free: the quickstart takes {LEAST_DISK / 1e9:.0f} GB")
-    return f"{free / 1e9:.0f} GB free"
+        raise Lacks(f"{text}: delete what you do not need, or use a folder on a larger disk")
+    return text
 
 
 def checkout() -> str:
-    """Return the commit and the default remote of DVC."""
+    """Return the commit and the default remote of DVC.
+
+    Raises:
+        Lacks: if git is not installed, or there is no DVC repository or no commit here.
+    """
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from scmrepo.exceptions import SCMError
 
+    if shutil.which("git") is None:
+        raise Lacks(
+            "git is not installed, and runs are recorded in it: install it (Debian: `apt-get "
+            "install git`)"
+        )
     try:
         with Repo(".") as repo:
             remote = repo.config["core"].get("remote")
             commit: str = repo.scm.get_rev()
     except NotDvcRepoError:
         raise Lacks(
-            "no DVC repository here: run in a checkout, or in a project of `gear init`"
+            "no DVC repository here: go to a checkout or a project, or make a project with "
+            "`gear init FOLDER`"
         ) from None
     except SCMError as error:
-        raise Lacks(f"no git commit here, and runs are recorded in git: {error}") from None
-    text = f"commit {commit[:7]}, DVC remote {remote or 'none (`dvc remote add --default`)'}"
+        raise Lacks(
+            f"no git commit here, and runs are recorded in git ({one_line(str(error), 80)}): "
+            '`git add . && git commit -m "Start"`'
+        ) from None
+    text = f"commit {commit[:7]}, "
+    if remote:
+        text += f"DVC remote {remote}"
+    else:
+        text += (
+            "no DVC remote, which only sharing results needs (`dvc remote add --default NAME URL`)"
+        )
     if is_shallow_clone(Path()):
         text += "; a shallow clone: for `dvc exp run`, `git fetch --unshallow`"
     return text
 
 
 def settings() -> str:
-    """Check params.yaml, and whether its device, ranks and trackers are available."""
+    """Check params.yaml, and whether its device, ranks, trackers and compiler are available.
+
+    Returns:
+        How many processes (ranks) a stage has, and on what they compute.
+    """
     from gear.core.device import pick_device
     from gear.core.host_config import require_trackers
     from gear.launch import ranks_here
     from gear.params import load
+    from gear.training.compiled import require_compiler
 
     config = load()
     require_trackers(config.host.trackers)
-    pick_device(config.host)  # refuses host.device: cuda where there is none
+    device = pick_device(config.host)  # refuses host.device: cuda where there is none
+    if config.host.compile:
+        require_compiler()
     ranks = (config.host.ranks or 1) if config.train.portable else ranks_here(config.host)
     for name in ("tokenizer", "joint"):
         batch = getattr(config, name).batch
         if batch % ranks:
-            raise Lacks(f"{name}.batch is {batch}, which does not divide by {ranks} ranks")
-    return f"params.yaml is valid; stages have {ranks} rank{'s' if ranks > 1 else ''}"
+            raise Lacks(
+                f"{name}.batch is {batch}, which does not divide by {ranks} ranks: change it, or "
+                "host.ranks"
+            )
+    processes = "one process" if ranks == 1 else f"{ranks} processes (ranks)"
+    on_cpu = config.train.portable or device.type == "cpu"
+    where = "the CPU" if on_cpu else "a GPU" if ranks == 1 else "GPUs"
+    return f"params.yaml is valid; a stage computes in {processes} on {where}"
 
 
 def data() -> str:
-    """Return where the images are."""
+    """Return where the images are. Raises `Lacks` if they are not there."""
     from gear.params import load
 
     source = load().data
     if source.source == WITHOUT_ROOT:
         return f"{source.source}, from its package"
     if not source.root or not Path(source.root).exists():
-        raise Lacks(f"data.root: no {source.root or 'folder named'}: where are your images?")
+        what = f"{source.root} is not here" if source.root else "names no folder"
+        raise Lacks(f"data.root: {what}: set it in params.yaml to where your images are")
     return f"{source.source} in {source.root}"
 
 
 def weights() -> str:
-    """Check that the weights that params.yaml names exist; return how many."""
+    """Return how many weights params.yaml names. Raises `Lacks` if one is not there."""
     from gear.params import load
 
     named = [*_named_files(load().model_dump(mode="json"), "")]
     absent = [f"{key}: no {path}" for key, path in named if not Path(path).exists()]
     if absent:
-        raise Lacks("; ".join(absent))
-    return f"{len(named)} files named in params.yaml" if named else "from the packages"
+        raise Lacks(f"{'; '.join(absent)}: download what is missing, or change its path")
+    if not named:
+        return "those of the packages; params.yaml names no others"
+    return f"{len(named)} named in params.yaml, all here"
 
 
 def _named_files(values: Any, key: str) -> Iterator[tuple[str, str]]:

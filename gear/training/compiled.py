@@ -22,7 +22,20 @@ def compile_parts(module: nn.Module) -> None:
     compiled block computes all of its gradients or none.
 
     Raises:
-        InputError: if there is no C++ compiler, which `torch.compile` needs on any device.
+        InputError: if there is no C++ compiler.
+    """
+    require_compiler()
+    torch._dynamo.config.recompile_limit = VARIANTS
+    for part in module.modules():
+        if getattr(part, "compiles_alone", False):
+            part.compile(dynamic=False)
+
+
+def require_compiler() -> None:
+    """Check that there is a C++ compiler, which `torch.compile` needs on any device.
+
+    Raises:
+        InputError: if there is none; the message says how to install it.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -30,10 +43,6 @@ def compile_parts(module: nn.Module) -> None:
             f"host.compile needs a C++ compiler, and there is no {compiler}: install it "
             "(Debian: apt-get install g++), or set host.compile to false"
         )
-    torch._dynamo.config.recompile_limit = VARIANTS
-    for part in module.modules():
-        if getattr(part, "compiles_alone", False):
-            part.compile(dynamic=False)
 
 
 def is_compiled(module: nn.Module) -> bool:

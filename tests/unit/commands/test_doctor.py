@@ -10,6 +10,7 @@ import pytest
 
 from gear.cli import main
 from gear.commands import doctor
+from gear.core.errors import InputError
 from tests.support.repo import REPO
 from tests.support.settings import edit_params, write_params
 
@@ -23,7 +24,7 @@ def test_a_checkout_lacks_nothing(
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [["ok", name] for name in doctor.CHECKS]
-    assert lines[-1] == "nothing is lacking"
+    assert lines[-1] == "nothing is lacking: `dvc repro` runs the pipeline"
 
 
 def test_what_a_run_needs_and_is_not_there_is_named(
@@ -50,8 +51,11 @@ def test_what_a_run_needs_and_is_not_there_is_named(
     }  # fmt: skip
     assert "not 0.1; nothing-of-this-name none, not 1.0" in lacking["packages"]
     assert "does not divide by 3 ranks" in lacking["settings"]
-    assert "no pictures: where are your images?" in lacking["data"]
-    assert "teacher.encoders.0: no weights/dino" in lacking["weights"]
+    assert "pictures is not here: set it in params.yaml" in lacking["data"]
+    assert "teacher.encoders.0: no weights/dino: download" in lacking["weights"]
+    assert "end other programs" in lacking["memory"]
+    assert "on a larger disk" in lacking["disk"]
+    assert "`gear init FOLDER`" in lacking["checkout"]
     assert said.err.count("\n") == 1
 
 
@@ -62,7 +66,7 @@ def test_a_portable_run_has_one_rank_however_many_gpus_there_are(
     write_params(tmp_path)
     edit_params(tmp_path, train={"portable": True, "bf16": False})
     monkeypatch.setattr("gear.launch._gpus", lambda host: 7)
-    assert doctor.settings() == "params.yaml is valid; stages have 1 rank"
+    assert "a stage computes in one process on the CPU" in doctor.settings()
     edit_params(tmp_path, train={"portable": False})
     with pytest.raises(doctor.Lacks, match="does not divide by 7 ranks"):
         doctor.settings()
@@ -82,3 +86,24 @@ def test_a_broken_package_is_a_line_and_not_the_end(
     said = capsys.readouterr().out
     assert "lacks  gpus      ImportError: libcudart.so.13" in said
     assert "lacks  checkout  no git commit here" in said
+    assert "git commit -m" in said
+
+
+def test_compiled_blocks_need_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    edit_params(tmp_path, host={"compile": True})
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="there is no no-such-compiler: install it"):
+        doctor.settings()
+    monkeypatch.setenv("CXX", sys.executable)
+    assert "params.yaml is valid" in doctor.settings()
+
+
+def test_without_git_the_line_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(doctor.Lacks, match="apt-get install git"):
+        doctor.checkout()

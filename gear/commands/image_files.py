@@ -97,15 +97,15 @@ def read_images(files: list[Path], size: int) -> np.ndarray:
     """
     import numpy as np
 
-    from gear.ingest.decode import read_square
+    from gear.ingest.decode import read_square, reject_reason
 
     pixels = np.empty((len(files), size, size, 3), np.uint8)
     for number, file in enumerate(files):
         try:
             pixels[number] = read_square(file, size)
         except Exception as error:  # decoders of damaged files raise errors of every kind
-            what = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InputError(f"{file}: no image that can be read: {one_line(what, 150)}") from None
+            what = one_line(reject_reason(error), 150)
+            raise InputError(f"{file}: no image that can be read: {what}") from None
     return pixels
 
 

@@ -216,22 +216,19 @@ def typical_side(files: list[Path], images: Path) -> int:
     """
     from statistics import median_low
 
-    from PIL import Image
-
     from gear.data.row_selection import evenly_spaced
-    from gear.ingest.decode import FORMATS
+    from gear.ingest.decode import reject_reason
+    from gear.ingest.image_headers import open_image
 
     sides = []
     for row in evenly_spaced(len(files), LOOKED_AT):
         try:
-            with Image.open(files[row], formats=FORMATS) as image:
+            with open_image(files[row]) as image:
                 sides.append(min(image.size))
         except Exception as error:  # decoders of damaged files raise errors of every kind
-            fault = error
+            fault = one_line(reject_reason(error), 200)
     if not sides:
-        raise InputError(
-            f"--images {images}: none of its images can be read: {one_line(str(fault), 200)}"
-        )
+        raise InputError(f"--images {images}: none of its images can be read: {fault}")
     return int(median_low(sides))
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gear.data.captions import caption_fault, normalize_caption, text_fault
+from gear.ingest.image_headers import FORMATS, MAX_PIXELS, RefusedImage, open_image
 from gear.ingest.records import EncodedSample, Picture, Reject
 
-MAX_PIXELS = 64_000_000  # of an image, before and after it is resized
 MIN_SIDE = 2  # pixels
-# formats of photographs and web images; Pillow's other decoders start programs (EPS) or are rarely
-# used, so that their vulnerabilities are found and fixed late
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 DEEP = 65535.0  # value of white in 16-bit images
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_slice(
@@ -57,26 +62,34 @@ def _decode_sample(sample: EncodedSample, size: int, encoding: str = "png") -> P
     try:
         pixels = read_square(source, size)
     except Exception as error:  # decoders of damaged files raise errors of every kind
-        return Reject(sample.key, _reason(error))
+        return Reject(sample.key, reject_reason(error))
     return Picture.of_pixels(pixels, sample.key, sample.key, sample.category, caption, encoding)
 
 
-def _reason(error: Exception) -> str:
-    """Return why an image cannot be read, without the names of files or objects."""
+def reject_reason(error: Exception) -> str:
+    """Return why an image cannot be read, without its name."""
     if isinstance(error, UnidentifiedImageError):
         return f"no image of the formats {', '.join(FORMATS)}"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own bound, over ours
+        return f"over {MAX_PIXELS // 10**6} megapixels"
+    if isinstance(error, MemoryError):
+        return "too little memory to decode it"
+    if isinstance(error, RefusedImage):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def read_square(source: Path | io.BytesIO, size: int) -> np.ndarray:
     """Read an image and return it as a square, (size, size, 3) uint8, as `square` does.
 
     Raises:
-        ValueError: if the image is too small or too large, or its values are out of range.
+        RefusedImage: if the image is too small or too large, its header asks for more than an image
+            of its size needs, or its values are out of range.
         Exception: of any type, by a decoder, if the file is damaged.
     """
-    with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as opened:
+    with open_image(source) as opened:
         return square(opened, size)
 
 
@@ -87,14 +100,14 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     transparent images are put on white, and 16-bit and floating-point images are scaled to 8 bits.
 
     Raises:
-        ValueError: if the image is too small or too large, or its values are out of range.
+        RefusedImage: if the image is too small or too large, or its values are out of range.
     """
     if min(image.size) < MIN_SIDE:
-        raise ValueError(f"{image.width}x{image.height} pixels: a side is under {MIN_SIDE}")
+        raise RefusedImage(f"{image.width}x{image.height} pixels: a side is under {MIN_SIDE}")
     scale = size / min(image.size)
     if max(1.0, scale**2) * image.width * image.height > MAX_PIXELS:
         resized = f" resized to {size} on the short side" if scale > 1 else ""
-        raise ValueError(
+        raise RefusedImage(
             f"{image.width}x{image.height}{resized} is over {MAX_PIXELS // 10**6} megapixels"
         )
     picture = _upright_opaque(image)
@@ -107,8 +120,21 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
+def _upright(opened: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF says; EXIF that cannot be read turns nothing.
+
+    `ImageOps.exif_transpose` also writes all tags anew, and fails at those of a wrong type.
+    """
+    opened.load()
+    try:
+        turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged tags raise errors of every kind
+        turn = None
+    return opened.copy() if turn is None else opened.transpose(turn)
+
+
 def _upright_opaque(opened: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(opened)
+    picture = _upright(opened)
     if picture.mode.startswith("I") or picture.mode == "F":
         return _eight_bits(picture, opened.format).convert("RGB")
     if picture.has_transparency_data:
@@ -124,12 +150,12 @@ def _eight_bits(picture: Image.Image, kind: str | None) -> Image.Image:
     only), 255 and 65535 that no value exceeds.
 
     Raises:
-        ValueError: if a value is not in [0, 65535].
+        RefusedImage: if a value is not in [0, 65535].
     """
     values = np.asarray(picture, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(values).all() and low >= 0 and high <= DEEP):
-        raise ValueError(f"its values range from {low:g} to {high:g}, not from 0 to 65535")
+        raise RefusedImage(f"its values range from {low:g} to {high:g}, not from 0 to 65535")
     if picture.mode.startswith("I;16") or kind == "PPM":
         white = DEEP
     else:

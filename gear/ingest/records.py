@@ -15,7 +15,7 @@ from gear.data.shards import encode
 
 ONE_CLASS = "image"  # the class of samples without one
 LONGEST = 300  # maximum characters of a name or reason
-ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # memory address of an object, different in every run
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")  # memory address of an object, different in every run
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from gear.core.files import atomic_file, exclusive_lock, read_json, write_json
 from gear.core.host_config import HostConfig
 from gear.data.shards import load_manifest
 from gear.ingest.config import DataConfig
-from gear.ingest.decode import FORMATS
+from gear.ingest.image_headers import FORMATS
 from gear.ingest.split import Refused, ingest_source
 from gear.validation import dataset_drift
 from gear.validation.expectations import frame, validate

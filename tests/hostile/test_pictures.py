@@ -18,6 +18,7 @@ from gear.ingest import decode
 from gear.ingest.records import EncodedSample, Reject
 from gear.stages import ingest
 from tests.support.datasets import settings
+from tests.support.hostile_images import grey_tiff
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 40 40
@@ -110,7 +111,14 @@ def test_reasons_name_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = decoded(b"x"), decoded(b"y")
     assert isinstance(first, Reject)
     assert isinstance(second, Reject)
-    assert first.reason == second.reason == "decoder <object object at 0x...> gave up"
+    assert first.reason == second.reason
+    assert first.reason == "cannot be decoded: decoder <object object at 0x...> gave up"
+
+
+def test_sizes_in_reasons_are_not_taken_for_addresses() -> None:
+    found = decoded(grey_tiff(9000, 8000, (273, 4, [8])))
+    assert isinstance(found, Reject)
+    assert found.reason == "9000x8000 is over 64 megapixels"
 
 
 def test_postscript_named_png_starts_no_program(

@@ -189,7 +189,7 @@ def test_a_dataset_of_the_hub_is_named_with_the_command_that_fetches_it(
         (["new", "--images", "bare"], "--images: bare holds no <class>/<file>"),
         (["new", "--images", "few"], "--images few: 3 images, under 24"),
         (["new", "--images", "odd"], "class 'lonely' has one image"),
-        (["new", "--images", "broken"], "none of its images can be read"),
+        (["new", "--images", "broken"], "none of its images can be read: no image of the formats"),
         (["new", "--images", "birds", "--captions"], "--captions: no birds/metadata.jsonl"),
         (["birds/new", "--images", "birds"], "it would hold the project"),
         (["birds", "--images", "birds"], "it would hold the project"),

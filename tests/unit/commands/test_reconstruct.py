@@ -12,6 +12,7 @@ from PIL import Image
 import gear
 from gear.cli import main
 from gear.report.token_figure import error_map, token_sheet, token_tiles
+from tests.support.hostile_images import huge_tile, many_scans
 from tests.support.images import blotches
 from tests.unit.test_pretrained import checkpoint
 
@@ -60,7 +61,9 @@ def test_a_picture_shows_images_tokens_reconstructions_and_errors(
     [
         ([], "no image: name image files"),
         (["missing.png"], "missing.png: no image that can be read: No such file"),
-        (["photos/notes.txt"], "notes.txt: no image that can be read"),
+        (["photos/notes.txt"], "notes.txt: no image that can be read: no image of the formats"),
+        (["scans.jpg"], "scans.jpg: no image that can be read: a JPEG of more than 100 scans"),
+        (["tile.tif"], "tile.tif: no image that can be read: a TIFF of tiles of 32768x65520"),
         (["empty"], "empty: no image in this folder"),
         (["photos", "--size", "8000"], "--size 8000: take a multiple of 4 up to 2048"),
         (["photos"] * 40, "their picture would be 22"),
@@ -79,6 +82,8 @@ def test_what_cannot_be_shown_is_one_line(
     monkeypatch.chdir(photos.parent)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     Path("empty").mkdir()
+    Path("scans.jpg").write_bytes(many_scans(8000, 8000, 20_000))
+    Path("tile.tif").write_bytes(huge_tile())
     if "--checkpoint" not in words:
         words = [*words, "--checkpoint", str(checkpoint)]
     assert main(["reconstruct", *words, "--out", "picture.png"]) == 2

@@ -19,6 +19,7 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
 from gear.dvc_experiments import end_experiments
+from gear.params import load
 from gear.process import Ended, end_group, prepare_child
 from gear.runs.study_file import PlannedRun, Study
 from gear.training.states import grace
@@ -62,6 +63,8 @@ def run_experiments(
     waiting = list(runs)
     running: list[_Running] = []
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    # runs read `host` of params.yaml, whatever preset the study has; it outweighs OMP_NUM_THREADS
+    is_set = load(root / paths.PARAMS).host.threads > 0
     try:
         while waiting or running:
             for one in running:
@@ -72,7 +75,7 @@ def run_experiments(
                 run = ready[0]
                 waiting.remove(run)
                 started(run)
-                running.append(_start(study, run, root, threads))
+                running.append(_start(study, run, root, threads, is_set=is_set))
                 continue
             time.sleep(POLL)
             for one in [one for one in running if one.child.poll() is not None]:
@@ -123,12 +126,13 @@ def hydra_text(value: Any) -> str:
     return "'" + value.replace("'", "\\'") + "'"
 
 
-def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
+def _start(study: Study, run: PlannedRun, root: Path, threads: int, *, is_set: bool) -> _Running:
     log = root / paths.LOGS / f"study-{study.name}" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    settings = [word for override in overrides(run) for word in ("-S", override)]
-    if run.config.host.threads:  # it would outweigh OMP_NUM_THREADS
-        settings += ["-S", f"host.threads={threads}"]
+    settings = overrides(run)
+    if is_set and not run.config.train.portable:  # portable: always two threads
+        settings.append(f"host.threads={threads}")
+    words = [word for setting in settings for word in ("-S", setting)]
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
     environment = {
         **os.environ,
@@ -137,7 +141,7 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int) -> _Running:
     }
     with log.open("w") as output:
         child = subprocess.Popen(
-            [*command, "--name", run.experiment, *settings],
+            [*command, "--name", run.experiment, *words],
             cwd=root,
             env=environment,
             stdout=output,

@@ -14,6 +14,10 @@ import pytest
 
 from flows.pipeline import experiment
 from gear.core.errors import InputError
+from gear.runs import costs
+from gear.runs.revision import find_revision
+from gear.runs.study_file import load_study
+from gear.runs.study_records import keep_record
 from tests.support.prefect_server import latest
 from tests.support.runs import commit, dvc, environment, gear
 from tests.support.studies import STUDY, ran, study_checkout
@@ -47,7 +51,8 @@ def test_arms_of_a_seed_share_the_warm_up_and_threads_are_divided(
         ["tokenizer", "1"],
     ]
     assert len([line for line in lines if line[0] == "joint"]) == 4
-    assert {line[3] for line in lines} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert {tuple(line[3:]) for line in lines} == {(share, share)}, "params.yaml says 7"
 
 
 def test_the_verdict_counts_what_was_measured(studied: tuple[Path, str]) -> None:
@@ -72,6 +77,21 @@ def test_what_is_done_is_not_done_again_in_a_new_clone_either(
     assert not ran(tmp_path / "clone")
     assert (tmp_path / "clone" / PAGE).read_bytes() == before
     assert again.stdout in printed
+
+
+def test_a_record_names_the_machine_that_trained_if_it_is_known(
+    studied: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(studied[0], tmp_path / "checkout", symlinks=True)
+    monkeypatch.chdir(folder)
+    study = load_study(Path("studies/toy.yaml"))
+    (run,) = (run for run in study.runs if run.name == "fast-1")
+    revision = find_revision(run.experiment, folder)
+    assert keep_record(study, run, revision, {}).provenance == {"threads": 99}
+    cost = costs.record_path(folder, revision.lock()["joint"])
+    cost.parent.mkdir(parents=True, exist_ok=True)
+    cost.write_text('{"seconds": 5.0, "machine": {"threads": 3}}')
+    assert keep_record(study, run, revision, {}).provenance == {"threads": 3}
 
 
 @pytest.mark.slow

@@ -30,7 +30,9 @@ stages:
     cmd: python make.py evaluate
     deps: [make.py, data/models/joint, data/samples]
     params: [evaluate]
-    outs: [{reports/protocols.json: {cache: false}}]
+    outs:
+      - reports/protocols.json: {cache: false}
+      - reports/provenance.json: {cache: false}
 """
 CODE = """
 import json, os, pathlib, sys, time
@@ -43,7 +45,8 @@ stage, seed, recipe = sys.argv[1], params["run"]["seed"], params["joint"]["recip
 root = pathlib.Path(os.environ["GEAR_STATES"]).parents[2]
 ran = root / "ran"
 with ran.open("a") as log:
-    log.write(f"{stage} {recipe} {seed} {os.environ['OMP_NUM_THREADS']}\\n")
+    threads = [os.environ["OMP_NUM_THREADS"], params["host"]["threads"]]
+    log.write(f"{stage} {recipe} {seed} {threads[0]} {threads[1]}\\n")
 
 exit_with_dvc()
 
@@ -71,6 +74,7 @@ def evaluate(out):
     rows = pathlib.Path("data/models/joint/curves.jsonl").read_text().splitlines()
     record = {"value": json.loads(rows[-1])["fd"], "protocol": {"seeds": seed, "floor": 1.5}}
     (out / "protocols.json").write_text(json.dumps({"fd": record}))
+    (out / "provenance.json").write_text('{"threads": 99}')
 
 where = {"sample": "data/samples", "evaluate": "reports"}.get(stage, f"data/models/{stage}")
 folder = pathlib.Path(where)
@@ -95,7 +99,10 @@ hypotheses:
 
 
 def study_checkout(folder: Path, study: str = STUDY) -> Path:
-    """Make a committed checkout with the toy pipeline, the tiny preset and `studies/toy.yaml`."""
+    """Make a committed checkout with the toy pipeline, the tiny preset and `studies/toy.yaml`.
+
+    Its host.threads is 7, and its report says that another machine trained, with 99 threads.
+    """
     shutil.copytree(empty_checkout(), folder)
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "make.py").write_text(CODE)
@@ -104,10 +111,13 @@ def study_checkout(folder: Path, study: str = STUDY) -> Path:
     (folder / "studies").mkdir()
     (folder / "studies/toy.yaml").write_text(study)
     assert gear(folder, "preset", "tiny").returncode == 0
+    params = (folder / "params.yaml").read_text()
+    assert params.count("  threads: 0") == 1
+    (folder / "params.yaml").write_text(params.replace("  threads: 0", "  threads: 7"))
     commit(folder, "start")
     return folder
 
 
 def ran(folder: Path) -> list[str]:
-    """Return what ran, each as "stage recipe seed threads"."""
+    """Return what ran, each as "stage recipe seed OMP_NUM_THREADS host.threads"."""
     return (folder / "ran").read_text().splitlines() if (folder / "ran").exists() else []

@@ -66,3 +66,22 @@ def test_more_than_code_is_refused(checkout: Path) -> None:
     (checkout / "params.yaml").write_text("run: {seed: 1}\n")
     assert "changed and not committed" in gear(checkout, "accept-code").stderr
     assert (checkout / "dvc.lock").read_bytes() == before
+
+
+def test_code_that_is_edited_while_stages_run_is_not_taken_over(checkout: Path) -> None:
+    """Test an edit of the checkout by the stage itself, which runs in a clone."""
+    code = checkout / "gear/code.py"
+    code.parent.mkdir()
+    code.write_text("size = 1\n")
+    pipeline = (checkout / "dvc.yaml").read_text()
+    deps = "deps: [make.py]\n"
+    assert pipeline.count(deps) == 1
+    (checkout / "dvc.yaml").write_text(pipeline.replace(deps, "deps: [make.py, gear/code.py]\n"))
+    dvc(checkout, "repro", "-q", "shards")
+    commit(checkout, "more code")
+    meddle = f'import yaml\npathlib.Path("{code}").write_text("size = 2\\n")\n'
+    before = edit(checkout, "make.py", "import yaml\n", meddle)
+    done = gear(checkout, "accept-code", "--unproved", "joint", "evaluate")
+    assert done.returncode == 2
+    assert "gear/code.py was changed meanwhile: commit it" in done.stderr
+    assert (checkout / "dvc.lock").read_bytes() == before

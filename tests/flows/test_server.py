@@ -15,9 +15,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -262,3 +263,26 @@ def test_a_port_in_use_and_another_host_give_one_line(
     assert other[0] == 2
     assert f"{setting} is http://elsewhere.example" in other[1]
     assert other[1].count("\n") == 1
+
+
+def test_another_service_on_the_port_is_no_prefect_server(tmp_path: Path) -> None:
+    """Test a service that greets before it is asked, and not in HTTP, like an SSH server."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+
+        def greet() -> None:
+            with suppress(OSError):  # closed at the end of the test
+                while True:
+                    connection, _ = holder.accept()
+                    with connection:
+                        connection.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+                        connection.recv(1000)
+
+        Thread(target=greet, daemon=True).start()
+        port = holder.getsockname()[1]
+        code, output = Stack(tmp_path, {**os.environ, "PYTHONPATH": str(REPO)}, "").services(
+            "server", PREFECT_API_URL=f"http://127.0.0.1:{port}/api"
+        )
+        holder.shutdown(socket.SHUT_RDWR)
+    assert code == 2, output
+    assert f"port {port} for the server" in output
+    assert output.count("\n") == 1

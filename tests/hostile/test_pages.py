@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from flows.reports_server import Handler, Server
 from tests.support.commands import ENV
 from tests.support.toys import free_port
 from tests.support.wait import wait_until
@@ -67,6 +71,26 @@ def test_the_reports_server_follows_no_link_outwards(reports: str, path: str) ->
 def test_the_reports_server_answers_no_other_host(reports: str) -> None:
     assert status(f"{reports}/index.html", Host="evil.example") == 403
     assert status(f"{reports}/index.html", Host="localhost:1") == 200
+
+
+def test_the_reports_server_answers_on_ipv6(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<p>report</p>")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    server = Server(("::1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://[::1]:{server.server_address[1]}/index.html"
+        assert status(url) == 200
+        assert status(url, Host="[::2]:4201") == 403
+        assert status(url, Host="evil.example:4201") == 403
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_the_gates_page_shows_names_as_text_and_loads_nothing(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gear.core.errors import InputError
-from gear.core.files import exclusive_lock, replace_folder
+from gear.core.files import allow_many_open_files, exclusive_lock, replace_folder
+from gear.data.shards import open_shard
 from gear.launch import _require_own
 
 
@@ -72,3 +75,38 @@ def test_locks_of_gpus_lie_in_a_folder_of_this_user_alone(tmp_path: Path) -> Non
     for name in ("open", "link"):
         with pytest.raises(InputError, match="not a folder of this user alone"):
             _require_own(tmp_path / name)
+
+
+@pytest.fixture
+def few_open_files() -> Iterator[int]:
+    """Lower the limit of open files; yield the hard limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_limit_of_open_files_is_raised(few_open_files: int, tmp_path: Path) -> None:
+    if few_open_files != resource.RLIM_INFINITY and few_open_files < 1024:
+        pytest.skip("the hard limit is low")
+    allow_many_open_files()
+    opened = [(tmp_path / str(number)).open("w") for number in range(600)]
+    for file in opened:
+        file.close()
+
+
+def test_a_shard_beyond_the_limit_of_open_files_is_not_called_damaged(
+    few_open_files: int, tmp_path: Path
+) -> None:
+    (tmp_path / "0.parquet").write_bytes(b"")
+    opened = []
+    try:
+        while len(opened) < 256:
+            opened.append((tmp_path / str(len(opened))).open("w"))
+    except OSError:  # none is left
+        with pytest.raises(InputError, match="too many open files: raise `ulimit -n`"):
+            open_shard(tmp_path / "0.parquet")
+    finally:
+        for file in opened:
+            file.close()
+    assert len(opened) < 256

@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 
 from gear import params as config
 from gear import paths
+from gear.core.errors import InputError
 from gear.data.shards import encode_png, read_split, write_shards
 from gear.stages import ingest, validate
-from tests.support.datasets import settings
+from tests.support.datasets import picture, settings
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +162,26 @@ def test_a_training_image_in_validation_closes_the_gate(
     ]
     same = change(Image.fromarray(image)).tobytes() == image.tobytes()
     assert failed == (["image_in_both_splits"] if same else []) + ["looks_like_training"]
+
+
+@pytest.mark.parametrize("condition", ["class", "caption"])
+def test_a_class_called_underscore_is_refused_only_as_a_caption(
+    tmp_path: Path, condition: str
+) -> None:
+    for name in ("_", "cats"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for number in range(4):
+            seed = number + 4 * (name == "_")
+            (tmp_path / "root" / name / f"{number}.png").write_bytes(picture(seed))
+    data = {"source": "folder", "root": str(tmp_path / "root"), "limit": 0}
+    config = settings(**data, condition=condition, max_duplicate_captions=1.0)
+    ingest.run(config)
+    if condition == "caption":
+        with pytest.raises(InputError, match=r"expect\w+\(caption_is_text\)"):
+            validate.run(config)
+    else:
+        validate.run(config)
+    results = json.loads(paths.VALIDATION_METRICS.read_text())["results"]
+    of_text = next(one for one in results if one["column"] == "caption_is_text")
+    assert of_text["unexpected"] == 4
+    assert of_text["success"] == (condition == "class")

@@ -34,10 +34,14 @@ class Prompt:
 def choose_prompts(
     prompts: Sequence[str], train_captions: Sequence[str], val_captions: Sequence[str]
 ) -> list[Prompt]:
-    """Return the prompts and up to `HELD_OUT` validation captions, without duplicates."""
-    held_out = [val_captions[row] for row in evenly_spaced(len(val_captions), HELD_OUT)]
+    """Return the prompts and up to `HELD_OUT` validation captions, without duplicates.
+
+    The latter are not in the training split; if all are, any will do.
+    """
     seen = set(train_captions)
     unseen = set(val_captions)
+    candidates = [caption for caption in val_captions if caption not in seen] or val_captions
+    held_out = [candidates[row] for row in evenly_spaced(len(candidates), HELD_OUT)]
     captions = dict.fromkeys(normalize_caption(caption) for caption in [*prompts, *held_out])
     return [
         Prompt(c, "seen in training" if c in seen else "held out" if c in unseen else "new")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -189,7 +190,8 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
             f"{root / paths.REFERENCE} was made at input size {base['input_size']}, "
             f"the run says {config.evaluate.input_size}"
         )
-    reference = load_feature_reference(root / paths.REFERENCE)
+    images = np.unique(read_split(root / paths.SHARDS / "train").first_rows())
+    reference = load_feature_reference(root / paths.REFERENCE, images)
     condition = config.data.condition
     wanted = sampling_set(samples, condition, root / paths.SHARDS, root / paths.FEATURES)
     drawn = sampling_protocol(samples, condition, config.sample, config.run.seed)
@@ -205,5 +207,8 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
         training = load_training_statistics(root / paths.INCEPTION)
         chosen = choose_reference(config.evaluate.reference, training)
         measured = sample_metrics(inception, pixels, chosen, training, drawn, config.run.seed)
-        metrics |= {name: measured[name] for name in ("fid", "inception_score") if name in measured}
+        for name in ("fid", "inception_score"):
+            metric = measured.get(name)
+            if isinstance(metric, Metric):
+                metrics[name] = metric
     return metrics

@@ -104,7 +104,7 @@ def _read(revision: Revision) -> Run:
             f"{revision.name} has no {PROTOCOLS}: run `dvc repro`, "
             "and commit what it writes to reports/"
         )
-    require_records(records, f"{PROTOCOLS} of {revision.name}")
+    records = require_records(records, f"{PROTOCOLS} of {revision.name}")
     if STAGE not in lock:
         raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
     settings = flatten(revision.read_yaml(str(paths.PARAMS)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -30,6 +30,17 @@ def may_mirror(captions: Sequence[str]) -> np.ndarray:
     [True, False]
     """
     return np.array([not names_a_side(caption) for caption in captions])
+
+
+def seen_captions(captions: Sequence[str], training: Iterable[str]) -> np.ndarray:
+    """Return which captions are equal to a training caption, character by character, (N,) bool.
+
+    >>> seen_captions(["a dog", "a cat", "A dog"], ["a dog", "a bird"]).tolist()
+    [True, False, False]
+    """
+    names = set(captions)
+    seen = {caption for caption in training if caption in names}
+    return np.array([caption in seen for caption in captions], dtype=bool)
 
 
 SYMBOLS = ("So", "Sm", "Sc", "Sk")  # emoji, mathematics, currencies, modifiers

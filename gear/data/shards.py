@@ -172,6 +172,19 @@ class Split:
                 digest.update(f"{key}\t{sha256}\n".encode())
         return digest.hexdigest()
 
+    def first_rows(self) -> np.ndarray:
+        """Return for each row the first row with the same image, (N,) int64.
+
+        An image with several captions has a row for each. `np.unique` of the result, or of a part
+        of it, has one row for each distinct image.
+        """
+        hashes = [chunk for file in self.files for chunk in file.read(["sha256"])[0].chunks]
+        column = pa.chunked_array(hashes).cast(pa.large_string()).combine_chunks()
+        images = column.dictionary_encode().indices.to_numpy()
+        _, first, place = np.unique(images, return_index=True, return_inverse=True)
+        result: np.ndarray = first[place]
+        return result
+
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Return the pixels of rows `indices`, (n, H, W, 3) uint8, as a new array."""
         with self._lock:  # a batch may be prefetched by another thread
@@ -200,6 +213,11 @@ class Split:
     def subset(self, count: int) -> Subset:
         """Return all rows, or `count` evenly spaced ones if there are more; read on demand."""
         return Subset(self, evenly_spaced(len(self), count))
+
+    def distinct(self, count: int) -> Subset:
+        """Return all distinct images, or `count` evenly spaced ones; read on demand."""
+        rows = np.unique(self.first_rows())
+        return Subset(self, rows[evenly_spaced(len(rows), count)])
 
     def _encoded(self, rows: list[int]) -> list[bytes]:
         """Return the encoded images of ascending rows; each row group is read once."""

@@ -6,6 +6,7 @@ towards the teacher and the tokenizer away from it (docs/evaluation.md, Alignmen
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from gear.encoders import efficientnet
 from gear.encoders.config import TeacherConfig
 from gear.encoders.vision import Teacher, build_teacher, on_grid, spatial_normalise
 from gear.evaluation import feature_similarity
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.metric_protocol import Absent, Metric
 from gear.generator.conditions import Conditions
 from gear.generator.transformer import Generator
 from gear.tokenizer.inference import encode_images
@@ -92,11 +93,12 @@ def taps(generator: Generator, tokens_NL: np.ndarray, conditions: Conditions) ->
 
 def compare_features(
     ours_NLC: np.ndarray, theirs_NLD: np.ndarray, protocol: dict[str, Any]
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return `cknna`, `cka` (linear) and `probe` (R^2) of two sets of patch features.
 
     The first two use at most `PATCHES` patches; the probe is fitted on every other image and
-    tested on the rest.
+    tested on the rest. No image may be there twice: the probe would be tested on what it was fitted
+    on.
 
     Args:
         ours_NLC: L patch features of each of N images.
@@ -116,10 +118,25 @@ def compare_features(
         "ridge": feature_similarity.RIDGE,
     }
     return {
-        "cknna": Metric(feature_similarity.cknna(ours, theirs, NEIGHBOURS), {**base, **kernel}),
-        "cka": Metric(feature_similarity.linear_cka(ours, theirs), base),
-        "probe": Metric(feature_similarity.probe(*halves), {**base, **fit}),
+        "cknna": measure(feature_similarity.cknna, (ours, theirs, NEIGHBOURS), {**base, **kernel}),
+        "cka": measure(feature_similarity.linear_cka, (ours, theirs), base),
+        "probe": measure(feature_similarity.probe, halves, {**base, **fit}),
     }
+
+
+def measure(
+    similarity: Callable[..., float], arguments: Sequence[Any], protocol: dict[str, Any]
+) -> Metric | Absent:
+    """Return a similarity of features; it is absent if the features do not allow it.
+
+    So few images or a collapsed model do not stop the stage, and no file has a NaN.
+    """
+    if not all(np.isfinite(values).all() for values in arguments):
+        return Absent("the features are not finite")
+    try:
+        return Metric(similarity(*arguments), protocol)
+    except ValueError as error:
+        return Absent(str(error))
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,8 @@ def analyse_alignment(
             metrics = compare_features(ours, theirs, protocol)
             records = {key: metric.record() for key, metric in metrics.items()}
             for key, patches in (("spatial", ours), ("spatial_teacher", theirs)):
-                contrast = feature_similarity.spatial_contrast(patches)
-                records[key] = Metric(contrast, {**protocol, "near": "under half a side"}).record()
+                near = {**protocol, "near": "under half a side"}
+                contrast = measure(feature_similarity.spatial_contrast, (patches,), near)
+                records[key] = contrast.record()
             rows.append({"features": which, "teacher": name, **records})
     return rows

@@ -15,17 +15,19 @@ import numpy as np
 import torch
 
 from gear.core.ranks import ALONE, Ranks
+from gear.data.captions import seen_captions
 from gear.data.row_selection import evenly_spaced
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation.efficientnet_reference import FeatureReference
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.metric_protocol import Absent, Metric
 from gear.generator.conditions import SamplingSet
 
 RESAMPLES = 1000  # of the bootstrap, and of the shuffled captions
 LEVEL = 0.95
 WITHIN = 0.1  # top share of validation images in which a caption's own image must be
 ROWS = 5000  # maximum number of samples, and of real images of a split
+SEEN = "_seen"  # in names of metrics: of captions that are in the training split too
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,27 @@ def agreement_of_hits(
     return Agreement(float(hits_N.mean()), float(low), float(high), floor)
 
 
+def gallery_rows(own: np.ndarray, images: np.ndarray, most: int) -> np.ndarray:
+    """Return the rows of a gallery, ascending: all of `own`, and evenly spaced others up to `most`.
+
+    Args:
+        own: Rows of the images of the samples' captions; they may repeat.
+        images: Rows of all images.
+        most: Maximum size, if there are no more of `own`.
+
+    >>> gallery_rows(np.array([3, 3, 4]), np.arange(9), most=5).tolist()
+    [0, 3, 4, 5, 8]
+    """
+    others = np.setdiff1d(images, own)
+    room = max(0, most - len(np.unique(own)))
+    return np.union1d(own, others[evenly_spaced(len(others), room)])
+
+
 class Gallery:
     """Features of real images that samples are compared with.
 
-    They are training images with their classes, and validation images, each of which is the own
-    image of its caption.
+    They are training images with their classes, and validation images: the own images of the
+    samples' captions, and others up to `ROWS`. An image with several captions is in it once.
     """
 
     def __init__(
@@ -147,51 +165,85 @@ class Gallery:
         classes: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        rows = evenly_spaced(len(train), ROWS)
+        rows = reference.distinct[evenly_spaced(len(reference.distinct), ROWS)]
         self.classes = classes
         self.mean = reference.gaussian.mean
         self.train = unit(reference.features[rows], self.mean)
         self.labels = train.labels[rows]
-        self.val_rows = evenly_spaced(len(val), ROWS)
-        features = pooled_features(encoder, val.part(self.val_rows), reference.input_size, ranks)
-        self.val = unit(features, self.mean)
+        self.seen = seen_captions(val.captions, train.captions)  # by validation row
+        self._val, self._first_rows = val, val.first_rows()
+        self._encoder, self._input_size, self._ranks = encoder, reference.input_size, ranks
+        self._features: dict[bytes, np.ndarray] = {}  # by rows of the validation split
+
+    def seen_count(self) -> Metric:
+        """Return the number of validation captions that are training captions too."""
+        protocol = {
+            "split": "val",
+            "n": len(self.seen),
+            "rule": "equal to a caption of the training split, character by character",
+        }
+        return Metric(int(self.seen.sum()), protocol)
 
     def agreement(
         self, features_NC: np.ndarray, wanted: SamplingSet, protocol: dict[str, Any]
-    ) -> dict[str, Metric]:
+    ) -> dict[str, Metric | Absent]:
         """Return the agreement of samples with their captions, from features of the samples.
 
         Metrics are `retrieval_own_10%` and, with more than one class, `retrieval_category`, each
-        with `_low`, `_high` and `_floor`.
+        with `_low`, `_high` and `_floor`. They are of the samples of held-out captions. Those of
+        captions that are in the training split too have names with `_seen` before the suffix.
         """
         assert wanted.rows is not None
-        place = np.full(max(wanted.rows.max(), self.val_rows.max()) + 1, -1)
-        place[self.val_rows] = np.arange(len(self.val_rows))
-        rows = evenly_spaced(len(features_NC), ROWS)
-        rows = rows[place[wanted.rows[rows]] >= 0]
+        seen = self.seen[wanted.rows]
+        metrics = self._agreement(features_NC, wanted, np.flatnonzero(~seen), protocol, "")
+        if seen.any():
+            metrics |= self._agreement(features_NC, wanted, np.flatnonzero(seen), protocol, SEEN)
+        return metrics
+
+    def _agreement(
+        self,
+        features_NC: np.ndarray,
+        wanted: SamplingSet,
+        members: np.ndarray,
+        protocol: dict[str, Any],
+        suffix: str,
+    ) -> dict[str, Metric | Absent]:
+        """Return the agreement of the samples `members`; `suffix` is added to the names."""
+        assert wanted.rows is not None
+        names = {"own": f"retrieval_own_{WITHIN:.0%}{suffix}"}
+        if self.classes > 1:
+            names["category"] = f"retrieval_category{suffix}"
+        rows = members[evenly_spaced(len(members), ROWS)]
+        own_rows = self._first_rows[wanted.rows[rows]]
+        if len(np.unique(own_rows)) < 2:
+            return dict.fromkeys(names.values(), _too_few(len(np.unique(own_rows)), suffix))
+        gallery = gallery_rows(own_rows, np.unique(self._first_rows), ROWS)
+        own = np.searchsorted(gallery, own_rows)
         samples = unit(features_NC[rows], self.mean)
-        own = place[wanted.rows[rows]]
         base = {
             **protocol,
             "by": "cosine of pooled features, centred on the training mean",
+            "captions": "in the training split too" if suffix else "not in the training split",
             "samples": len(rows),
             "floor": "captions shuffled",
             "interval": "95 %, bootstrap over captions",
         }
+        near = np.arange(len(gallery)) / len(gallery) < WITHIN
         metrics = _metrics(
-            f"retrieval_own_{WITHIN:.0%}",
-            own_agreement(samples, self.val, own, WITHIN),
+            names["own"],
+            own_agreement(samples, self._gallery_features(gallery), own, WITHIN),
             {
                 **base,
                 "hit": "the caption's own image is among the nearest "
                 f"{WITHIN:.0%} of validation images",
-                "gallery": len(self.val),
+                "gallery": len(gallery),
+                "chance": float(near.mean()),
             },
         )
         if self.classes > 1:
             nearest = nearest_class(samples, self.train, self.labels)
             metrics |= _metrics(
-                "retrieval_category",
+                names["category"],
                 category_agreement(nearest, wanted.labels[rows], own),
                 {
                     **base,
@@ -201,7 +253,24 @@ class Gallery:
             )
         return metrics
 
+    def _gallery_features(self, rows: np.ndarray) -> np.ndarray:
+        """Return features of validation images by `unit`; they are kept for other samples."""
+        key = rows.tobytes()
+        if key not in self._features:
+            images = self._val.part(rows)
+            features = pooled_features(self._encoder, images, self._input_size, self._ranks)
+            self._features[key] = unit(features, self.mean)
+        return self._features[key]
 
-def _metrics(name: str, value: Agreement, protocol: dict[str, Any]) -> dict[str, Metric]:
+
+def _too_few(images: int, suffix: str) -> Absent:
+    which = "are training captions too" if suffix else "are held out"
+    return Absent(
+        f"it needs samples of two captions that {which}, with different images, and there "
+        f"{'is one' if images else 'are none'}"
+    )
+
+
+def _metrics(name: str, value: Agreement, protocol: dict[str, Any]) -> dict[str, Metric | Absent]:
     parts = {"": value.score, "_low": value.low, "_high": value.high, "_floor": value.floor}
     return {name + part: Metric(number, protocol) for part, number in parts.items()}

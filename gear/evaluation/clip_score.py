@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from gear.core.errors import InputError
@@ -16,7 +17,7 @@ from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH
 from gear.data.row_selection import batches
 from gear.data.shards import Split
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.metric_protocol import Absent, Metric
 
 
 def clip_score(
@@ -24,11 +25,21 @@ def clip_score(
     samples: Split,
     device: torch.device,
     protocol: dict[str, Any],
+    seen_N: np.ndarray | None = None,
     ranks: Ranks = ALONE,
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return `clip_score`, the mean over samples of max(0, 100 cos(image, caption)).
 
-    The result is empty if no weights are named.
+    It is of held-out captions; `clip_score_seen` is of those that are in the training split too, if
+    there are any. The result is empty if no weights are named.
+
+    Args:
+        weights: CLIP's model.safetensors.
+        samples: The samples with their captions.
+        device: Device of the model.
+        protocol: How the samples were drawn.
+        seen_N: Which samples are of captions that are in the training split too; None for no one.
+        ranks: Share the work.
 
     Raises:
         InputError: if the weights are absent, have another sha256 or are not CLIP's.
@@ -38,7 +49,7 @@ def clip_score(
     model, processor = _load(weights, device)
 
     @torch.inference_mode()
-    def score(part: slice) -> float:
+    def score(part: slice) -> np.ndarray:
         inputs = processor(
             text=samples.captions[part],
             images=list(samples[part]),
@@ -48,16 +59,25 @@ def clip_score(
         )
         output = model(**inputs.to(device))
         cosines = (output.image_embeds * output.text_embeds).sum(-1)
-        return float((100.0 * cosines).clamp(min=0).sum().item())
+        scores: np.ndarray = (100.0 * cosines).clamp(min=0).double().cpu().numpy()
+        return scores
 
-    total = sum(ranks.map(score, batches(len(samples), ENCODER_BATCH)))
+    scores_N = np.concatenate(list(ranks.map(score, batches(len(samples), ENCODER_BATCH))))
+    seen_N = np.zeros(len(scores_N), dtype=bool) if seen_N is None else seen_N
     measured = {
         **protocol,
         "extractor": "clip",
         "weights_sha256": weights.sha256,
         "formula": "mean of max(0, 100 cos)",
     }
-    return {"clip_score": Metric(total / len(samples), measured)}
+    metrics: dict[str, Metric | Absent] = {
+        "clip_score": Absent("all captions of the samples are in the training split too")
+    }
+    for name, members_N in (("clip_score", ~seen_N), ("clip_score_seen", seen_N)):
+        if members_N.any():
+            counted = {**measured, "samples": int(members_N.sum())}
+            metrics[name] = Metric(float(scores_N[members_N].mean()), counted)
+    return metrics
 
 
 def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:

@@ -25,20 +25,29 @@ class FeatureReference:
     gaussian: fitted to all of them.
     features: (N, C) float32.
     input_size: side in pixels to which images are resized for the encoder.
+    distinct: ascending rows of distinct images, which neighbours and floors are taken of. An image
+        with several captions is in several rows.
     """
 
     gaussian: Gaussian
     features: np.ndarray
     input_size: int
+    distinct: np.ndarray
 
     def fd(self, features_NC: np.ndarray) -> float:
         """Return the Fréchet distance of features to the training images."""
         return Gaussian.fit(features_NC).distance(self.gaussian)
 
     @property
+    def neighbour_positions(self) -> np.ndarray:
+        """Rows of evenly spaced distinct images, at most `NEIGHBOUR_ROWS`."""
+        result: np.ndarray = self.distinct[evenly_spaced(len(self.distinct), NEIGHBOUR_ROWS)]
+        return result
+
+    @property
     def neighbour_rows(self) -> np.ndarray:
-        """Evenly spaced features for nearest-neighbour metrics, at most `NEIGHBOUR_ROWS`."""
-        result: np.ndarray = self.features[evenly_spaced(len(self.features), NEIGHBOUR_ROWS)]
+        """Their features, for nearest-neighbour metrics."""
+        result: np.ndarray = self.features[self.neighbour_positions]
         return result
 
 
@@ -68,11 +77,16 @@ def save_feature_reference(
     write_json(folder / "protocol.json", protocol)
 
 
-def load_feature_reference(folder: Path) -> FeatureReference:
-    """Return what `save_feature_reference` wrote to `folder`."""
+def load_feature_reference(folder: Path, distinct: np.ndarray | None = None) -> FeatureReference:
+    """Return what `save_feature_reference` wrote to `folder`.
+
+    distinct: ascending rows of distinct training images; None for all rows.
+    """
     with np.load(folder / FILE, allow_pickle=False) as file:
+        features = file["features"]
         return FeatureReference(
             Gaussian(file["mean"], file["cov"]),
-            file["features"],
+            features,
             int(file["input_size"]),
+            np.arange(len(features)) if distinct is None else distinct,
         )

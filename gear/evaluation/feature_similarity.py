@@ -17,12 +17,18 @@ def linear_cka(first_NC: np.ndarray, second_ND: np.ndarray) -> float:
 
     Kornblith et al. 2019.
 
+    Raises:
+        ValueError: if all patches have the same features.
+
     >>> x = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
     >>> round(linear_cka(x, 3 * x + 7), 6)
     1.0
     """
     x, y = (_centred(a) for a in (first_NC, second_ND))
-    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    if norms == 0:
+        raise ValueError("all patches have the same features")
+    return float(np.linalg.norm(y.T @ x) ** 2 / norms)
 
 
 def cknna(first_NC: np.ndarray, second_ND: np.ndarray, k: int) -> float:
@@ -67,10 +73,18 @@ def probe(
         test_MC: Features to test on.
         wanted_MD: Features to predict from those.
 
+    Raises:
+        ValueError: if either set is empty, or there is nothing to explain in the held-out patches.
+
     >>> x = np.random.default_rng(0).normal(size=(64, 2))
     >>> round(probe(x[:32], 2 * x[:32], x[32:], 2 * x[32:]), 2)
     1.0
     """
+    if not len(fit_NC) or not len(test_MC):
+        raise ValueError("it needs two images, to fit on the one and to test on the other")
+    spread = (_centred(wanted_MD) ** 2).sum()
+    if spread == 0:
+        raise ValueError("the held-out patches all have the same features to predict")
     mean = fit_NC.mean(0, dtype=np.float64)
     deviation = fit_NC.std(0, dtype=np.float64) + 1e-6
     offset = wanted_ND.mean(0, dtype=np.float64)
@@ -79,7 +93,7 @@ def probe(
         x.T @ x + RIDGE * len(x) * np.eye(x.shape[1]), x.T @ (wanted_ND - offset)
     )
     residual = wanted_MD - offset - ((test_MC - mean) / deviation) @ weights
-    return float(1 - (residual**2).sum() / (_centred(wanted_MD) ** 2).sum())
+    return float(1 - (residual**2).sum() / spread)
 
 
 def spatial_contrast(features_NLC: np.ndarray) -> float:

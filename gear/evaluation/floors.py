@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gear.evaluation.frechet import Gaussian
+from gear.evaluation.metric_protocol import Absent
 
 SPLITS = 8  # random splits that floors are averaged over
 
@@ -104,6 +105,14 @@ def neighbour_floor(
             return None
         values.append(metric(features_MC[others], features_MC[rows]))
     return _mean(values)
+
+
+def too_few(images: int, least: int) -> Absent:
+    """Return why a floor cannot be computed of so few validation images."""
+    return Absent(
+        f"it needs {least} distinct validation images of the samples' captions, and there "
+        f"{'is' if images == 1 else 'are'} {images}: a larger data.val_share holds out more"
+    )
 
 
 def balancing_weights(labels: np.ndarray) -> np.ndarray:

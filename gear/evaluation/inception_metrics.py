@@ -11,13 +11,13 @@ from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
 from gear.encoders.inception import EXTRACTOR, RESIZE, Inception
 from gear.evaluation.coverage import recall
-from gear.evaluation.floors import fd_floor
+from gear.evaluation.floors import fd_floor, too_few
 from gear.evaluation.inception_statistics import (
     InceptionReference,
     TrainingStatistics,
     extract_statistics,
 )
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.metric_protocol import DISTINCT, Absent, Metric
 from gear.evaluation.reconstruction import Reconstructions
 from gear.tokenizer.model import Tokenizer
 
@@ -67,7 +67,7 @@ def sample_metrics(
     seed: int,
     own_images: Pixels | None = None,
     ranks: Ranks = ALONE,
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return FID and its floor, precision and recall; also sFID and Inception score if possible.
 
     sFID needs spatial statistics in the reference, Inception score at least ten samples.
@@ -79,7 +79,8 @@ def sample_metrics(
         training: The training images.
         protocol: How the samples were drawn.
         seed: Of the random splits of training images for the floor.
-        own_images: The image of each sample's caption; None if samples are balanced over classes.
+        own_images: The distinct images of the samples' captions; None if samples are balanced over
+            classes.
         ranks: Share the work.
     """
     statistics = extract_statistics(inception, samples, np.arange(len(samples)), "samples", ranks)
@@ -88,7 +89,7 @@ def sample_metrics(
     known = training.reference.protocol
     near = {**base, **known, "k": NEIGHBOURS, "reference_rows": len(training.features)}
     precision = recall(statistics.pooled, training.features, NEIGHBOURS)
-    metrics = {
+    metrics: dict[str, Metric | Absent] = {
         "fid": Metric(statistics.pool.distance(reference.pool), against),
         "inception_precision": Metric(precision, near),
         "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
@@ -114,16 +115,23 @@ def _fid_floor(
     seed: int,
     own_images: Pixels | None,
     ranks: Ranks,
-) -> Metric | None:
+) -> Metric | Absent | None:
     """Return the FID of real images, as a perfect generator would draw, to the training images.
 
     None if there are too few training images.
     """
     protocol = {**extractor_protocol(inception), **training.reference.protocol, "n": samples}
     if own_images is not None:
+        images = len(own_images)
+        if images < 2:
+            return too_few(images, 2)
         nothing = np.arange(0)
         real = extract_statistics(inception, own_images, nothing, "images of the captions", ranks)
-        protocol |= {"images": "the validation images of the captions"}
+        protocol |= {
+            "n": images,
+            "images": "the validation images of the captions",
+            DISTINCT: images,
+        }
         return Metric(real.pool.distance(training.reference.pool), protocol)
     floor = fd_floor(
         training.features,
@@ -145,11 +153,13 @@ def reconstruction_metrics(
     originals: Pixels,
     protocol: dict[str, Any],
     ranks: Ranks = ALONE,
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return `rfid`, the FID of reconstructions to their originals.
 
     protocol: Which images the originals are.
     """
+    if len(originals) < 2:
+        return {"rfid": Absent(f"a covariance needs two images, and there are {len(originals)}")}
     nothing = np.arange(0)
     rebuilt = extract_statistics(
         inception, Reconstructions(tokenizer, originals), nothing, "reconstructions", ranks

@@ -17,7 +17,7 @@ from gear.core.files import read_json, require_file
 from gear.core.ranks import ALONE, Ranks
 from gear.core.settings import PinnedFile
 from gear.data.images import ENCODER_BATCH, Pixels
-from gear.data.row_selection import batches, evenly_spaced
+from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.encoders.inception import LOGITS, POOLED, SPATIAL, Inception
 from gear.evaluation.frechet import Gaussian
@@ -172,9 +172,9 @@ def save_training_statistics(
 ) -> None:
     """Write `inception.npz` and `inception.json` to `folder`; rank zero writes.
 
-    The arrays have ADM's names; `features` and `labels` are of up to `ROWS` images.
+    The arrays have ADM's names; `features` and `labels` are of up to `ROWS` distinct images.
     """
-    keep = evenly_spaced(len(train), ROWS)
+    keep = train.distinct(ROWS).indices
     statistics = extract_statistics(inception, train, keep, "training images", ranks)
     if not ranks.is_rank_zero:
         return

@@ -19,11 +19,11 @@ from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
 from gear.data.row_selection import batches, evenly_spaced
 from gear.data.shards import Split
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.metric_protocol import DISTINCT, Metric
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 
-IMAGES = 50_000  # maximum number of validation images, and of samples, that are compared
+IMAGES = 50_000  # maximum number of distinct validation images, and of samples, compared
 ROWS = 1024  # rows of a distance matrix held at a time
 THUMBNAIL = 32
 COPY_SHARE = 0.01  # quantile of validation distances below which a sample counts as a copy
@@ -52,6 +52,7 @@ def share_of_copies(
     *,
     flip: bool,
     protocol: dict[str, Any],
+    count_images: bool = False,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Metric], NearestTraining]:
     """Return the shares of samples that count as copies, and the nearest training image of each.
@@ -69,9 +70,11 @@ def share_of_copies(
         tokens_NL: Their tokens.
         flip: Whether to compare with mirrored training images too.
         protocol: How the samples were drawn.
+        count_images: Whether to record in the floors how many distinct validation images they are
+            of. Where images have several captions, that is not the size of the split.
         ranks: Share the work.
     """
-    val_tokens = encode_images(tokenizer, val.subset(IMAGES), ranks)
+    val_tokens = encode_images(tokenizer, val.distinct(IMAGES), ranks)
     val_thumbnails = _decoded_thumbnails(tokenizer, val_tokens, ranks)
     both = nearest_training(
         np.concatenate([val_thumbnails, thumbnails(samples.subset(IMAGES), ranks)]),
@@ -95,13 +98,14 @@ def share_of_copies(
         f"over that of {1 - COPY_SHARE:.0%} of validation images",
         "threshold": agreement,
     }
+    images = {DISTINCT: held_out} if count_images else {}
     near = both.distance < distance
     alike = both.agreement > agreement
     metrics = {
         "memorised": Metric(float(near[held_out:].mean()), {**protocol, **pixels}),
-        "memorised_floor": Metric(float(near[:held_out].mean()), pixels),
+        "memorised_floor": Metric(float(near[:held_out].mean()), {**pixels, **images}),
         "memorised_tokens": Metric(float(alike[held_out:].mean()), {**protocol, **tokens}),
-        "memorised_tokens_floor": Metric(float(alike[:held_out].mean()), tokens),
+        "memorised_tokens_floor": Metric(float(alike[:held_out].mean()), {**tokens, **images}),
     }
     of_samples = NearestTraining(
         both.distance[held_out:], both.row[held_out:], both.agreement[held_out:]

@@ -7,6 +7,10 @@ from typing import Any
 
 from gear.core.errors import InputError
 
+# keys of a protocol
+ABSENT = "absent"  # why the metric could not be computed
+DISTINCT = "distinct_images"  # number of different images that a floor is measured on
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -20,23 +24,61 @@ class Metric:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A metric that cannot be computed; `reason` says why in one line."""
+
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """Return a record like that of a metric, whose value is None."""
+        return {"value": None, "protocol": {ABSENT: self.reason}}
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Return the value of a record as text, or why it has none.
+
+    >>> describe(Metric(0.25, {"n": 4}).record()), describe(Absent("no images").record())
+    ('0.25', 'not computed: no images')
+    """
+    if record["value"] is None:
+        return f"not computed: {record['protocol'][ABSENT]}"
+    return f"{record['value']:.5g}"
+
+
 def require_records(value: Any, source: str) -> dict[str, dict[str, Any]]:
-    """Return the metric records of a file, by name, after checking their form.
+    """Return the records of metrics that have a value, by name, after checking the form of all.
 
     Raises:
         InputError: if `value` is anything else; `source` names the file.
     """
-    entries = value.items() if isinstance(value, dict) else [("", None)]
-    for name, record in entries:
-        fits = (
-            isinstance(record, dict)
-            and isinstance(record.get("value"), int | float)
-            and isinstance(record.get("protocol"), dict)
-        )
-        if not fits:
+    entries: dict[str, Any] = value if isinstance(value, dict) else {"": None}
+    for name, record in entries.items():
+        if not _is_record(record):
             what = f"{name!r} is no value with its protocol" if name else "no metrics in it"
             raise InputError(f"{source}: damaged, {what}: `dvc repro evaluate` writes it anew")
-    return dict(entries)
+    return {name: record for name, record in entries.items() if record["value"] is not None}
+
+
+def _is_record(record: Any) -> bool:
+    protocol = record.get("protocol") if isinstance(record, dict) else None
+    if not isinstance(protocol, dict):
+        return False
+    value = record.get("value")
+    return isinstance(value, int | float) or (value is None and ABSENT in protocol)
+
+
+def absent_records(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the records of metrics that could not be computed, by name; other values are ignored.
+
+    >>> list(absent_records({"fd": Absent("no images").record(), "name": "a"}))
+    ['fd']
+    """
+    return {
+        name: record
+        for name, record in values.items()
+        if isinstance(record, dict) and record.get("value", 0) is None
+    }
 
 
 def difference(first: Metric, second: Metric) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from gear.core.ranks import ALONE, Ranks
 from gear.data.images import Pixels
-from gear.data.row_selection import batches, evenly_spaced
+from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation.efficientnet_reference import FeatureReference
@@ -52,26 +52,30 @@ def reconstruction_fd(
     """Return `rfd`, the FD of validation reconstructions to the training images, and `rfd_floor`.
 
     Training reconstructions are used if there are fewer than `ENOUGH` validation images. The floor
-    is the FD of the originals. `splits` has the keys `train` and `val`.
+    is the FD of the originals. An image counts once, however many captions it has. `splits` has the
+    keys `train` and `val`.
     """
-    name = "val" if len(splits["val"]) >= ENOUGH else "train"
-    rebuilt = Reconstructions(tokenizer, splits[name].subset(IMAGES))
+    images = splits["val"].distinct(IMAGES)
+    name = "val" if len(images) >= ENOUGH else "train"
+    if name == "train":
+        images = splits["train"].distinct(IMAGES)
+    rebuilt = Reconstructions(tokenizer, images)
 
     def extract(part: slice) -> np.ndarray:
         return pooled_features(encoder, rebuilt[part], reference.input_size)
 
     features = np.concatenate(list(ranks.map(extract, batches(len(rebuilt)))))
     if name == "train":
-        originals = reference.features[evenly_spaced(len(reference.features), IMAGES)]
+        originals = reference.features[images.indices]
     else:
-        originals = pooled_features(encoder, rebuilt.originals, reference.input_size, ranks)
-    images = {"n": len(features), "split": name}
-    measured = {**images, "weights": "EMA", "rounding": "nearest uint8"}
+        originals = pooled_features(encoder, images, reference.input_size, ranks)
+    sizes = {"n": len(features), "split": name}
+    measured = {**sizes, "weights": "EMA", "rounding": "nearest uint8"}
     return {
         "rfd": Metric(reference.fd(features), {**protocol, **measured}),
         "rfd_floor": Metric(
             max(0.0, reference.fd(originals)),  # may be below 0 by rounding if the sets are equal
-            {**protocol, **images, "images": "the originals"},
+            {**protocol, **sizes, "images": "the originals"},
         ),
     }
 
@@ -83,7 +87,7 @@ def reconstruction_fidelity(
 
     PSNR (dB) is limited to 100 per image, so that it is finite for a perfect reconstruction.
     """
-    originals = val.subset(IMAGES)
+    originals = val.distinct(IMAGES)
     rebuilt = Reconstructions(tokenizer, originals)
 
     def compare(part: slice) -> tuple[torch.Tensor, torch.Tensor]:

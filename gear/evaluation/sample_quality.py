@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from gear.core.ranks import ALONE, Ranks
-from gear.data.row_selection import batches, evenly_spaced
+from gear.data.row_selection import batches
 from gear.encoders.efficientnet import Encoder, pooled_features
 from gear.evaluation import coverage
 from gear.evaluation.caption_retrieval import Gallery
 from gear.evaluation.config import EvaluateConfig
 from gear.evaluation.efficientnet_reference import FeatureReference
-from gear.evaluation.floors import SPLITS, Floor, fd_floor, neighbour_floor
-from gear.evaluation.metric_protocol import Metric
+from gear.evaluation.floors import SPLITS, Floor, fd_floor, neighbour_floor, too_few
+from gear.evaluation.metric_protocol import DISTINCT, Absent, Metric
 from gear.generator.conditions import SamplingSet
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import draw, sample_seeds
@@ -73,26 +73,31 @@ def class_floors(
 
     Args:
         reference: Features of the training images.
-        labels: Their classes, (M,) int64.
+        labels: Classes of all training images, (M,) int64.
         count: Number of samples.
         neighbours: k of coverage and recall.
         seed: Of the random splits of the training images.
         protocol: How the features were computed.
     """
-    rows = evenly_spaced(len(labels), len(reference.neighbour_rows))
+    images = reference.distinct
+    features_MC, classes = reference.features, labels
+    if len(images) < len(labels):  # else the whole array would be copied
+        features_MC, classes = features_MC[images], labels[images]
     floors: dict[str, Floor | None] = {
-        "fd": fd_floor(reference.features, labels, samples=count, reference=len(labels), seed=seed)
+        "fd": fd_floor(features_MC, classes, samples=count, reference=len(images), seed=seed)
     }
     for name, metric in (("coverage", coverage.coverage), ("recall", coverage.recall)):
         floors[name] = neighbour_floor(
             partial(metric, k=neighbours),
             reference.neighbour_rows,
-            labels[rows],
+            labels[reference.neighbour_positions],
             samples=count,
             least=neighbours + 1,
             seed=seed,
         )
     real = {**protocol, "n": count, "images": "training images, splits of them", "splits": SPLITS}
+    if len(images) < len(labels):
+        real[DISTINCT] = len(images)
     return {
         f"{name}_floor": Metric(floor.value, {**real, "deviation": floor.deviation, "seed": seed})
         for name, floor in floors.items()
@@ -105,21 +110,32 @@ def caption_floors(
     own_NC: np.ndarray,
     neighbours: int,
     protocol: dict[str, Any],
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return `fd_floor`, `coverage_floor` and `recall_floor` of samples of captions.
 
-    They are the scores of the captions' own images.
+    They are the scores of the captions' own images. A repeated image would have itself as its
+    nearest neighbours, and the recall would be 0.
 
     Args:
         reference: Features of the training images.
-        own_NC: Features of the validation image of each sample's caption.
+        own_NC: Features of the distinct validation images of the samples' captions.
         neighbours: k of coverage and recall.
         protocol: How the features were computed.
     """
-    real = {**protocol, "n": len(own_NC), "images": "the validation images of the captions"}
-    scores = sample_quality(own_NC, reference, real, neighbours)
-    scores |= sample_recall(own_NC, reference, real, neighbours)
-    return {f"{name}_floor": metric for name, metric in scores.items()}
+    real = {
+        **protocol,
+        "n": len(own_NC),
+        "images": "the validation images of the captions",
+        DISTINCT: len(own_NC),
+    }
+    images, real_MC = len(own_NC), reference.neighbour_rows
+    near = {**real, "k": neighbours, "reference_rows": len(real_MC)}
+    fd = Metric(reference.fd(own_NC), real) if images >= 2 else too_few(images, 2)
+    covered = Metric(coverage.coverage(real_MC, own_NC, neighbours), near)
+    recalled: Metric | Absent = too_few(images, neighbours + 1)
+    if images > neighbours:
+        recalled = Metric(coverage.recall(real_MC, own_NC, neighbours), near)
+    return {"fd_floor": fd, "coverage_floor": covered, "recall_floor": recalled}
 
 
 def decoded_features(
@@ -208,6 +224,7 @@ def guidance_sweep(
         drawn = {**protocol, "n": len(wanted), "guidance": scale}
         at_scale = sample_quality(features, sampler.reference, drawn, config.neighbours)
         if gallery is not None:
-            at_scale |= gallery.agreement(features, wanted, drawn)
+            agreement = gallery.agreement(features, wanted, drawn)
+            at_scale |= {n: m for n, m in agreement.items() if isinstance(m, Metric)}
         metrics |= {f"{name}@{scale:g}": metric for name, metric in at_scale.items()}
     return metrics

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from gear.evaluation.metric_protocol import ABSENT, DISTINCT, absent_records
 from gear.report.figures import png_bytes
 from gear.report.line_chart import line_chart
 
@@ -51,6 +52,7 @@ TITLES = {
 }
 
 
+HELD_OUT, SEEN = "", "_seen"  # suffixes of metrics of captions
 SPATIAL = ("spatial", "spatial_teacher")  # contrast of our features, and of the teacher's
 SHARES = (
     "coverage",
@@ -105,7 +107,10 @@ def _floor_note(name: str, records: dict[str, Any]) -> str:
     if "deviation" in floor["protocol"]:
         note += f" ± {_shown(name, floor['protocol']['deviation'])}"
     protocol = records[name]["protocol"]
-    against = ("reference", "reference_sha256")
+    if DISTINCT in floor["protocol"]:
+        note += f", {floor['protocol'][DISTINCT]} different ones"
+    # a distance of fewer images is larger, so that 1 would not be perfect
+    against = ("reference", "reference_sha256", "n")
     is_alike = all(protocol.get(key) == floor["protocol"].get(key) for key in against)
     if name not in SHARES and floor["value"] > 0 and is_alike:
         note += f", ratio {records[name]['value'] / floor['value']:.3g}"
@@ -115,10 +120,31 @@ def _floor_note(name: str, records: dict[str, Any]) -> str:
 def agreement_rows(records: dict[str, Any]) -> list[dict[str, str]]:
     """Return the rows of the table of agreement with captions.
 
-    A score is significant if its 95 % interval lies above the score of shuffled captions.
+    A score is significant if its 95 % interval lies above the score of shuffled captions. Captions
+    that are in the training split too have rows of their own, after those of held-out captions.
     """
     rows = []
-    for name, hit in (("retrieval_category", "category"), ("retrieval_own_10%", "own image")):
+    for suffix, captions in ((HELD_OUT, "held out"), (SEEN, "in the training split too")):
+        rows += _retrieval_rows(records, suffix, captions)
+        if f"clip_score{suffix}" in records:
+            value = f"{records[f'clip_score{suffix}']['value']:.2f}"
+            empty = {"interval": "", "floor": "", "verdict": ""}
+            rows.append(
+                {
+                    "name": "CLIPScore",
+                    "captions": captions,
+                    "rule": "100 cos",
+                    "value": value,
+                    **empty,
+                }
+            )
+    return rows
+
+
+def _retrieval_rows(records: dict[str, Any], suffix: str, captions: str) -> list[dict[str, str]]:
+    rows = []
+    for hit, metric in (("category", "retrieval_category"), ("own image", "retrieval_own_10%")):
+        name = metric + suffix
         if name in records:
             value, low, high, floor = (
                 records[name + part]["value"] for part in ("", "_low", "_high", "_floor")
@@ -126,18 +152,39 @@ def agreement_rows(records: dict[str, Any]) -> list[dict[str, str]]:
             rows.append(
                 {
                     "name": hit,
-                    "rule": records[name]["protocol"]["hit"],
+                    "captions": captions,
+                    "rule": _rule(records[name]["protocol"]),
                     "value": f"{value:.1%}",
                     "interval": f"{low:.1%} to {high:.1%}",
                     "floor": f"{floor:.1%}",
                     "verdict": "significant" if low > floor else "not significant",
                 }
             )
-    if "clip_score" in records:
-        value = f"{records['clip_score']['value']:.2f}"
-        empty = {"interval": "", "floor": "", "verdict": ""}
-        rows.append({"name": "CLIPScore", "rule": "100 cos", "value": value, **empty})
     return rows
+
+
+def _rule(protocol: dict[str, Any]) -> str:
+    """Return what counts as a hit, and how many images it is retrieved from."""
+    rule: str = protocol["hit"]
+    return f"{rule} (of {protocol['gallery']} images)" if "gallery" in protocol else rule
+
+
+def captions_note(records: dict[str, Any]) -> str:
+    """Return how many validation captions are held out, in a sentence; "" for runs on classes."""
+    if "val_captions_seen" not in records:
+        return ""
+    record = records["val_captions_seen"]
+    seen, count = int(record["value"]), record["protocol"]["n"]
+    note = (
+        f"{seen} of {count} validation captions are equal to a caption of the training split, "
+        "character by character; "
+    )
+    return note + ("their samples have rows of their own." if seen else "all are held out.")
+
+
+def absent_metrics(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the names of the metrics that could not be computed, and why."""
+    return [(name, one["protocol"][ABSENT]) for name, one in absent_records(values).items()]
 
 
 def guidance_charts(records: dict[str, Any]) -> list[Markup]:
@@ -152,10 +199,11 @@ def guidance_charts(records: dict[str, Any]) -> list[Markup]:
     for metric, title in titles.items():
         series = {
             "samples": _points(records, metric),
+            "captions seen in training": _points(records, f"{metric}{SEEN}"),
             "shuffled captions": _points(records, f"{metric}_floor"),
         }
-        if series["samples"]:
-            filled = {name: points for name, points in series.items() if points}
+        filled = {name: points for name, points in series.items() if points}
+        if filled:
             charts.append(
                 Markup(line_chart(title, filled, from_zero=True, x_name="guidance scale"))
             )
@@ -204,8 +252,8 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
         [
             row["features"],
             row["teacher"],
-            *(f"{row[name]['value']:.3f}" for name in ("cknna", "cka", "probe")),
-            ", teacher ".join(f"{row[k]['value']:.3f}" for k in SPATIAL if k in row),
+            *(_cell(row[name]) for name in ("cknna", "cka", "probe")),
+            ", teacher ".join(_cell(row[k]) for k in SPATIAL if k in row),
         ]
         for row in details.get("representation", [])
     ]
@@ -216,6 +264,12 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
         "temperature": details["temperature"],
         "alignment": alignment,
     }
+
+
+def _cell(record: dict[str, Any]) -> str:
+    if record["value"] is None:
+        return f"not computed: {record['protocol'][ABSENT]}"
+    return f"{record['value']:.3f}"
 
 
 def copies_section(
@@ -239,11 +293,13 @@ def copies_section(
         }
         for i, row in enumerate(nearest)
     ]
+    floor = records["memorised_floor"]
     return {
         "pairs": pairs,
         "share": f"{records['memorised']['value']:.1%}",
         "by_tokens": f"{records['memorised_tokens']['value']:.1%}",
-        "floor": f"{records['memorised_floor']['value']:.1%}",
+        "floor": f"{floor['value']:.1%}",
+        "floor_images": floor["protocol"].get(DISTINCT, 0),
         "threshold": f"{records['memorised']['protocol']['threshold']:.1f}",
     }
 

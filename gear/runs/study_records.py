@@ -15,7 +15,7 @@ from gear import paths
 from gear.core.errors import InputError
 from gear.core.files import parse_json, read_json, replace_file
 from gear.core.settings import Section, parse_section
-from gear.evaluation.metric_protocol import Metric, require_records
+from gear.evaluation.metric_protocol import Metric, absent_records, require_records
 from gear.params import Config, from_values, result_settings
 from gear.report.curves import generator_curve
 from gear.runs import costs
@@ -188,7 +188,11 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     for row in details.get("representation", ()):
         place = f"{FEATURES[row['features']]}/{teachers.index(row['teacher']) + 1}"
         names = ("cknna", "cka", "probe", "spatial")
-        found |= {f"{name}/{place}": row[name] for name in names if name in row}
+        found |= {
+            f"{name}/{place}": row[name]
+            for name in names
+            if name in row and name not in absent_records(row)
+        }
     return found
 
 

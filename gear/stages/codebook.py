@@ -11,10 +11,10 @@ from gear.core.device import pick_device
 from gear.core.files import write_json
 from gear.core.model_folder import read_config
 from gear.core.ranks import join_ranks
-from gear.data.row_selection import evenly_spaced
 from gear.data.shards import read_split
 from gear.evaluation.alignment_analysis import IMAGES, AnalysedModels, analyse_alignment
 from gear.evaluation.codebook import churn, codebook_health, soft_support
+from gear.evaluation.metric_protocol import absent_records, describe
 from gear.evaluation.token_drift import measure_token_drift
 from gear.generator.conditions import conditions_for
 from gear.generator.inference import load_generator
@@ -59,14 +59,17 @@ def run(config: Config) -> None:
         for old, new in (("warm", "joint"), ("joint", "samples"))
     }
     val = read_split(paths.SHARDS / "val")
-    rows = evenly_spaced(len(val), IMAGES)
+    images = val.distinct(IMAGES)
     conditions = conditions_for(val, config.data.condition, paths.FEATURES)
     details["representation"] = analyse_alignment(
         AnalysedModels(warm, joint, generator),
         config.teacher.encoders,
-        val.part(rows),
-        lambda positions: conditions(rows[positions]),
+        images,
+        lambda positions: conditions(images.indices[positions]),
     )
+    for row in details["representation"]:
+        for name, record in absent_records(row).items():
+            print(f"{name} of {row['features']} and {row['teacher']}: {describe(record)}")
     write_json(paths.REPORTS / "codebook-details.json", details)
     headline = {name: details["joint"][name] for name in ("usage", "perplexity")}
     write_json(paths.CODEBOOK_METRICS, headline)

@@ -16,6 +16,7 @@ from gear.encoders.inception import build_inception
 from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.inception_metrics import reconstruction_metrics
 from gear.evaluation.likelihood import likelihood
+from gear.evaluation.metric_protocol import Absent, Metric, describe
 from gear.evaluation.reconstruction import IMAGES, reconstruction_fd, reconstruction_fidelity
 from gear.evaluation.sample_quality import Sampler, untrained_fd
 from gear.generator.conditions import conditions_for
@@ -42,7 +43,8 @@ def run(config: Config) -> None:
     encoder = build_encoder().to(device)
     batch = config.host.sample_batch
     sampler = Sampler(generator, tokenizer, encoder, reference, config.run.seed, batch, ranks)
-    metrics = reconstruction_fd(tokenizer, encoder, reference, splits, extracted, ranks)
+    metrics: dict[str, Metric | Absent] = {}
+    metrics |= reconstruction_fd(tokenizer, encoder, reference, splits, extracted, ranks)
     metrics |= reconstruction_fidelity(tokenizer, val, ranks)
     metrics |= untrained_fd(sampler, config.sample.n, extracted)
     conditions = conditions_for(val, condition, paths.FEATURES)
@@ -50,10 +52,13 @@ def run(config: Config) -> None:
     if config.evaluate.inception.path:
         inception = build_inception(config.evaluate.inception).to(device)
         rebuilt = {"split": "val", "crop": "centre", "weights": "EMA"}
-        metrics |= reconstruction_metrics(inception, tokenizer, val.subset(IMAGES), rebuilt, ranks)
+        metrics |= reconstruction_metrics(
+            inception, tokenizer, val.distinct(IMAGES), rebuilt, ranks
+        )
     if not ranks.is_rank_zero:
         return
 
-    write_json(paths.RECONSTRUCTION, {name: metric.record() for name, metric in metrics.items()})
-    for name, metric in metrics.items():
-        print(f"{name:18s} {metric.value:.5g}")
+    records = {name: metric.record() for name, metric in metrics.items()}
+    write_json(paths.RECONSTRUCTION, records)
+    for name, record in records.items():
+        print(f"{name:18s} {describe(record)}")

@@ -26,7 +26,8 @@ def run(config: Config) -> None:
     """Write `reports/index.html` and `reports/curves.json` from all outputs of the run."""
     manifest = load_manifest(paths.SHARDS)
     protocols = paths.REPORTS / "protocols.json"
-    records = require_records(read_json(protocols), str(protocols))
+    measured = read_json(protocols)
+    records = require_records(measured, str(protocols))
     nearest = read_json(paths.NEAREST_TRAINING)
     details = read_object(
         paths.REPORTS / "codebook-details.json", warm=dict, joint=dict, drift=dict
@@ -47,7 +48,9 @@ def run(config: Config) -> None:
         recipe=config.joint.recipe,
         manifest=manifest,
         cards=page.cards(records),
+        absent=page.absent_metrics(measured),
         agreement=page.agreement_rows(records),
+        captions_note=page.captions_note(records),
         guidance=page.guidance_charts(records),
         condition=config.data.condition,
         samples=page.data_uri(Image.open(paths.SAMPLE_GRID)),

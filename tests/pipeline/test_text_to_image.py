@@ -41,6 +41,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("left.png", members[0][1]),
     ]
     members += [("left.json", b'{"caption": "left-pointing hand", "class": "cat"}')]
+    for number in range(0, 40, 3):  # images with a second caption, which several of them share
+        caption = "a picture" if number % 2 else f"{number} again"
+        facts = {"caption": caption, "class": ("cat", "dog")[number % 2]}
+        members += [
+            (f"again-{number:02d}.png", members[2 * number][1]),
+            (f"again-{number:02d}.json", json.dumps(facts).encode()),
+        ]
     write_tar(folder / "root" / "00.tar", members)
     base = settings(
         source="webdataset",
@@ -48,6 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         condition="caption",
         limit=0,
         max_reject_share=0.2,
+        max_duplicate_captions=0.2,
         val_share=0.2,
     )
     chosen = changed(
@@ -160,3 +168,32 @@ def test_training_without_text_states_says_what_to_run(
     val = read_split(paths.SHARDS / "val")
     with pytest.raises(InputError, match=r"run `dvc repro features` with data.condition caption"):
         conditions_for(val, "caption", tmp_path)
+
+
+def test_floors_are_of_distinct_images_and_say_how_many(done: Path) -> None:
+    records = json.loads((done / "reports/protocols.json").read_text())
+    val = read_split(done / "data/shards/val")
+    images = len(val.distinct(10**6))
+    assert images < len(val) < 16, "the test needs images with two captions, and repeated rows"
+    for name in ("fd", "coverage", "recall", "memorised", "memorised_tokens"):
+        assert records[f"{name}_floor"]["protocol"]["distinct_images"] == images
+    assert records["recall_floor"]["value"] > 0
+    assert records["retrieval_own_10%"]["protocol"]["gallery"] == images
+    details = json.loads((done / "reports/codebook-details.json").read_text())
+    assert {row["probe"]["protocol"]["n"] for row in details["representation"]} == {images}
+    page = (done / "reports/index.html").read_text()
+    assert f", {images} different ones" in page
+
+
+def test_captions_that_are_in_the_training_split_are_not_held_out(done: Path) -> None:
+    records = json.loads((done / "reports/protocols.json").read_text())
+    train, val = (read_split(done / "data/shards" / name) for name in ("train", "val"))
+    seen = sum(caption in set(train.captions) for caption in val.captions)
+    assert 0 < seen < len(val)
+    count = records["val_captions_seen"]
+    assert (count["value"], count["protocol"]["n"]) == (seen, len(val))
+    assert json.loads((done / "reports/metrics.json").read_text())["val_captions_seen"] == seen
+    of_seen = sum(val.captions[i % len(val)] in set(train.captions) for i in range(16))
+    assert records["retrieval_own_10%"]["protocol"]["samples"] == 16 - of_seen
+    page = (done / "reports/index.html").read_text()
+    assert f"{seen} of {len(val)} validation captions are equal to" in page

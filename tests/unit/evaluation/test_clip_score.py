@@ -15,6 +15,7 @@ from gear.core.errors import InputError
 from gear.core.settings import PinnedFile
 from gear.data.shards import encode_png, read_split, write_shards
 from gear.evaluation.clip_score import clip_score
+from gear.evaluation.metric_protocol import Absent
 
 RANDOM = np.random.default_rng(0)
 
@@ -89,6 +90,15 @@ def test_clip_score_is_100_times_the_cosine(tmp_path: Path) -> None:
         cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
     assert found.value == pytest.approx(np.mean([max(0.0, 100 * c) for c in cosines]), abs=1e-3)
     assert found.protocol["weights_sha256"] == weights.sha256
+    split = read_split(tmp_path / "samples")
+    seen = np.array([True, False, False])
+    parts = clip_score(weights, split, torch.device("cpu"), {"n": 3}, seen)
+    scores = [max(0.0, 100 * c) for c in cosines]
+    assert parts["clip_score_seen"].value == pytest.approx(scores[0], abs=1e-3)
+    assert parts["clip_score"].value == pytest.approx(np.mean(scores[1:]), abs=1e-3)
+    assert parts["clip_score"].protocol["samples"] == 2
+    every = clip_score(weights, split, torch.device("cpu"), {"n": 3}, ~seen | seen)
+    assert isinstance(every["clip_score"], Absent)
     with pytest.raises(InputError, match=r"evaluate\.clip: .* has sha256"):
         clip_score(
             weights.model_copy(update={"sha256": "0"}),

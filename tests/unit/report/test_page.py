@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gear.evaluation.metric_protocol import Absent
 from gear.report import page
 from gear.report.curves import CURVES, curve_charts
 from gear.report.figures import class_grid
@@ -123,6 +124,10 @@ def render(
             np.array([0, 0, 1]),
         ),
         condition="caption",
+        absent=page.absent_metrics({"rfid": Absent(EVIL).record()}),
+        captions_note=page.captions_note(
+            {"val_captions_seen": {"value": 3, "protocol": {"n": 40}}}
+        ),
         **more,
         agreement=page.agreement_rows(
             {
@@ -238,3 +243,48 @@ def test_the_page_of_a_default_run_is_under_three_megabytes() -> None:
     charts = curve_charts(rows) * 3
     text = render(count=512, size=32, codes=512, nearest=24, charts=charts)
     assert len(text.encode()) < LIMIT
+
+
+def test_the_page_says_what_was_not_computed_and_how_many_captions_are_not_held_out(
+    text: str,
+) -> None:
+    assert "Not computed: rfid (" in text
+    assert "3 of 40 validation captions are equal to a caption of the training split" in text
+    none = {"val_captions_seen": {"value": 0, "protocol": {"n": 40}}}
+    assert page.captions_note(none).endswith("all are held out.")
+    assert page.captions_note({}) == ""
+
+
+def test_a_floor_of_fewer_images_than_samples_says_so_and_has_no_ratio() -> None:
+    """A perfect generator would score less than such a distance."""
+
+    def note(**floor: int) -> str:
+        records = {
+            "fd": {"value": 12.0, "protocol": {"n": 1344}},
+            "fd_floor": {"value": 6.0, "protocol": floor},
+        }
+        return page.cards(records)[0]["floor"]
+
+    assert note(n=1344) == "real images: 6, ratio 2"
+    assert note(n=1344, distinct_images=1344) == "real images: 6, 1344 different ones, ratio 2"
+    assert note(n=158, distinct_images=158) == "real images: 6, 158 different ones"
+
+
+def test_seen_captions_have_rows_after_those_of_held_out_ones() -> None:
+    record = {"value": 0.5, "protocol": {"hit": "near", "gallery": 158}}
+    parts = ("", "_low", "_high", "_floor")
+    records = {f"retrieval_own_10%{seen}{p}": record for seen in ("", "_seen") for p in parts}
+    rows = page.agreement_rows(records)
+    assert [row["captions"] for row in rows] == ["held out", "in the training split too"]
+    assert {row["rule"] for row in rows} == {"near (of 158 images)"}
+
+
+def test_a_similarity_without_a_value_says_why() -> None:
+    measured = {name: {"value": 0.5, "protocol": {}} for name in ("cknna", "cka", "spatial")}
+    row = {"features": "a", "teacher": "b", **measured, "probe": Absent("two images").record()}
+    health = {"usage": 1.0, "perplexity": 3.0, "dead": 0, "top_mass": {}, "histogram": [2, 1]}
+    details = {"warm": health, "joint": health, "samples": health, "support": {}, "churn": 0.25}
+    section = page.codebook_section({**details, "temperature": 0.1, "representation": [row]})
+    assert section["alignment"] == [
+        ["a", "b", "0.500", "0.500", "not computed: two images", "0.500"]
+    ]

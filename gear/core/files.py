@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -71,8 +72,18 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with sorted keys and floats of six significant digits."""
-    text = json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
+    """Write JSON atomically, with sorted keys and floats of six significant digits.
+
+    Raises:
+        ValueError: if a number is NaN or infinite, which JSON does not have. The file stays as it
+            was. A value that could not be computed is None, with the reason beside it.
+    """
+    for name, number in _numbers(value):
+        if not math.isfinite(number):
+            raise ValueError(f"{path}: {name or 'the value'} is {number}, which JSON does not have")
+    text = json.dumps(
+        _rounded(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
     replace_file(path, (text + "\n").encode())
 
 
@@ -236,6 +247,16 @@ def require_sha256(setting: str, expected: str, *paths: Path) -> None:
         raise InputError(
             f"{setting}: {name} has sha256 {actual}, params.yaml says {expected or '(nothing)'}"
         )
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the floats in a value with their places, such as "rows.3.loss"."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in inner:
+            yield from _numbers(one, f"{name}.{key}".lstrip("."))
 
 
 def _rounded(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -101,12 +102,16 @@ def generator_curve(
     return joint + [{**row, "step": row["step"] + before} for row in generator if row["step"]]
 
 
-def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+def plot_rows(rows: list[dict[str, float]]) -> list[dict[str, float | None]]:
     """Return rows of a curve for `dvc plots`, which needs the same names in all of them.
 
-    These are the rows with FD and losses if there are any, else all rows with losses.
+    These are the rows with FD and losses if there are any, else all rows with losses. A value that
+    is not finite becomes None.
     """
     logged = [row for row in rows if "loss/ntp" in row]
     chosen = [row for row in logged if "fd" in row] or logged
     common = set.intersection(*(set(row) for row in chosen)) if chosen else set()
-    return [{name: row[name] for name in sorted(common)} for row in chosen]
+    return [
+        {name: row[name] if math.isfinite(row[name]) else None for name in sorted(common)}
+        for row in chosen
+    ]

@@ -1,16 +1,19 @@
-"""Test that replaced folders and locks survive interruptions and hostile links."""
+"""Test that replaced folders, JSON and locks survive interruptions, NaN and hostile links."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gear.core.errors import InputError
-from gear.core.files import allow_many_open_files, exclusive_lock, replace_folder
+from gear.core.files import allow_many_open_files, exclusive_lock, replace_folder, write_json
 from gear.data.shards import open_shard
 from gear.launch import _require_own
 
@@ -55,6 +58,19 @@ def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(folder: Pa
     assert (folder / "file").read_text() == "old"
     replace_folder(folder, fill)
     assert (folder / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, np.float64("nan")])
+def test_json_without_a_number_is_refused_and_the_old_file_stays(
+    tmp_path: Path, number: float
+) -> None:
+    file = tmp_path / "metrics.json"
+    write_json(file, {"fd": 1.23456789, "rfid": None})
+    before = file.read_text()
+    assert json.loads(before) == {"fd": 1.23457, "rfid": None}
+    with pytest.raises(ValueError, match=r"metrics\.json: rows\.1\.probe is (nan|inf)"):
+        write_json(file, {"rows": [{"probe": 0.5}, {"probe": number}]})
+    assert file.read_text() == before
 
 
 def test_a_lock_follows_no_link(tmp_path: Path) -> None:

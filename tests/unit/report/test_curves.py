@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import yaml
 
 from gear import paths
@@ -25,6 +27,17 @@ def test_plots_hold_one_set_of_names_and_those_that_the_pipeline_draws() -> None
     recorded = [options for plot in plots for options in plot.values() if "y" in options]
     drawn = {field for o in recorded for field in (o["x"], o["y"]["reports/curves.json"])}
     assert all(drawn == set(row) for row in rows)
+
+
+def test_a_value_that_is_not_finite_is_drawn_as_a_gap() -> None:
+    rows = [
+        {"step": 1, "fd": 3.0, "loss/ntp": math.nan},
+        {"step": 2, "fd": math.inf, "loss/ntp": 1.0},
+    ]
+    assert plot_rows(rows) == [
+        {"step": 1, "fd": 3.0, "loss/ntp": None},
+        {"step": 2, "fd": None, "loss/ntp": 1.0},
+    ]
 
 
 def test_live_plots_lie_where_trainings_log() -> None:

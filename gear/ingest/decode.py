@@ -127,7 +127,8 @@ def _upright(opened: Image.Image) -> Image.Image:
     """
     opened.load()
     try:
-        turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+        turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     except Exception:  # damaged tags raise errors of every kind
         turn = None
     return opened.copy() if turn is None else opened.transpose(turn)

@@ -25,6 +25,7 @@ from prefect.client.schemas.objects import Artifact as PublishedArtifact
 
 from flows.server import reports_url
 from gear import paths
+from gear.git_project import files_at
 
 PROTOCOLS = paths.REPORTS / "protocols.json"
 MAX_INLINE = 2 << 20  # bytes of a picture inside an artifact
@@ -192,11 +193,9 @@ def _read(folder: Path, file: Path, revision: str) -> bytes:
     """Return a file of the checkout, or of an experiment or revision; b"" if it is missing."""
     if not revision:
         return (folder / file).read_bytes() if (folder / file).is_file() else b""
-    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
 
     try:
-        return bytes(DVCFileSystem(str(folder), rev=revision).read_bytes(str(file)))
-    except (DvcException, SCMError, OSError):
+        return bytes(files_at(folder, revision).read_bytes(str(file)))
+    except (DvcException, OSError):
         return b""

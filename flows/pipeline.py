@@ -23,7 +23,7 @@ from flows.stage_errors import StageError
 from flows.training_progress import TrainingProgress
 from gear.core.errors import InputError
 from gear.core.yaml_text import parse_yaml, read_yaml
-from gear.dvc_experiments import refuse_shallow_clone
+from gear.dvc_experiments import copied_images, refuse_shallow_clone
 from gear.params import from_values, list_presets
 from gear.paths import PARAMS, WORK
 
@@ -106,9 +106,20 @@ def experiment(name: str, overrides: list[str], targets: list[str], folder: Path
     """
     refuse_shallow_clone(folder)
     settings = [word for override in overrides for word in ("-S", override)]
-    command = [*DVC, "exp", "run", "--temp", "--name", name, *settings, *targets]
+    copied = copied_images(folder, _image_root(folder, overrides))
+    command = [*DVC, "exp", "run", "--temp", "--name", name, *copied, *settings, *targets]
     show = TrainingProgress(get_run_logger().info)
     run_command(command, folder, show, {"GEAR_STATES": str(folder / WORK)}, is_experiment=True)
+
+
+def _image_root(folder: Path, overrides: list[str]) -> str:
+    """Return data.root of params.yaml with the overrides; "" if there is no such setting."""
+    given = [text.removeprefix("data.root=") for text in overrides if text.startswith("data.root=")]
+    if given:
+        return str(parse_yaml(f"value: {given[-1]}".encode(), "override")["value"])
+    file = folder / PARAMS
+    data = read_yaml(file, "").get("data") if file.is_file() else None
+    return str(data.get("root") or "") if isinstance(data, dict) else ""
 
 
 @flow(name="pipeline", flow_run_name=pipeline_name, persist_result=False)

@@ -1,4 +1,4 @@
-"""Start and end `dvc exp run` safely: refuse shallow clones, protect the checkout from signals.
+"""Start and end `dvc exp run` safely: whole history, all images, no signal while it prepares.
 
 Imports no torch.
 """
@@ -11,9 +11,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gear.core.errors import InputError
+from gear.git_project import ignored_files, tracked_files
 from gear.process import end_group
 
 PREPARED = 30.0  # seconds to wait for DVC, at most
@@ -37,6 +38,37 @@ def refuse_shallow_clone(root: Path) -> None:
         raise InputError(
             f"{root}: in a shallow clone DVC keeps no experiment: run `git fetch --unshallow`"
         )
+
+
+def copied_images(root: Path, images: str) -> list[str]:
+    """Return options of `dvc exp run --temp` that copy the images into the experiment's folder.
+
+    DVC fills that folder with what git and DVC hold. Images in the checkout that neither holds,
+    because git ignores them, would be missing.
+
+    Args:
+        root: The checkout.
+        images: The setting data.root.
+
+    Raises:
+        InputError: if git holds some of the images and ignores others: DVC copies no part of a
+            folder, and a run on some of the images would not be noticed.
+    """
+    from dvc.api import DVCFileSystem
+
+    parts = PurePosixPath(images).parts
+    if not parts or parts[0] == "/" or ".." in parts or not (root / images).exists():
+        return []
+    if tracked_files(root, images):
+        ignored = [name for name in ignored_files(root, images) if "/." not in f"/{name}"]
+        if ignored:
+            raise InputError(
+                f"data.root: git ignores {len(ignored)} files of {images}, such as {ignored[0]}, "
+                "and an experiment in a folder of its own has only what is in git: name the images "
+                "by their absolute path"
+            )
+        return []
+    return [] if DVCFileSystem(str(root)).isdvc(images) else [f"--copy-paths={images}"]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from gear.commands import fit_preset, project
 from gear.core.errors import InputError
 from gear.core.files import replace_file
 from gear.core.text import one_line, printable
+from gear.git_project import git_root, ignored_names, project_prefix
 
 DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # dataset on the Hub
 HUB_FOLDER = Path("data/raw")
@@ -48,6 +49,10 @@ __pycache__/
 /reports/live/
 /params.yaml.broken*
 """
+RECORDS = (  # files that have to be in git
+    *(".dvc/config", "dvc.lock", "reports/metrics.json", "reports/protocols.json"),
+    *map(str, (paths.PARAMS, paths.PIPELINE, paths.LOCK)),
+)
 DVC_IGNORED = "__pycache__/\n.venv/\n.gear/\n"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 README = """\
@@ -122,6 +127,7 @@ def run(arguments: argparse.Namespace) -> str:
     require_empty(folder, arguments.images)
     if shutil.which("git") is None:
         raise InputError("git is not installed: runs are recorded in it")
+    require_git_takes(folder)
     if arguments.images:
         source = of_images(arguments.images, folder, captions=arguments.captions)
     elif arguments.hub:
@@ -154,6 +160,15 @@ def require_empty(folder: Path, images: Path | None) -> None:
             raise InputError(
                 f"{_shown(folder)} holds {path.name}: name a new or an empty folder for the project"
             )
+
+
+def require_git_takes(folder: Path) -> None:
+    """Raise `InputError` if git would ignore files of the project that runs are recorded in."""
+    if ignored := ignored_names(folder, RECORDS):
+        raise InputError(
+            f"{_shown(folder)}: git ignores {', '.join(ignored)} there, and runs are recorded in "
+            f"them: change .gitignore (`git check-ignore -v {folder / ignored[0]}` names the line)"
+        )
 
 
 def require_images_apart(folder: Path, images: Path) -> None:
@@ -313,13 +328,10 @@ def summary(
 
 def start_repositories(folder: Path) -> None:
     """Initialise DVC in a folder, and git unless the folder is inside a repository."""
-    command = ["git", "rev-parse", "--show-toplevel"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if git_root(folder) is None:
         _start(folder, "git", "init", "--quiet")
-    is_top = done.returncode != 0 or Path(done.stdout.strip()).samefile(folder)
     if not (folder / ".dvc").is_dir():
-        below = [] if is_top else ["--subdir"]
+        below = ["--subdir"] if project_prefix(folder).parts else []
         _start(folder, sys.executable, "-m", "dvc", "init", "--quiet", *below)
         replace_file(folder / ".dvc/config", DVC_CONFIG.encode())
 

@@ -12,7 +12,7 @@ from gear import paths
 from gear.commands.arguments import positive
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import exclusive_lock, replace_file
-from gear.dvc_experiments import refuse_shallow_clone
+from gear.dvc_experiments import copied_images, refuse_shallow_clone
 from gear.params import Config
 from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision
@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> str:
     failed: dict[str, str] = {}
     if missing and not arguments.page:
         refuse_shallow_clone(root)
+        for images in {run.config.data.root for run in missing}:
+            copied_images(root, images)  # raises an error if they cannot be copied
         with exclusive_lock(
             root / paths.WORK / f"study-{study.name}.lock",
             "{holder} is running this study",

@@ -16,6 +16,7 @@ from dvc.repo import Repo
 
 from gear import paths
 from gear.core.errors import InputError, StageFailed
+from gear.runs.outside_inputs import current_hashes, outside_inputs
 from gear.runs.recorded_checks import (
     DIFFERS,
     Check,
@@ -48,11 +49,13 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
     root = checkout_root()
     revision = find_revision("HEAD", root)
     lock, cache = revision.lock(), Cache(root)
-    refuse_changes(root, lock)
+    inputs = outside_inputs(revision, lock)
+    refuse_changes(root, lock, inputs)
     if unknown := [name for name in unproved if name not in lock]:
         raise InputError(f"no stage {unknown[0]!r} in dvc.lock: there are {', '.join(lock)}")
-    with clone(revision, cache) as rerun:
-        checks = recorded_checks(revision, lock, cache, rerun.folder)
+    outside = current_hashes(root, inputs)
+    with clone(revision, cache, outside) as rerun:
+        checks = recorded_checks(revision, lock, cache, rerun.folder, rerun.outside)
         touched = changed_code(checks)
         edited = [name for name in in_order(lock) if name in touched]
         if not edited:
@@ -65,12 +68,13 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
                 f"`gear accept-code --all`, or `--unproved {' '.join(costly)}` to take over their "
                 "code without a proof"
             )
-        require_inputs(revision, lock, proved, cache)
+        require_inputs(revision, lock, proved, cache, outside)
         for number, name in enumerate(proved, start=1):
             _log(f"running {name} again ({number} of {len(proved)})")
             _prove(rerun, lock[name])
         _require_same_code(root, rerun.folder, [lock[name] for name in edited])
-    write_hashes(root, edited, made={path for stage in lock.values() for path in stage.outs})
+    made = {path for stage in lock.values() for path in stage.outs}
+    write_hashes(root, edited, data=made | rerun.outside.keys())
     parts = {
         "same outputs": proved,
         "not proved": [name for name in edited if name in unproved],
@@ -118,17 +122,17 @@ def _prove(rerun: Rerun, stage: Locked) -> None:
             )
 
 
-def write_hashes(root: Path, stages: list[str], made: set[str]) -> None:
+def write_hashes(root: Path, stages: list[str], data: set[str]) -> None:
     """Write the hashes of the code that these stages depend on to dvc.lock; others stay.
 
-    made: paths that stages write: these dependencies are not code.
+    data: dependencies that are not code: what stages write, and what is outside git.
     """
     logging.getLogger("dvc").setLevel(logging.WARNING)  # else it logs each entry
     with Repo(str(root)) as repo, repo.lock:
         for name in stages:
             stage = repo.stage.load_one(name=name)
             for dependency in stage.deps:
-                if type(dependency) is Dependency and dependency.def_path not in made:
+                if type(dependency) is Dependency and dependency.def_path not in data:
                     dependency.save()
             stage.dump(update_pipeline=False)
 

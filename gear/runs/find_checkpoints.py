@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gear import paths
 from gear.core.errors import InputError
+from gear.git_project import project_prefix
 from gear.training.states import read_description, read_tag, state_folders, step_of
 
 TEMPORARY = (".dvc/tmp/exps/*", ".dvc/tmp/exps/*/*")  # folders of temporary and queued experiments
@@ -46,8 +47,10 @@ def newest(checkout: Path) -> list[Checkpoint]:
     another one, or has finished.
     """
     roots = [checkout]
-    for pattern in TEMPORARY:
-        roots += [f for f in sorted(checkout.glob(pattern)) if (f / paths.WORK).is_dir()]
+    prefix = project_prefix(checkout)
+    for pattern in TEMPORARY:  # each has the files of the whole git repository
+        projects = [folder / prefix for folder in sorted(checkout.glob(pattern))]
+        roots += [project for project in projects if (project / paths.WORK).is_dir()]
     found: list[Checkpoint] = []
     for root in roots:
         here = [state for stage in paths.TRAININGS for state in _states(root, stage)]

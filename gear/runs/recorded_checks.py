@@ -6,7 +6,7 @@ import hashlib
 import json
 import posixpath
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -19,6 +19,9 @@ from dvc.utils.serialize import load_path
 from dvc_objects.fs.local import LocalFileSystem
 
 from gear.core.errors import InputError
+from gear.core.text import one_line
+from gear.git_project import project_prefix
+from gear.runs.outside_inputs import require_recorded
 from gear.runs.revision import (
     LOCK,
     PIPELINE,
@@ -35,6 +38,8 @@ WITHIN = "within tolerance"
 DIFFERS = "DIFFERS"
 ABSENT = "not here"
 UNDECIDED = "metrics decide"
+CACHED = " in the cache"  # endings of what was checked
+OUTSIDE = " on this machine"
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,29 @@ def in_order(lock: dict[str, Locked]) -> list[str]:
     return list(TopologicalSorter(upstream).static_order())
 
 
-def refuse_changes(root: Path, lock: dict[str, Locked]) -> None:
-    """Raise `InputError` if the pipeline or a file of dvc.lock has uncommitted changes."""
+def refuse_changes(root: Path, lock: dict[str, Locked], outside: list[str]) -> None:
+    """Raise `InputError` if the pipeline or a file of dvc.lock has uncommitted changes.
+
+    outside: inputs that are not in git, which need no commit.
+    """
     files = {LOCK, PIPELINE}
     for stage in lock.values():
         files |= {*stage.deps, *stage.outs, *stage.params}
+    files -= {*outside}
     shown = subprocess.run(
-        ["git", "status", "--porcelain", "--", *sorted(files)],
+        [
+            *("git", "--literal-pathspecs", "status", "--porcelain", "--no-renames", "-z"),
+            *("--", *sorted(files)),
+        ],
         cwd=root,
         capture_output=True,
         text=True,
+        errors="replace",
         check=True,
     )
-    if lines := shown.stdout.splitlines():
-        names = ", ".join(line[3:] for line in lines[:6]) + (" ..." if len(lines) > 6 else "")
+    above = f"{project_prefix(root)}/"  # git names files by their paths from its root
+    if changed := [entry[3:].removeprefix(above) for entry in shown.stdout.split("\0") if entry]:
+        names = one_line(", ".join(changed[:6])) + (" ..." if len(changed) > 6 else "")
         raise InputError(
             f"changed and not committed: {names}: commit first, or name a revision "
             "(`gear verify HEAD` leaves them out)"
@@ -78,9 +92,16 @@ def refuse_changes(root: Path, lock: dict[str, Locked]) -> None:
 
 
 def require_inputs(
-    revision: Revision, lock: dict[str, Locked], stages: list[str], cache: Cache
+    revision: Revision,
+    lock: dict[str, Locked],
+    stages: list[str],
+    cache: Cache,
+    outside: Mapping[str, str],
 ) -> None:
-    """Raise `InputError` if an input of one of `stages` is neither in git nor in DVC's cache."""
+    """Raise `InputError` if an input of one of `stages` is not to be had.
+
+    It is in git, in DVC's cache or, if neither holds it, as recorded on this machine (`outside`).
+    """
     uncached = {
         path
         for stage in pipeline_of(revision).values()
@@ -89,13 +110,10 @@ def require_inputs(
     }
     for name in stages:
         for path, md5 in lock[name].deps.items():
-            if revision.in_git(path):
+            if path in outside:
+                require_recorded(name, path, md5, outside[path])
                 continue
-            if Path(path).is_absolute():
-                if not Path(path).exists():
-                    raise InputError(
-                        f"stage {name} reads {path}, which is not on this machine: put it there"
-                    )
+            if revision.in_git(path):
                 continue
             if path in uncached:
                 raise InputError(
@@ -148,11 +166,20 @@ def entries(stage: dict[str, Any], *kinds: str) -> Iterator[tuple[str, Any]]:
 
 
 def recorded_checks(
-    revision: Revision, lock: dict[str, Locked], cache: Cache, clone: Path
+    revision: Revision,
+    lock: dict[str, Locked],
+    cache: Cache,
+    clone: Path,
+    outside: Mapping[str, str],
 ) -> list[Check]:
     """Check settings, commands, code, data and models of a revision against its dvc.lock.
 
-    clone: a clean checkout of the revision.
+    Args:
+        revision: The revision.
+        lock: Its dvc.lock.
+        cache: The cache that has its data and models.
+        clone: A clean checkout of it.
+        outside: Inputs that neither git nor DVC holds, with the hashes that they have now.
     """
     pipeline = resolved_pipeline(revision, clone)
     checks = [
@@ -167,13 +194,17 @@ def recorded_checks(
         code = {
             path: md5
             for path, md5 in stage.deps.items()
-            if path not in made and not Path(path).is_absolute() and (clone / path).exists()
+            if path not in made and path not in outside and (clone / path).exists()
         }
         checks += _definition(stage, pipeline.get(name), code, clone)
         for path, md5 in {**stage.deps, **stage.outs}.items():
             if path not in code and (path, md5) not in seen:
                 seen.add((path, md5))
-                checks.append(_content(name, path, md5, cache, clone))
+                checks.append(
+                    _outside(name, path, md5, outside[path])
+                    if path in outside
+                    else _content(name, path, md5, cache, clone)
+                )
     return checks
 
 
@@ -251,16 +282,17 @@ def _look_up(tree: Any, name: str) -> Any:
     return tree
 
 
-def _content(stage: str, path: str, md5: str, cache: Cache, clone: Path) -> Check:
-    """Check a recorded input or output.
+def _outside(stage: str, path: str, md5: str, got: str) -> Check:
+    """Check an input that neither git nor DVC holds: another one proves nothing about the run."""
+    return Check(stage, path + OUTSIDE, md5, got or "-", SAME if got == md5 else ABSENT)
 
-    It is in the cache, in git if it is small and uncached, or outside the checkout.
-    """
+
+def _content(stage: str, path: str, md5: str, cache: Cache, clone: Path) -> Check:
+    """Check a recorded input or output: in the cache, or in git if it is small and uncached."""
     if (clone / path).exists():
         got = content_md5(clone, path)
-        place = "on this machine" if Path(path).is_absolute() else "in git"
-        return Check(stage, f"{path} {place}", md5, got, SAME if got == md5 else DIFFERS)
-    what = f"{path} in the cache"
+        return Check(stage, f"{path} in git", md5, got, SAME if got == md5 else DIFFERS)
+    what = path + CACHED
     try:
         damaged = cache.damaged_files(md5)
     except MissingContentError:

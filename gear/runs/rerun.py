@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gear.core.errors import InputError
+from gear.git_project import git_root, project_prefix
 from gear.paths import PROVENANCE
 from gear.process import Ended, run_child
+from gear.runs.outside_inputs import partly_in_git
 from gear.runs.revision import LOCK, Cache, Locked, Revision
 
 CONFIG = "[cache]\n    dir = {folder}\n    type = symlink\n"  # contents are linked, not copied
@@ -26,11 +28,15 @@ FRESH = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
 class Rerun:
     """A clone of one commit whose DVC reads the cache of the checkout.
 
+    folder: The project in the clone. temporary: The folder that holds the clone.
+    outside: Inputs that neither git nor DVC holds; of each the hash of what is there now.
     threads: CPU threads of the recorded run, which decide its rounding; None if unknown.
     """
 
     folder: Path
+    temporary: Path
     revision: Revision
+    outside: Mapping[str, str]
     threads: int | None
 
     def run(self, stage: Locked, remade: set[str], show: Callable[[str], None]) -> str:
@@ -45,9 +51,7 @@ class Rerun:
         Returns:
             The reason of a failure; empty if there was none.
         """
-        inputs = [
-            path for path in stage.deps if path not in remade and not Path(path).is_absolute()
-        ]
+        inputs = [path for path in stage.deps if path not in remade and path not in self.outside]
         in_git = [path for path in inputs if self.revision.in_git(path)]
         _git(self.folder, "checkout", "--quiet", "HEAD", "--", LOCK, *in_git)
         for path in (*inputs, *stage.outs):
@@ -60,6 +64,17 @@ class Rerun:
             _remove(self.folder / path)
         ended = self._dvc(["repro", *FRESH, stage.name], show)
         return ended.reason if ended.code else ""
+
+    def link_outside(self, lock: Mapping[str, Locked]) -> None:
+        """Link the inputs that neither git nor DVC holds, if they are still as recorded."""
+        for path, found in self.outside.items():
+            recorded = {stage.deps[path] for stage in lock.values() if path in stage.deps}
+            if found in recorded and not Path(path).is_absolute():
+                self._require_inside(path)
+                link = self.folder / path
+                _remove(link)  # the part of a folder that is in git
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to((self.revision.root / path).resolve())
 
     def _require_inside(self, path: str) -> None:
         """Raise `InputError` if a link leads a path out of the clone, where nothing is written."""
@@ -87,30 +102,37 @@ class Rerun:
             **kept,
             "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
             "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"),
+            "DVC_SITE_CACHE_DIR": str(self.temporary / "site"),
         }
 
 
 @contextmanager
-def clone(revision: Revision, cache: Cache) -> Iterator[Rerun]:
+def clone(revision: Revision, cache: Cache, outside: Mapping[str, str]) -> Iterator[Rerun]:
     """Clone a revision into a temporary folder (TMPDIR), which is removed afterwards.
 
     It is also removed after Ctrl-C and SIGTERM.
+
+    outside: inputs that neither git nor DVC holds, with the hashes that they have now.
     """
     above = Path(tempfile.mkdtemp(prefix="gear-verify-"))
     before = signal.signal(signal.SIGTERM, _as_exit)
     try:
-        folder = above / "checkout"
-        root = str(revision.root)
-        _git(revision.root, "clone", "--quiet", "--shared", "--no-checkout", root, str(folder))
-        _git(folder, "checkout", "--quiet", "--detach", revision.commit)
+        checkout = above / "checkout"
+        root = str(git_root(revision.root) or revision.root)
+        _git(revision.root, "clone", "--quiet", "--shared", "--no-checkout", root, str(checkout))
+        _git(checkout, "checkout", "--quiet", "--detach", revision.commit)
+        folder = checkout / project_prefix(revision.root)
         if not (folder / ".dvc").is_dir():
             raise InputError(
                 f"{revision.commit[:12]} has no .dvc folder in git: commit .dvc/config"
             )
         (folder / ".dvc/config.local").write_text(CONFIG.format(folder=cache.folder))
         recorded = revision.read_json(str(PROVENANCE)) or {}
-        yield Rerun(folder, revision, recorded.get("threads"))
+        lock = revision.lock()
+        everything = {**outside, **partly_in_git(revision, lock, folder)}
+        rerun = Rerun(folder, above, revision, everything, recorded.get("threads"))
+        rerun.link_outside(lock)
+        yield rerun
     finally:
         signal.signal(signal.SIGTERM, before)
         shutil.rmtree(above, ignore_errors=True)
@@ -124,9 +146,8 @@ def _remove(path: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    command = ["git", "--literal-pathspecs", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise InputError(f"git {arguments[0]} failed: {reason}")

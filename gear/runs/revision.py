@@ -31,6 +31,7 @@ from gear.core.errors import InputError
 from gear.core.files import parse_json
 from gear.core.text import one_line
 from gear.core.yaml_text import parse_yaml
+from gear.git_project import files_at
 
 LOCK = "dvc.lock"
 PIPELINE = "dvc.yaml"
@@ -80,8 +81,8 @@ class Revision:
 
     @cached_property
     def files(self) -> DVCFileSystem:
-        """Files in git and cached outputs of this revision, by path."""
-        return DVCFileSystem(str(self.root), rev=self.commit or None)
+        """Files in git and cached outputs of this revision, by their paths in the project."""
+        return files_at(self.root, self.commit) if self.commit else DVCFileSystem(str(self.root))
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a file in git or in DVC's cache; None if it is in neither."""
@@ -92,10 +93,24 @@ class Revision:
 
     def in_git(self, path: str) -> bool:
         """Return whether git, and not DVC's cache, holds a file or folder."""
+        if PurePosixPath(path).is_absolute():  # `files` would take it for one from its root
+            return False
         try:
             return bool(self.files.exists(path)) and not self.files.isdvc(path)
         except DataIndexDirError:  # inside an output that is not in the cache
             return False
+
+    def holds(self, path: str) -> bool:
+        """Return whether a file or folder is in git, or one whose hash DVC records."""
+        if PurePosixPath(path).is_absolute():
+            return False
+        try:
+            self.files.info(path)
+        except DataIndexDirError:  # inside an output that is not in the cache
+            return True
+        except OSError:
+            return False
+        return True
 
     def read_yaml(self, path: str) -> dict[str, Any]:
         """Return a YAML file. Raises `InputError` if it is absent or no mapping."""

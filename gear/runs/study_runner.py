@@ -18,7 +18,7 @@ from dvc.repo import Repo
 from gear import paths
 from gear.core.errors import InputError
 from gear.core.text import one_line
-from gear.dvc_experiments import end_experiments
+from gear.dvc_experiments import copied_images, end_experiments
 from gear.params import load
 from gear.process import Ended, end_group, prepare_child
 from gear.runs.study_file import PlannedRun, Study
@@ -133,6 +133,7 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int, *, is_set: b
     if is_set and not run.config.train.portable:  # portable: always two threads
         settings.append(f"host.threads={threads}")
     words = [word for setting in settings for word in ("-S", setting)]
+    copied = copied_images(root, run.config.data.root)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
     environment = {
         **os.environ,
@@ -141,7 +142,7 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int, *, is_set: b
     }
     with log.open("w") as output:
         child = subprocess.Popen(
-            [*command, "--name", run.experiment, *words],
+            [*command, "--name", run.experiment, *copied, *words],
             cwd=root,
             env=environment,
             stdout=output,

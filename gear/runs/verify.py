@@ -19,9 +19,12 @@ from gear import paths
 from gear.core.errors import InputError, StageFailed
 from gear.core.hardware import hardware_class
 from gear.runs import costs
+from gear.runs.outside_inputs import current_hashes, outside_inputs
 from gear.runs.recorded_checks import (
     ABSENT,
+    CACHED,
     DIFFERS,
+    OUTSIDE,
     SAME,
     UNDECIDED,
     WITHIN,
@@ -75,12 +78,14 @@ def verify(
         raise InputError("the workspace is no revision: commit the run, then `gear verify`")
     lock = revision.lock()
     cache = Cache(root)
+    inputs = outside_inputs(revision, lock)
     if name is None:
-        refuse_changes(root, lock)
+        refuse_changes(root, lock, inputs)
     again = choose_stages(lock, list(lock) if everything else stages)
-    require_inputs(revision, lock, again, cache)
-    with clone(revision, cache) as rerun:
-        checks = recorded_checks(revision, lock, cache, rerun.folder)
+    outside = current_hashes(root, inputs)
+    require_inputs(revision, lock, again, cache, outside)
+    with clone(revision, cache, outside) as rerun:
+        checks = recorded_checks(revision, lock, cache, rerun.folder, rerun.outside)
         if name is None:
             checks += disk_checks(root, lock)
         outputs = _RemadeOutputs(revision, lock, rerun, tolerance)
@@ -99,9 +104,10 @@ def verify(
         )
     message = f"{revision.name} ({revision.commit[:12]}), {len(checks)} checks: "
     message += "; ".join(verdicts(checks, lock, again))
-    absent = _absent_outputs(checks, lock, again)
-    if absent and not stages:
-        raise InputError(f"{message}: `dvc pull` brings them")
+    if _absent_outputs(checks, lock, again) and not stages:
+        raise InputError(f"{message}: `dvc pull` brings what is not in the cache")
+    if _changed_inputs(checks) and not stages:
+        raise InputError(message)
     return message
 
 
@@ -121,6 +127,7 @@ def verdicts(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> 
         "made again, metrics within tolerance": within,
         "recorded hashes agree, nothing was run": not_run,
         "not in the cache, not looked at": absent,
+        "not here as the run read it, not looked at": _changed_inputs(checks),
     }
     return [f"{verdict}: {', '.join(names)}" for verdict, names in outcome.items() if names]
 
@@ -128,10 +135,20 @@ def verdicts(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> 
 def _absent_outputs(checks: list[Check], lock: dict[str, Locked], again: list[str]) -> list[str]:
     """Return recorded contents that are not in the cache and were not made again."""
     made = {path for name in again for path in lock[name].outs}
-    absent = [
-        check.what.removesuffix(" in the cache") for check in checks if check.verdict == ABSENT
+    return sorted(set(_absent(checks, CACHED)) - made)
+
+
+def _changed_inputs(checks: list[Check]) -> list[str]:
+    """Return inputs outside git and DVC that are gone or no longer as recorded."""
+    return _absent(checks, OUTSIDE)
+
+
+def _absent(checks: list[Check], where: str) -> list[str]:
+    return [
+        check.what.removesuffix(where)
+        for check in checks
+        if check.verdict == ABSENT and check.what.endswith(where)
     ]
-    return sorted(set(absent) - made)
 
 
 def choose_stages(lock: dict[str, Locked], stages: list[str] | None) -> list[str]:

@@ -123,6 +123,24 @@ def toy_run(folder: Path) -> Path:
     return Path(shutil.copytree(Path(_finished().name) / "checkout", folder, symlinks=True))
 
 
+def into_larger_repository(checkout: Path, repository: Path) -> Path:
+    """Copy a checkout without its history to `ml/toy` of a new git repository; commit it there.
+
+    The repository has a commit from before that, and a folder beside it.
+    """
+    project = repository / "ml/toy"
+    shutil.copytree(checkout, project, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    (repository / "web").mkdir()
+    (repository / "web/index.html").write_text("page")
+    run(repository, "git", "init", "-q", "-b", "main")
+    for key, value in (("user.name", "t"), ("user.email", "t@example.com")):
+        git(repository, "config", key, value)
+    git(repository, "add", "web")
+    git(repository, "commit", "-q", "-m", "before the project")
+    commit(repository, "project")
+    return project
+
+
 @cache
 def _finished() -> tempfile.TemporaryDirectory[str]:
     temporary = tempfile.TemporaryDirectory(prefix="gear-toy-run-")

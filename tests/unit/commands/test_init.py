@@ -160,6 +160,21 @@ def test_a_folder_in_a_git_repository_makes_none_of_its_own(
     assert Path("inner/.dvc/config").exists()
 
 
+def test_a_repository_that_ignores_what_runs_are_recorded_in_is_refused(
+    birds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GIT_CEILING_DIRECTORIES")
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(".gitignore").write_text("*.lock\n*.png\nreports/\n")
+    assert main(["init", "ml/inner", "--images", "birds"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gear init: ml/inner: git ignores dvc.lock, reports/metrics.json, ")
+    assert error.count("\n") == 1
+    assert not Path("ml").exists()
+    Path(".gitignore").write_text("*.png\n/reports/\n")
+    assert main(["init", "ml/inner", "--images", "birds"]) == 0
+
+
 def test_without_images_the_packaged_ones_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["init", "project", "--captions"]) == 0
     monkeypatch.chdir("project")

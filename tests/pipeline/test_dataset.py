@@ -110,7 +110,7 @@ def test_like_is_accepted_and_unlike_is_put_aside_with_its_reasons(
 
 
 def test_a_broken_version_is_put_aside_and_names_its_rows(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = images("bad", 1, {"cats": 4, "dogs": 4})
     (Path(root) / "cats" / "1.png").write_bytes(b"not an image")
@@ -120,7 +120,9 @@ def test_a_broken_version_is_put_aside_and_names_its_rows(
     kept = json.loads((paths.QUARANTINE / verdict()["version"] / "rejects.json").read_text())
     assert [r["file"] for r in kept] == ["cats/1.png"]
 
-    # the class `_` has a blank as caption
+    # the class `_` has a blank as caption, which matters if captions are the condition
+    captions = {"size": 16, "condition": "caption"}
+    write_params(tmp_path, tiny_settings(data=captions, host={"workers": 1}))
     assert main(["dataset", "--root", images("blank", 1, {"_": 3, "dogs": 4})]) == 2
     line = capsys.readouterr().err
     assert "caption_length" in line

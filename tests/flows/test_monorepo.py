@@ -101,6 +101,7 @@ def test_experiments_in_progress_are_monitored(project: Path) -> None:
     assert [(c.run, c.step, c.root) for c in newest(project)] == [("run", 8, apart)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_study_of_images_in_the_project(tmp_path: Path, ignored: bool) -> None:
     """Test images that git ignores, and images of which it ignores some."""

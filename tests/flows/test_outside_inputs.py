@@ -105,7 +105,15 @@ def test_code_is_accepted_without_the_images(checkout: Path) -> None:
     assert after == images
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "in part", "in git", "in DVC"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "elsewhere",
+        pytest.param("in part", marks=pytest.mark.slow),
+        pytest.param("in git", marks=pytest.mark.slow),
+        pytest.param("in DVC", marks=pytest.mark.slow),
+    ],
+)
 def test_images_of_other_places(tmp_path: Path, where: str) -> None:
     folder = toy_run(tmp_path / "checkout")
     root = str(tmp_path / "images") if where == "elsewhere" else "images"

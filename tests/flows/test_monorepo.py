@@ -59,13 +59,15 @@ def test_files_of_a_revision_have_their_paths_in_the_project(finished: Path) -> 
 
 
 def test_a_project_above_is_not_taken_for_this_one(project: Path) -> None:
-    """Test a revision that has another DVC project at git's root, and not yet this one."""
+    """Test a revision with a DVC project at git's root, and only a note in this one's folder."""
     root = project.parents[1]
     git(root, "checkout", "-q", "-b", "other", "HEAD~1")
     (root / ".dvc").mkdir()
     (root / ".dvc/config").touch()
     (root / "dvc.lock").write_text("of the project above")
-    commit(root, "a project above")
+    (project / "notes.txt").touch()
+    git(root, "add", ".dvc/config", "dvc.lock", "ml/toy/notes.txt")
+    git(root, "commit", "-q", "-m", "a project above")
     git(root, "checkout", "-q", "main")
     assert find_revision("other", project).read("dvc.lock") is None
     assert bytes(files_at(root, "other").read_bytes("dvc.lock")) == b"of the project above"

@@ -66,9 +66,14 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
         train=f"grep recipe params.yaml >> {marks}; "
         "grep -q ste params.yaml && exit 1; cat params.yaml",
     )
-    (folder / "params.yaml").write_text("run: {seed: 5}\njoint: {recipe: none, batch: 3}\n")
+    settings = "run: {seed: 5}\njoint: {recipe: none, batch: 3}\n"
+    (folder / "params.yaml").write_text(settings + "data: {source: folder, root: images}\n")
     text = (folder / "dvc.yaml").read_text()
-    (folder / "dvc.yaml").write_text(text + "    params: [run.seed, joint.recipe]\n")
+    more = "    params: [run.seed, joint.recipe]\n    deps: ['${data.root}']\n"
+    (folder / "dvc.yaml").write_text(text + more)
+    (folder / "images").mkdir()
+    (folder / "images/cat.png").write_text("in the folder of each experiment, too")
+    (folder / ".gitignore").write_text("/images\n")
     commit(folder)
     wanted = json.dumps({"recipes": ["ste", "gear"], "seeds": [3], "label": "toy"})
     code, output = run(server, folder, COMPARE, wanted)

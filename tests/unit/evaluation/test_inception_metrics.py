@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,21 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from gear.core.settings import PinnedFile
-from gear.data.shards import encode_png, read_split, write_shards
+from gear.data.shards import encode_png, image_row, read_split, write_shards
 from gear.encoders.inception import Inception
-from gear.evaluation.inception_metrics import inception_score, sample_metrics
+from gear.evaluation.inception_metrics import (
+    inception_score,
+    reconstruction_metrics,
+    sample_metrics,
+)
 from gear.evaluation.inception_statistics import (
     load_training_statistics,
     save_training_statistics,
 )
+from gear.evaluation.metric_protocol import Absent
+from gear.tokenizer.model import Tokenizer
 from tests.support.images import N, pictures
+from tests.support.settings import tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +150,31 @@ def test_precision_and_recall_are_what_loops_count(
     assert records["inception_precision"]["value"] == pytest.approx(inside(samples, training, 3))
     assert records["inception_recall"]["value"] == pytest.approx(inside(training, samples, 3))
     assert 0 < records["inception_recall"]["value"] + records["inception_precision"]["value"] < 2
+
+
+def test_floors_of_captions_are_of_their_images_and_of_one_image_absent(
+    inception: Inception, tmp_path: Path
+) -> None:
+    rows = (
+        image_row(str(number // 2), encode_png(pixels), (16, 16), 0, f"caption {number}")
+        for number, pixels in enumerate(np.repeat(pictures(2, 1), 2, axis=0))
+    )
+    write_shards(rows, tmp_path / "train")
+    save_training_statistics(tmp_path, inception, read_split(tmp_path / "train"))
+    training = load_training_statistics(tmp_path)
+    assert len(training.features) == N, "an image with two captions is its own neighbour"
+    samples, own = pictures(1, 2), pictures(3, 1)
+    of_three, of_one = (
+        sample_metrics(inception, samples, training.reference, training, {}, 0, own[:images])
+        for images in (3, 1)
+    )
+    floor = of_three["fid_floor"].record()["protocol"]
+    assert (floor["n"], floor["distinct_images"]) == (3, 3)
+    assert isinstance(of_one["fid_floor"], Absent)
+
+
+def test_one_reconstruction_has_no_fid_and_a_reason(inception: Inception) -> None:
+    tokenizer = Tokenizer(tiny_settings().tokenizer).eval()
+    rfid = reconstruction_metrics(inception, tokenizer, pictures(1, 1)[:1], {})["rfid"]
+    assert isinstance(rfid, Absent)
+    assert "two images" in rfid.reason

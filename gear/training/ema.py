@@ -54,6 +54,8 @@ class EMA:
             value = weights[name]
             if is_partitioned(live[name]):
                 value = own_part(value, average.numel())
+            if value.shape != average.shape:
+                raise RuntimeError(f"{name}: {tuple(value.shape)}, not {tuple(average.shape)}")
             average.copy_(value)
 
 

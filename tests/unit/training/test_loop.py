@@ -121,6 +121,17 @@ def test_a_state_that_does_not_fit_is_named(world: DistributedContext, tmp_path:
     run.checkpoints.close()
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 3), (3, 2)])
+def test_averages_take_no_weights_of_another_shape(shape: tuple[int, ...]) -> None:
+    """Test shapes that `copy_` would broadcast, too."""
+    module = nn.Linear(3, 2, bias=False)
+    average = EMA(module, 0.5)
+    before = average.weights["weight"].clone()
+    with pytest.raises(RuntimeError, match="weight"):
+        average.load({"weight": torch.ones(shape)})
+    assert torch.equal(average.weights["weight"], before)
+
+
 def test_a_resumed_training_keeps_what_was_measured_beside_the_curve(
     world: DistributedContext, tmp_path: Path
 ) -> None:

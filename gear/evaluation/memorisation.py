@@ -52,7 +52,6 @@ def share_of_copies(
     *,
     flip: bool,
     protocol: dict[str, Any],
-    count_images: bool = False,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Metric], NearestTraining]:
     """Return the shares of samples that count as copies, and the nearest training image of each.
@@ -70,8 +69,6 @@ def share_of_copies(
         tokens_NL: Their tokens.
         flip: Whether to compare with mirrored training images too.
         protocol: How the samples were drawn.
-        count_images: Whether to record in the floors how many distinct validation images they are
-            of. Where images have several captions, that is not the size of the split.
         ranks: Share the work.
     """
     val_tokens = encode_images(tokenizer, val.distinct(IMAGES), ranks)
@@ -98,7 +95,7 @@ def share_of_copies(
         f"over that of {1 - COPY_SHARE:.0%} of validation images",
         "threshold": agreement,
     }
-    images = {DISTINCT: held_out} if count_images else {}
+    images = {DISTINCT: held_out} if held_out < min(len(val), IMAGES) else {}
     near = both.distance < distance
     alike = both.agreement > agreement
     metrics = {

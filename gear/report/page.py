@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from gear.evaluation.metric_protocol import ABSENT, DISTINCT, absent_records
+from gear.evaluation.metric_protocol import ABSENT, DISTINCT, absent_records, describe
 from gear.report.figures import png_bytes
 from gear.report.line_chart import line_chart
 
@@ -267,9 +267,7 @@ def codebook_section(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(record: dict[str, Any]) -> str:
-    if record["value"] is None:
-        return f"not computed: {record['protocol'][ABSENT]}"
-    return f"{record['value']:.3f}"
+    return describe(record) if record["value"] is None else f"{record['value']:.3f}"
 
 
 def copies_section(

@@ -109,7 +109,6 @@ def run(config: Config) -> None:
         tokens,
         flip=config.data.flip,
         protocol=drawn,
-        count_images=condition == "caption",
         ranks=ranks,
     )
     metrics |= copies

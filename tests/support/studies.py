@@ -68,7 +68,8 @@ def joint(out):
 def sample(out):
     import numpy as np
     from gear.data.shards import write_samples
-    write_samples(np.zeros((30, 4, 4, 3), np.uint8), np.zeros(30, int), ["" for _ in range(30)], out)
+    pixels, labels = np.zeros((30, 4, 4, 3), np.uint8), np.zeros(30, int)
+    write_samples(pixels, labels, [""] * 30, out)
 
 def evaluate(out):
     rows = pathlib.Path("data/models/joint/curves.jsonl").read_text().splitlines()

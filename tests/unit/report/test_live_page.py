@@ -6,6 +6,7 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,12 @@ def write_strip(checkout: Path, step: int, stage: str = "joint") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 64, 3), step % 256, np.uint8)).save(file)
     return file
+
+
+def strips_of(page: str) -> dict[str, Any]:
+    found = re.search('data-strips="([^"]*)"', page)
+    assert found
+    return dict(json.loads(unescape(found[1])))
 
 
 def test_the_parts_of_a_finished_run(checkout: Path) -> None:
@@ -86,7 +93,7 @@ def test_the_page_in_one_file_asks_no_server(checkout: Path) -> None:
     text = LivePage(checkout).html(whole=True)
     assert "connect-src" not in text
     assert "data-part>" not in text
-    data = json.loads(unescape(re.search('data-strips="([^"]*)"', text)[1]))  # type: ignore[index]
+    data = strips_of(text)
     assert len(data["steps"]) == len(data["pictures"]) == STRIPS
     assert data["steps"][-1] == 3 * STRIPS - 1
 
@@ -95,7 +102,7 @@ def test_samples_of_every_measurement(checkout: Path) -> None:
     page = LivePage(checkout)
     for step in (0, 200, 50):
         write_strip(checkout, step)
-    data = json.loads(unescape(re.search('data-strips="([^"]*)"', page.html())[1]))  # type: ignore[index]
+    data = strips_of(page.html())
     assert data["steps"] == [0, 50, 200]
     assert list(data["pictures"]) == ["200"]
     assert page.strip("joint", 50) != page.strip("joint", 0)

@@ -146,8 +146,14 @@ def test_an_experiment_survives_the_clone_that_made_it(
     server: dict[str, str], tmp_path: Path
 ) -> None:
     states, data, hub = tmp_path / "states", tmp_path / "data", tmp_path / "hub.git"
-    folder = toy(tmp_path / "c", one=f"exec cp params.yaml one.txt && echo $GEAR_STATES > {states}")
-    (folder / "params.yaml").write_text("joint: {recipe: gear}\n")
+    command = f"exec cat images/a.png && cp params.yaml one.txt && echo $GEAR_STATES > {states}"
+    folder = toy(tmp_path / "c", one=command)
+    (folder / "params.yaml").write_text(
+        "joint: {recipe: gear}\ndata: {source: folder, root: images}\n"
+    )
+    (folder / "images").mkdir()
+    (folder / "images/a.png").write_text("an image that git ignores")
+    (folder / ".gitignore").write_text("/images\n")
 
     def run(*command: str, cwd: Path = folder) -> str:
         words = [sys.executable, "-m", *command] if command[0] == "dvc" else command

@@ -107,7 +107,7 @@ def test_usual_headers_are_read() -> None:
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_scans_of_thumbnails_and_appended_films_do_not_count(where: str) -> None:
-    content, film = encoded(noise(), "JPEG"), b"\xff\xda" * 200
+    content, film = encoded(noise(), "JPEG"), b"\0\2\xff\xda" * 200
     if where == "before":
         content = content[:2] + jpeg_segment(0xE5, film) + content[2:]
     else:

@@ -255,7 +255,11 @@ class ImageGenerator(HubModel):
         """Sample token indices, (N, L) int64 on the CPU; rows, seeds: condition and seed, (N,)."""
         tokens = [torch.zeros(0, self.model.tokens, dtype=torch.int64)]
         for part in batches(len(seeds), BATCH):
-            tokens.append(sample(self.model, conditions(rows[part]), seeds[part], settings).cpu())
+            condition = conditions(rows[part])
+            size = inference.images_at_once(self.model, condition, settings)
+            for piece in batches(len(condition), size):
+                drawn = sample(self.model, condition[piece], seeds[part][piece], settings)
+                tokens.append(drawn.cpu())
         return torch.cat(tokens)
 
     @classmethod

@@ -23,6 +23,7 @@ from gear.dvc_experiments import is_shallow_clone
 LEAST_DISK = 2e9  # bytes: the quickstart with its cache and states
 LEAST_MEMORY = 3e9  # bytes that the quickstart's largest stage and its loader take
 OLDEST_DRIVER = 580  # for CUDA 13
+CONTAINER = Path("/sys/fs/cgroup")  # inside a container, the limits and use of that container
 WITHOUT_ROOT = "openmoji"  # the source that comes with the packages
 
 
@@ -111,19 +112,34 @@ def _driver() -> str | None:
     return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
 
 
-def memory() -> str:
-    """Return the number of cores and the free memory. Raises `Lacks` if that is too little."""
+def free_memory() -> int:
+    """Return the bytes that this process can still take: of the machine, or of its container."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         facts = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(facts["MemAvailable"].split()[0]) * 1024
+    try:  # of Linux's control groups, version 2; a machine's own group has no such file
+        limit = (CONTAINER / "memory.max").read_text().strip()
+        used = int((CONTAINER / "memory.current").read_text())
+        counts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return free
+    if limit == "max":
+        return free
+    pages = int(counts.get("inactive_file", 0))  # of files, which the kernel drops if it must
+    return min(free, max(0, int(limit) - used + pages))
+
+
+def memory() -> str:
+    """Return the number of cores and the free memory. Raises `Lacks` if that is too little."""
+    free = free_memory()
     text = (
         f"{len(os.sched_getaffinity(0))} cores, {free / 1e9:.1f} GB of memory free; the quickstart "
         f"takes {LEAST_MEMORY / 1e9:.0f} GB"
     )
     if free < LEAST_MEMORY:
-        raise Lacks(f"{text}: end other programs, or use a larger machine")
+        raise Lacks(f"{text}: end other programs, or use a larger machine or container")
     return text
 
 

@@ -23,13 +23,14 @@ from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
 
 LEVEL = 0.95
+ROUNDING = 1e-9  # spreads below this share of the largest value are rounding
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "open"
 Runs = dict[int, Record]  # of one arm, by seed
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its interval; `low` and `high` are None with fewer than two seeds."""
+    """A mean over seeds with its interval; `low` and `high` are None if there is no spread."""
 
     mean: float
     low: float | None
@@ -71,14 +72,17 @@ class Finding:
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Return the mean of independent values and its Student's t interval.
 
+    There is no interval for fewer than two values, nor for equal ones: a spread of 0 over a few
+    seeds would say that no seed differs.
+
     level: confidence level in (0, 1). The mean of no values is nan.
 
     >>> found = interval([1.0, 2.0, 3.0])
     >>> round(found.low, 3), found.mean, round(found.high, 3)
     (-0.484, 2.0, 4.484)
     """
-    if len(values) < 2:
-        return Interval(values[0] if values else math.nan, None, None)
+    if not _spread(values):
+        return Interval(fmean(values) if values else math.nan, None, None)
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return Interval(fmean(values), fmean(values) - half, fmean(values) + half)
 
@@ -86,17 +90,24 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 def p_value(values: Sequence[float]) -> float:
     """Return the two-sided p-value of a t test that independent values have the mean 0.
 
-    nan with fewer than two values. It is below 1 - `level` if `interval` leaves out 0.
+    nan with fewer than two values, or equal ones. Else it is below 1 - `level` if `interval` leaves
+    out 0.
 
     >>> round(p_value([1.0, 2.0, 3.0]), 3)
     0.074
     """
-    if len(values) < 2:
+    if not _spread(values):
         return math.nan
     error = stdev(values) / len(values) ** 0.5
-    if error == 0:
-        return 0.0 if fmean(values) else 1.0
     return float(2 * stats.t.sf(abs(fmean(values)) / error, len(values) - 1))
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return the standard deviation; 0 if it is no more than rounding, or of fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    found = stdev(values)
+    return found if found > ROUNDING * max(map(abs, values)) else 0.0
 
 
 def judge(
@@ -283,12 +294,13 @@ def _compared(
 
 def _bounds(low: float | None, high: float | None, form: str) -> str:
     if low is None or high is None:
-        return "no interval: one seed"
+        return "no interval: one seed, or all alike"
     return f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
 
 
 def _p(values: Collection[float]) -> str:
-    return "" if len(values) < 2 else f", p {p_value(list(values)):.2g}"
+    p = p_value(list(values))
+    return "" if math.isnan(p) else f", p {p:.2g}"
 
 
 def _left_out(reasons: dict[int, str]) -> str:

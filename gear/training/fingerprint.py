@@ -73,6 +73,11 @@ class Identity:
         text = json.dumps(self.facts(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def has_absent_inputs(self) -> bool:
+        """Whether an input is missing, so that its state cannot be told by its fingerprint."""
+        return ABSENT in self.inputs.values()
+
     def facts(self) -> dict[str, Any]:
         """Return what is hashed, as JSON."""
         return {

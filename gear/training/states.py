@@ -22,6 +22,7 @@ from gear.process import GRACE
 from gear.training.fingerprint import Identity
 
 DESCRIPTION = "description.json"
+NO_DESCRIPTION = "no description"
 LOCK = "lock"
 OLDER = "older"  # folder of the state before the latest
 LONGEST_SAVE = 1800.0  # seconds
@@ -59,11 +60,16 @@ def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
 def prune_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
     """Delete the states that differ from the current identities and that no process has locked.
 
+    A state without a description is kept if an input is absent, as a study's are: the next run may
+    resume from it.
+
     Returns:
         The deleted states.
     """
     deleted = []
     for state in list_states(root, current):
+        if state.differences == [NO_DESCRIPTION] and current[state.stage].has_absent_inputs:
+            continue
         if state.differences and delete_unlocked(state.folder):
             deleted.append(state)
     return deleted
@@ -172,7 +178,7 @@ def step_of(tag: str) -> int:
 def _read_state(folder: Path, identity: Identity) -> State:
     description = read_description(folder)
     latest = folder / "latest"
-    differences = identity.differences(description) if description else ["no description"]
+    differences = identity.differences(description) if description else [NO_DESCRIPTION]
     if folder.name.partition("-")[0] == identity.fingerprint:
         differences = []  # also if a power cut left no description
     return State(

@@ -20,6 +20,7 @@ from gear.core.model_folder import CONFIG, WEIGHTS, save_model
 from gear.encoders.config import TextConfig
 from gear.encoders.text import TextEncoder
 from gear.evaluation.frechet import distance
+from gear.generator import inference
 from gear.generator.transformer import Generator
 from gear.params import Config, load_preset
 from gear.tokenizer.model import Tokenizer
@@ -138,7 +139,9 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return bool(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1)
 
 
-def test_a_sample_depends_on_its_class_and_seed_alone(checkpoint: Path) -> None:
+def test_a_sample_depends_on_its_class_and_seed_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = gear.load_generator(checkpoint)
     assert generator.class_names == NAMES
     several = generator.sample(classes=["cat", 0, "2"], seed=5)
@@ -152,6 +155,9 @@ def test_a_sample_depends_on_its_class_and_seed_alone(checkpoint: Path) -> None:
     ) == 3
     guided = generator.sample(classes=["cat"], seed=5, guidance=4.0, top_k=8)
     assert not same(guided[0], several[0])
+    monkeypatch.setattr(inference, "CACHE", 1)  # bytes: one image at a time
+    alone = generator.sample(classes=["cat", 0, "2"], seed=5)
+    assert all(same(*pair) for pair in zip(alone, several, strict=True))
 
 
 def test_what_a_generator_does_not_know_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -59,6 +59,21 @@ def test_what_a_run_needs_and_is_not_there_is_named(
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "free"), [("5000000000", 3_500_000_000), ("max", None), ("1000000", 0)]
+)
+def test_the_memory_of_a_container_is_what_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int | None
+) -> None:
+    monkeypatch.setattr(doctor, "CONTAINER", tmp_path)
+    machine = doctor.free_memory()
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("2000000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500000000\ninactive_file 500000000\n")
+    found = doctor.free_memory()
+    assert found == pytest.approx(machine if free is None else min(free, machine), rel=0.05)
+
+
 def test_a_portable_run_has_one_rank_however_many_gpus_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,20 @@ def test_a_difference_counts_if_its_interval_is_on_one_side(
     finding = examine(lower(), [*BASE, *better(by, spread)], SEEDS)
     assert finding.verdict == verdict
     assert finding.per_seed == pytest.approx({i: spread * (i - 1) - by for i in range(3)})
+
+
+def test_values_that_differ_by_rounding_alone_have_no_interval() -> None:
+    values = [0.3, 0.1 + 0.2, 0.3]
+    assert values[0] != values[1]
+    assert interval(values).low is None
+    assert math.isnan(p_value(values))
+
+
+@pytest.mark.parametrize("by", [20.0, -20.0])
+def test_one_difference_in_all_seeds_is_no_interval(by: float) -> None:
+    finding = examine(lower(), [*BASE, *better(by, 0.0)], SEEDS)
+    assert finding.verdict == OPEN
+    assert "(no interval: one seed, or all alike)" in finding.evidence
 
 
 def test_higher_is_the_mirror_of_lower() -> None:
@@ -195,7 +210,7 @@ def test_curves_are_compared_if_only_one_arm_measures_guidance(value: str) -> No
 
 def test_a_threshold_that_each_run_finds_for_itself_is_no_other_protocol() -> None:
     base = [record("base", s, [9, 9, 9, 9, 9], protocol={"threshold": s}) for s in SEEDS]
-    arm = [record("arm", s, [9, 9, 9, 9, 1], protocol={"threshold": 7 + s}) for s in SEEDS]
+    arm = [record("arm", s, [9, 9, 9, 9, 1 + s / 9], protocol={"threshold": 7 + s}) for s in SEEDS]
     assert examine(lower(), [*base, *arm], SEEDS).verdict == SUPPORTED
 
 

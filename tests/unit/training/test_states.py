@@ -61,6 +61,13 @@ def test_a_state_that_lost_its_description_is_current_by_its_folder(tmp_path: Pa
     assert states == {identity(1).fingerprint: [], identity(2).fingerprint: ["no description"]}
 
 
+def test_a_state_that_may_be_the_current_one_is_not_pruned(tmp_path: Path) -> None:
+    (save(tmp_path, identity(1), 2) / "description.json").unlink()
+    known, unknown = (Identity("joint", {}, {"a": of}, {}, {}, {}) for of in ("1234", "absent"))
+    assert not prune_states(tmp_path, {"joint": unknown})
+    assert len(prune_states(tmp_path, {"joint": known})) == 1
+
+
 def test_an_experiment_deletes_no_finished_state_of_the_checkout(tmp_path: Path) -> None:
     own, earlier, later = (save(tmp_path, identity(n), 2, finished=True) for n in (1, 2, 3))
     for folder in (earlier, later):

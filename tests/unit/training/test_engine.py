@@ -125,7 +125,8 @@ def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
     second = small_engine(world, stage, offload=False)
     assert manager.load({"model": second})
     manager.close()
-    assert torch.equal(take_steps(second, range(3, 6)), whole)
+    # DeepSpeed's AdamW for the CPU rounds as PyTorch's on some processors only
+    torch.testing.assert_close(take_steps(second, range(3, 6)), whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

@@ -30,7 +30,7 @@ Runs = dict[int, Record]  # of one arm, by seed
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its interval; `low` and `high` are None if there is no spread."""
+    """A mean over seeds with its interval; `low` and `high` are None if there is none."""
 
     mean: float
     low: float | None
@@ -72,8 +72,8 @@ class Finding:
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Return the mean of independent values and its Student's t interval.
 
-    There is no interval for fewer than two values, nor for equal ones: a spread of 0 over a few
-    seeds would say that no seed differs.
+    There is no interval for fewer than two values, nor for equal ones, whose spread of 0 would give
+    one of no width.
 
     level: confidence level in (0, 1). The mean of no values is nan.
 
@@ -294,7 +294,7 @@ def _compared(
 
 def _bounds(low: float | None, high: float | None, form: str) -> str:
     if low is None or high is None:
-        return "no interval: one seed, or all alike"
+        return "no interval: one seed, or equal in all"
     return f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
 
 

@@ -93,7 +93,7 @@ def test_values_that_differ_by_rounding_alone_have_no_interval() -> None:
 def test_one_difference_in_all_seeds_is_no_interval(by: float) -> None:
     finding = examine(lower(), [*BASE, *better(by, 0.0)], SEEDS)
     assert finding.verdict == OPEN
-    assert "(no interval: one seed, or all alike)" in finding.evidence
+    assert "(no interval: one seed, or equal in all)" in finding.evidence
 
 
 def test_higher_is_the_mirror_of_lower() -> None:

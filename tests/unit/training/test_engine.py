@@ -125,6 +125,8 @@ def test_an_offloaded_optimizer_takes_the_same_steps_and_resumes_without_it(
     second = small_engine(world, stage, offload=False)
     assert manager.load({"model": second})
     manager.close()
+    saved, loaded = (EMA(engine.module, 0.0).weights["weight"] for engine in (first, second))
+    assert torch.equal(loaded, saved)
     # DeepSpeed's AdamW for the CPU rounds as PyTorch's on some processors only
     torch.testing.assert_close(take_steps(second, range(3, 6)), whole, rtol=1e-5, atol=1e-6)
 

@@ -10,12 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from gear.report.comparison_page import Table
+from gear.report.interval_figure import interval_figure
 from gear.report.line_chart import Band, line_chart
 from gear.report.page import render_template
 from gear.runs.comparison import differing, mean_and_std
 from gear.runs.hypotheses import (
     Finding,
     by_arm_and_seed,
+    comparable_curves,
     end_value,
     judge,
     measure_speed,
@@ -48,6 +50,7 @@ CURVES = {
     "guidance/ratio": "gradient of guidance at the latents, over that of the tokenizer's loss",
     "guidance/cosine": "cosine between the two gradients",
 }
+DIFFERENCES = {"fd": "fd", "ntp_bits": "val/ntp_bits"}  # curves of predicted metrics
 CONVERGED = 0.02  # maximum change of the warm-up's losses over its last quarter
 
 
@@ -82,7 +85,9 @@ def write_page(study: Study, records: dict[str, Record], failed: dict[str, str])
             for name, hypothesis in study.config.hypotheses.items()
         ],
         "earlier_plans": sum(record.plan != study.plan for record in found),
+        "interval_figure": lambda effects: Markup(interval_figure(effects)),
         "charts": charts(arms, by_arm),
+        "differences": difference_charts(study, by_arm),
         "warm_up": warm_up(found),
         "samples": sample_strips(study, records),
         "tables": [
@@ -105,19 +110,65 @@ def charts(arms: Sequence[str], by_arm: dict[str, dict[int, Record]]) -> list[Ma
     """Return a chart per quantity: the mean over seeds, in a band from minimum to maximum."""
     found = []
     for quantity, title in CURVES.items():
-        series: dict[str, list[tuple[float, float]]] = {}
-        bands: dict[str, Band] = {}
-        for arm in arms:
-            runs = [dict(record.points(quantity)) for record in by_arm[arm].values()]
-            steps = sorted(set.intersection(*(set(points) for points in runs)))
-            label = f"{arm} ({len(runs)})"
-            series[label] = [(step, mean(points[step] for points in runs)) for step in steps]
-            bands[label] = [
-                (step, min(p[step] for p in runs), max(p[step] for p in runs)) for step in steps
-            ]
-        if any(series.values()):
-            found.append(Markup(line_chart(title, series, bands=bands)))
-    return found
+        curves = {
+            arm: [dict(record.points(quantity)) for record in by_arm[arm].values()] for arm in arms
+        }
+        found.append(_mean_chart(title, curves))
+    return [chart for chart in found if chart]
+
+
+def difference_charts(study: Study, by_arm: dict[str, dict[int, Record]]) -> list[Markup]:
+    """Return charts of predicted differences of FD and bits per image over the training.
+
+    There is a chart per arm and quantity, with a line per arm that it is compared with.
+    """
+    predicted = {
+        (DIFFERENCES[prediction.value], prediction.arm, other): None
+        for hypothesis in study.config.hypotheses.values()
+        for prediction in hypothesis.predictions
+        for other in prediction.than
+        if prediction.value in DIFFERENCES and {prediction.arm, other} <= by_arm.keys()
+    }
+    charts: dict[tuple[str, str], dict[str, list[dict[float, float]]]] = {}
+    for quantity, arm, other in predicted:
+        pairs = [
+            (by_arm[arm][seed], by_arm[other][seed])
+            for seed in sorted(by_arm[arm].keys() & by_arm[other].keys())
+        ]
+        lines = [
+            _subtracted(dict(first.points(quantity)), dict(second.points(quantity)))
+            for first, second in pairs
+            if comparable_curves(first, second, quantity)
+        ]
+        if lines:
+            charts.setdefault((quantity, arm), {})[f"minus {other}"] = lines
+    found = []
+    for (quantity, arm), curves in charts.items():
+        name = next(iter(curves)) if len(curves) == 1 else "minus another arm"
+        found.append(_mean_chart(f"{CURVES[quantity]}: {arm} {name}", curves))
+    return [chart for chart in found if chart]
+
+
+def _subtracted(first: dict[float, float], second: dict[float, float]) -> dict[float, float]:
+    return {step: first[step] - second[step] for step in first.keys() & second.keys()}
+
+
+def _mean_chart(title: str, curves: dict[str, list[dict[float, float]]]) -> Markup:
+    """Return the chart of the mean over seeds of each label's curves, with a band of the extremes.
+
+    curves: values by step, a dict per seed. Steps that a seed lacks are left out. Empty if there
+        are none.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    bands: dict[str, Band] = {}
+    for name, runs in curves.items():
+        steps = sorted(set.intersection(*(set(points) for points in runs)))
+        label = f"{name} ({len(runs)})"
+        series[label] = [(step, mean(points[step] for points in runs)) for step in steps]
+        bands[label] = [
+            (step, min(p[step] for p in runs), max(p[step] for p in runs)) for step in steps
+        ]
+    return Markup(line_chart(title, series, bands=bands) if any(series.values()) else "")
 
 
 def warm_up(records: Sequence[Record]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Set
+import math
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
@@ -244,16 +245,28 @@ def metric_names(arms: list[Arm]) -> list[str]:
 def mean_and_std(values: list[float]) -> str:
     """Return mean and standard deviation as text; `-` if there are no values.
 
-    >>> mean_and_std([1.0, 2.0])
-    '1.5 ± 0.71'
+    Both have the decimals that give the deviation two significant digits.
+
+    >>> mean_and_std([1.0, 2.0]), mean_and_std([148.851, 129.04]), mean_and_std([1.0, 1.0])
+    ('1.50 ± 0.71', '139 ± 14', '1 ± 0')
     """
     if not values:
         return "-"
-    text = f"{mean(values):.5g}"
-    if len(values) == 1:
-        return text
-    deviation = float(f"{stdev(values):.2g}")
-    return f"{text} ± {deviation:g}"
+    deviation = stdev(values) if len(values) > 1 else 0.0
+    if not deviation:
+        return f"{mean(values):.5g}{' ± 0' if len(values) > 1 else ''}"
+    places = decimals([deviation], digits=2)
+    return f"{mean(values):.{places}f} ± {deviation:.{places}f}"
+
+
+def decimals(values: Collection[float], digits: int = 3) -> int:
+    """Return how many decimals give the largest of some values `digits` significant digits.
+
+    >>> decimals([-13.5, 4.67]), decimals([0.0123]), decimals([1234.0]), decimals([0.0])
+    (1, 4, 0, 2)
+    """
+    largest = max(map(abs, values), default=0.0)
+    return max(0, digits - 1 - (math.floor(math.log10(largest)) if largest else 0))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from gear.evaluation.metric_protocol import Metric, difference
-from gear.runs.comparison import OF_A_RUN, steps_to
+from gear.runs.comparison import OF_A_RUN, decimals, steps_to
 from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
 
@@ -38,20 +38,38 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """The differences or ratios that a prediction is about, with their interval.
+
+    title: What they are, such as `fd: gear - continued`.
+    per_seed: Differences or ratios by seed.
+    interval: Their mean over seeds; that of ratios is geometric.
+    limit: The prediction is that they lie to one side of this value: 0 of differences.
+    above: Whether that side is the upper one.
+    """
+
+    title: str
+    per_seed: dict[int, float]
+    interval: Interval
+    limit: float
+    above: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Comparison of an arm with another one, paired by seed.
 
     advantages: Differences or logarithms of ratios by seed, positive if as predicted.
-    shown: The differences or ratios themselves, by seed.
     evidence: A sentence with the numbers.
     contradicted: Whether the opposite is significant, at a level corrected for several other arms.
+    effect: What to draw; None if there is nothing to compare, or a value was never reached.
     """
 
     advantages: dict[int, float]
-    shown: dict[int, float]
     evidence: str
     supported: bool
     contradicted: bool
+    effect: Effect | None
 
 
 @dataclass(frozen=True)
@@ -60,13 +78,13 @@ class Finding:
 
     verdict: `supported`, `contradicted` or `open`.
     evidence: Sentences with the numbers, one for each other arm.
-    per_seed: Differences or ratios by seed, to the other arm with the smallest advantage.
+    effects: Differences or ratios, for each other arm that could be compared.
     """
 
     prediction: PredictionConfig
     verdict: str
     evidence: str
-    per_seed: dict[int, float]
+    effects: list[Effect]
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -140,7 +158,7 @@ def examine(
     by_arm = by_arm_and_seed(records)
     absent = [arm for arm in (prediction.arm, *prediction.than) if arm not in by_arm]
     if absent:
-        return Finding(prediction, OPEN, f"not run: {', '.join(absent)}", {})
+        return Finding(prediction, OPEN, f"not run: {', '.join(absent)}", [])
     arm = by_arm[prediction.arm]
     if prediction.kind == "falls":
         found = [_fall(prediction, arm)]
@@ -148,7 +166,6 @@ def examine(
         compare = _sooner if prediction.kind == "sooner" else _ordered
         level = 1 - (1 - LEVEL) / len(prediction.than)
         found = [compare(prediction, arm, by_arm[other], other, level) for other in prediction.than]
-    weakest = min(found, key=lambda one: fmean(one.advantages.values() or [math.inf]))
     verdict = OPEN
     if any(one.contradicted for one in found):
         verdict = CONTRADICTED
@@ -158,7 +175,8 @@ def examine(
     pairs = min(len(one.advantages) for one in found)
     if pairs < len(seeds):
         verdict, evidence = OPEN, f"{evidence}; {pairs} of {len(seeds)} seeds, so open"
-    return Finding(prediction, verdict, evidence, weakest.shown)
+    effects = [one.effect for one in found if one.effect is not None]
+    return Finding(prediction, verdict, evidence, effects)
 
 
 def by_arm_and_seed(records: Sequence[Record]) -> dict[str, Runs]:
@@ -194,6 +212,12 @@ def curve_protocol(record: Record, quantity: str) -> Any:
     `val/ntp_bits` has the protocol `val`.
     """
     return record.curve_protocol.get(quantity.partition("/")[0])
+
+
+def comparable_curves(one: Record, other: Record, quantity: str) -> bool:
+    """Return whether the curves of two runs of a seed can be subtracted."""
+    same = curve_protocol(one, quantity) == curve_protocol(other, quantity)
+    return same and not unlike(one, other)
 
 
 def _without_run(metric: Metric | None) -> Metric | None:
@@ -283,24 +307,33 @@ def _cost(record: Record, unit: str, steps: float) -> float:
 
 
 def _compared(
-    advantages: dict[int, float], shown: dict[int, float], evidence: str, level: float
+    advantages: dict[int, float], evidence: str, level: float, effect: Effect | None = None
 ) -> Comparison:
     values = list(advantages.values())
     usual, strict = interval(values), interval(values, level)
     supported = usual.low is not None and usual.low > 0
     contradicted = strict.high is not None and strict.high < 0
-    return Comparison(advantages, shown, evidence, supported, contradicted)
+    return Comparison(advantages, evidence, supported, contradicted, effect)
 
 
-def _bounds(low: float | None, high: float | None, form: str) -> str:
-    if low is None or high is None:
-        return "no interval: one seed, or equal in all"
-    return f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
+def _spread_in_words(effect: Effect, p: float, form: str) -> str:
+    """Return the interval, p-value and values by seed of an effect as text."""
+    low, high = effect.interval.low, effect.interval.high
+    text = "no interval: one seed, or equal in all"
+    if low is not None and high is not None:
+        text = f"{LEVEL:.0%} interval {low:{form}} to {high:{form}}"
+    text += "" if math.isnan(p) else f", p {p:.2g}"
+    if len(effect.per_seed) < 2:
+        return f"({text})"
+    seeds = ", ".join(f"seed {seed} {value:{form}}" for seed, value in effect.per_seed.items())
+    return f"({text}); {seeds}"
 
 
-def _p(values: Collection[float]) -> str:
-    p = p_value(list(values))
-    return "" if math.isnan(p) else f", p {p:.2g}"
+def _geometric(logs: dict[int, float]) -> Interval:
+    """Return the geometric mean and interval of ratios, given their logarithms by seed."""
+    found = interval(list(logs.values()))
+    low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
+    return Interval(math.exp(found.mean), low, high)
 
 
 def _left_out(reasons: dict[int, str]) -> str:
@@ -317,16 +350,16 @@ def _sooner(
     if speed.missed:  # some have no step to compare, so all are compared by their best values
         far = ", ".join(f"{gap:.3g} above in seed {seed}" for seed, gap in speed.missed.items())
         evidence = f"{about}: reached by {len(ratios)} of {len(speed.margins)} seeds ({far})"
-        found = _compared(speed.margins, {}, f"{evidence}{reasons}", level)
+        found = _compared(speed.margins, f"{evidence}{reasons}", level)
         return replace(found, supported=False)
     if not ratios:
-        return _compared({}, {}, f"{about}: nothing to compare{reasons}", level)
+        return _compared({}, f"{about}: nothing to compare{reasons}", level)
     logs = {seed: math.log(ratio) for seed, ratio in ratios.items()}
-    mean = interval(list(logs.values()))
-    low, high = (None if x is None else math.exp(x) for x in (mean.low, mean.high))
-    bounds = f"{_bounds(low, high, '.2f')}{_p(logs.values())}"
-    evidence = f"{about}: {math.exp(mean.mean):.2f}x fewer steps ({bounds})"
-    return _compared(logs, ratios, f"{evidence}{reasons}", level)
+    title = f"steps of {other} over those of {prediction.arm}, to the last {prediction.value}"
+    effect = Effect(title, ratios, _geometric(logs), limit=1.0, above=True)
+    spread = _spread_in_words(effect, p_value(list(logs.values())), ".2f")
+    evidence = f"{about}: {effect.interval.mean:.2f}x fewer steps {spread}"
+    return _compared(logs, f"{evidence}{reasons}", level, effect)
 
 
 def _ordered(
@@ -356,17 +389,19 @@ def _ordered(
             ends.append((ours, theirs))
     if not differences:
         evidence = f"{name} of {prediction.arm} and {other}: nothing to compare"
-        return _compared({}, {}, f"{evidence}{_left_out(left_out)}", level)
-    found = interval(list(differences.values()))
+        return _compared({}, f"{evidence}{_left_out(left_out)}", level)
+    above = prediction.kind == "higher"
+    title = f"{name}: {prediction.arm} - {other}"
+    effect = Effect(title, differences, interval(list(differences.values())), 0.0, above)
     means = [fmean(values) for values in zip(*ends, strict=True)]
+    places = decimals(differences.values())
+    spread = _spread_in_words(effect, p_value(list(differences.values())), f"+.{places}f")
     evidence = (
-        f"{name}: {prediction.arm} {means[0]:.4g}, {other} {means[1]:.4g}, difference "
-        f"{found.mean:+.3g} ({_bounds(found.low, found.high, '+.3g')}{_p(differences.values())})"
-        f"{_left_out(left_out)}"
+        f"{name}: {prediction.arm} {means[0]:.{places}f}, {other} {means[1]:.{places}f}, "
+        f"difference {effect.interval.mean:+.{places}f} {spread}{_left_out(left_out)}"
     )
-    sign = 1.0 if prediction.kind == "higher" else -1.0
-    advantages = {seed: sign * value for seed, value in differences.items()}
-    return _compared(advantages, differences, evidence, level)
+    advantages = {seed: value if above else -value for seed, value in differences.items()}
+    return _compared(advantages, evidence, level, effect)
 
 
 def _fall(prediction: PredictionConfig, arm: Runs) -> Comparison:
@@ -378,13 +413,18 @@ def _fall(prediction: PredictionConfig, arm: Runs) -> Comparison:
             shares[seed] = math.log(values[-1] / values[0])
     about = f"{prediction.value} of {prediction.arm}"
     if not shares:
-        return _compared({}, {}, f"{about}: not logged, or not positive", LEVEL)
-    found = interval(list(shares.values()))
-    low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
+        return _compared({}, f"{about}: not logged, or not positive", LEVEL)
     advantages = {seed: math.log(prediction.to) - value for seed, value in shares.items()}
-    evidence = (
-        f"{about}: {math.exp(found.mean):.3g} times its first value ({_bounds(low, high, '.3g')}); "
-        f"predicted below {prediction.to:g}{_p(advantages.values())}"
+    effect = Effect(
+        f"{about}: last over first value",
+        {seed: math.exp(value) for seed, value in shares.items()},
+        _geometric(shares),
+        prediction.to,
+        above=False,
     )
-    shown = {seed: math.exp(value) for seed, value in shares.items()}
-    return _compared(advantages, shown, evidence, LEVEL)
+    spread = _spread_in_words(effect, p_value(list(advantages.values())), ".3g")
+    evidence = (
+        f"{about}: {effect.interval.mean:.3g} times its first value, predicted below "
+        f"{prediction.to:g} {spread}"
+    )
+    return _compared(advantages, evidence, LEVEL, effect)

@@ -79,7 +79,9 @@ def test_a_difference_counts_if_its_interval_is_on_one_side(
 ) -> None:
     finding = examine(lower(), [*BASE, *better(by, spread)], SEEDS)
     assert finding.verdict == verdict
-    assert finding.per_seed == pytest.approx({i: spread * (i - 1) - by for i in range(3)})
+    [effect] = finding.effects
+    assert effect.per_seed == pytest.approx({i: spread * (i - 1) - by for i in range(3)})
+    assert (effect.interval, effect.limit) == (interval(list(effect.per_seed.values())), 0.0)
 
 
 def test_values_that_differ_by_rounding_alone_have_no_interval() -> None:
@@ -308,4 +310,10 @@ def test_an_arm_that_gets_there_in_every_seed_is_sooner() -> None:
     finding = examine(prediction, [*base, *arm], SEEDS)
     assert finding.verdict == SUPPORTED
     expected = {i: 400 / (100 + 100 * 60 / (80 + i)) for i in range(3)}
-    assert finding.per_seed == pytest.approx(expected)
+    [effect] = finding.effects
+    assert effect.per_seed == pytest.approx(expected)
+    logs = interval([math.log(ratio) for ratio in expected.values()])
+    bounds = (logs.mean, logs.low, logs.high)
+    assert tuple(
+        math.log(x) for x in (effect.interval.mean, effect.interval.low, effect.interval.high) if x
+    ) == pytest.approx(bounds)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,19 @@ def test_a_full_disk_is_named(
 
 
 def test_a_crash_without_a_place_for_its_log_is_still_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     Path(".gear").write_text("a file where a folder should be")
     monkeypatch.setattr(cli, "run_stage", lambda *_: 1 / 0)
     assert main(["ingest"]) == 70
     (line,) = capsys.readouterr().err.splitlines()
     assert "ZeroDivisionError" in line
-    assert "its traceback is in" in line
+    assert f"its traceback is in {elsewhere}" in line
+    (log,) = elsewhere.iterdir()
+    assert "1 / 0" in log.read_text()
 
 
 def test_a_full_disk_during_ingest_leaves_nothing_half_written() -> None:

@@ -137,7 +137,7 @@ def run_ranks(words: list[str], ranks: int) -> None:
         SystemExit: with the exit code of the rank that failed first, or 128 + the signal that ended
             it or this process.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -154,6 +154,7 @@ def run_ranks(words: list[str], ranks: int) -> None:
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
         monitor_interval=0.5,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a temporary folder is left
     )
     print(f"{words[0]}: {ranks} ranks", flush=True)
     try:

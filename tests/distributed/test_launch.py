@@ -42,13 +42,20 @@ def start(cwd: Path) -> subprocess.Popen[str]:
     return child
 
 
-def test_two_ranks_of_its_own_equal_one(two: Path, prepared: Path) -> None:
+def test_two_ranks_of_its_own_equal_one(
+    two: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test also that no run leaves a folder of its own among the temporary files."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setitem(ENV, "TMPDIR", str(temporary))
     done = run_gear(two, "joint")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "joint: 2 ranks" in done.stdout
     assert done.stdout.count("joint 8/8") == 1, "rank zero alone reports"
     assert_close(two, prepared)
     assert share_apart(two, prepared, 1e-5) < 1e-3
+    assert not [*temporary.glob("torchelastic_*")]
 
 
 @pytest.mark.parametrize(

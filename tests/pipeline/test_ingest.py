@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def folder(tmp_path: Path, good: int = 6) -> Path:
     return tmp_path / "root"
 
 
-def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path) -> None:
+def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = settings(limit=64)
     ingest.run(chosen)
     first = {p: p.read_bytes() for p in sorted(paths.SHARDS.rglob("*")) if p.is_file()}
@@ -47,7 +50,11 @@ def test_openmoji_twice_gives_the_same_bytes_and_passes_the_gate(tmp_path: Path)
     assert len(train) + len(val) == 64
     assert set(train.labels) == set(val.labels) == set(range(8))
     assert train.images(np.array([3, 0])).shape == (2, 32, 32, 3)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     validate.run(chosen)
+    assert [*temporary.iterdir()] == []
     summary = json.loads(paths.VALIDATION_METRICS.read_text())
     assert summary["passed"]
     assert summary["rows"] == 64

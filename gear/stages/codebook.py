@@ -22,7 +22,7 @@ from gear.params import Config
 from gear.tokenizer.inference import encode_images, load_tokenizer
 
 TOKEN_IMAGES = 50_000  # maximum number of training images whose tokens are counted
-SUPPORT_IMAGES = 32
+SUPPORT_IMAGES = 32  # evenly spaced training images whose soft assignment is measured
 
 
 def run(config: Config) -> None:
@@ -32,7 +32,8 @@ def run(config: Config) -> None:
     warm = load_tokenizer(paths.TOKENIZER / "tokenizer").to(device)
     joint = load_tokenizer(paths.JOINT / "tokenizer").to(device)
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
-    pixels = read_split(paths.SHARDS / "train").subset(TOKEN_IMAGES)
+    train = read_split(paths.SHARDS / "train")
+    pixels = train.subset(TOKEN_IMAGES)
     tokens = {
         "warm": encode_images(warm, pixels, ranks),
         "joint": encode_images(joint, pixels, ranks),
@@ -43,8 +44,9 @@ def run(config: Config) -> None:
     generator = load_generator(paths.JOINT / "generator").to(device)
     details: dict[str, Any] = {name: codebook_health(part, codes) for name, part in tokens.items()}
     details["temperature"] = temperature
+    few = train.subset(SUPPORT_IMAGES)[:]
     details["support"] = {
-        name: soft_support(model, pixels[:SUPPORT_IMAGES], temperature)
+        name: soft_support(model, few, temperature)
         for name, model in (("warm", warm), ("joint", joint))
     }
     details["churn"] = churn(tokens["warm"], tokens["joint"])

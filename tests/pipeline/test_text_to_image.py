@@ -16,8 +16,10 @@ from gear.cli import STAGES, main
 from gear.core.errors import InputError
 from gear.core.model_folder import read_config
 from gear.data.shards import read_split
+from gear.evaluation.codebook import soft_support
 from gear.generator.conditions import conditions_for
 from gear.generator.inference import load_generator
+from gear.tokenizer.inference import load_tokenizer
 from tests.support.datasets import good, settings, write_tar
 from tests.support.settings import write_params
 
@@ -183,6 +185,19 @@ def test_floors_are_of_distinct_images_and_say_how_many(done: Path) -> None:
     assert {row["probe"]["protocol"]["n"] for row in details["representation"]} == {images}
     page = (done / "reports/index.html").read_text()
     assert f", {images} different ones" in page
+
+
+def test_the_soft_support_is_of_images_from_the_whole_training_split(done: Path) -> None:
+    details = json.loads((done / "reports/codebook-details.json").read_text())
+    tokenizer = load_tokenizer(done / "data/models/joint/tokenizer")
+    train = read_split(done / "data/shards/train")
+    spaced = np.linspace(0, len(train) - 1, 32).round().astype(int)
+    expected, of_first = (
+        soft_support(tokenizer, train.images(rows), details["temperature"])
+        for rows in (spaced, np.arange(32))
+    )
+    assert details["support"]["joint"] == pytest.approx(expected)
+    assert expected != pytest.approx(of_first)
 
 
 def test_captions_that_are_in_the_training_split_are_not_held_out(done: Path) -> None:

@@ -16,6 +16,7 @@ from dvc.repo import Repo
 
 from gear import paths
 from gear.core.errors import InputError, StageFailed
+from gear.runs import costs
 from gear.runs.outside_inputs import current_hashes, outside_inputs
 from gear.runs.recorded_checks import (
     DIFFERS,
@@ -26,7 +27,15 @@ from gear.runs.recorded_checks import (
     require_inputs,
 )
 from gear.runs.rerun import Rerun, clone
-from gear.runs.revision import Cache, Locked, checkout_root, content_md5, find_revision
+from gear.runs.revision import (
+    WORKSPACE,
+    Cache,
+    Locked,
+    Revision,
+    checkout_root,
+    content_md5,
+    find_revision,
+)
 
 CODE = "code "  # prefix of checks of code
 
@@ -75,6 +84,9 @@ def accept_code(unproved: list[str], *, everything: bool) -> str:
         _require_same_code(root, rerun.folder, [lock[name] for name in edited])
     made = {path for stage in lock.values() for path in stage.outs}
     write_hashes(root, edited, data=made | rerun.outside.keys())
+    accepted = Revision(WORKSPACE, "", root).lock()
+    for name in edited:
+        costs.carry_over(root, lock[name], accepted[name])
     parts = {
         "same outputs": proved,
         "not proved": [name for name in edited if name in unproved],

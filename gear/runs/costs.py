@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,14 @@ def keep(stage: str, seconds: float, *, finished: bool) -> None:
         return
 
 
+def carry_over(root: Path, before: Locked, after: Locked) -> None:
+    """Copy a stage's record to its inputs after `gear accept-code`; errors are ignored."""
+    with suppress(OSError, ValueError):
+        record = find(root, before)
+        if record is not None and find(root, after) is None:
+            write_json(record_path(root, after), record)
+
+
 def _machine() -> dict[str, Any]:
     """Return on what this process trains, as reports/provenance.json has it."""
     from gear.report.provenance import machine_provenance
@@ -97,6 +105,7 @@ def note_ranks(provenance: Path) -> None:
     """Add the number of ranks of each stage to a run's provenance, if recorded on this machine."""
     try:
         stages = Revision(WORKSPACE, "", Path()).lock()
+        stages["report"] = _inputs("report")  # it is running: DVC has not locked it yet
         facts = json.loads(provenance.read_bytes())
     except (InputError, OSError, ValueError, DvcException):
         return

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gear.core.files import write_json
+from gear.runs import costs
+from gear.runs.revision import find_revision
 from tests.support.runs import commit, dvc, gear, toy_run
 
 
@@ -30,6 +33,9 @@ def edit(folder: Path, file: str, old: str, new: str) -> bytes:
 
 
 def test_an_edit_that_changes_no_result_is_proved_and_taken_over(checkout: Path) -> None:
+    joint = find_revision("workspace", checkout).lock()["joint"]
+    spent = {"stage": "joint", "seconds": 30.0}
+    write_json(costs.record_path(checkout, joint), spent)
     edit(checkout, "make.py", "import yaml\n", "import yaml  # YAML\n")
     assert "make.py" in dvc(checkout, "status")
     done = gear(checkout, "accept-code")
@@ -40,6 +46,7 @@ def test_an_edit_that_changes_no_result_is_proved_and_taken_over(checkout: Path)
     assert done.returncode == 0, done.stderr
     assert "same outputs: shards, evaluate; not proved: joint" in done.stdout
     assert "make.py" not in dvc(checkout, "status")
+    assert costs.find(checkout, find_revision("workspace", checkout).lock()["joint"]) == spent
     ran = (checkout / "ran").read_text()
     dvc(checkout, "repro")
     assert (checkout / "ran").read_text() == ran, "nothing runs again"

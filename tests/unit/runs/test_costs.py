@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,32 @@ def test_an_experiment_keeps_its_record_where_it_was_started(
     costs.keep("joint", 2.0, finished=True)
     assert costs.find(home, locked(folder))
     assert not (folder / ".gear").exists()
+
+
+def test_a_record_is_carried_over_to_accepted_code(folder: Path) -> None:
+    costs.keep("joint", 3.0, finished=True)
+    before = locked(folder)
+    after = replace(before, deps={**before.deps, "code": "0" * 32})
+    assert costs.find(folder, after) is None
+    costs.carry_over(folder, before, after)
+    assert costs.find(folder, after) == costs.find(folder, before)
+    costs.keep("joint", 9.0, finished=True)
+    costs.carry_over(folder, before, after)
+    assert (costs.find(folder, after) or {})["seconds"] == 3.0, "a record is not overwritten"
+
+
+def test_a_report_that_is_running_has_its_ranks_noted(folder: Path) -> None:
+    pipeline = (
+        PIPELINE + "  report: {cmd: echo 1 > page.txt, deps: [model.txt], outs: [page.txt]}\n"
+    )
+    (folder / "dvc.yaml").write_text(pipeline)
+    for stage in ("joint", "report"):
+        costs.keep(stage, 1.0, finished=True)
+    (folder / "provenance.json").write_text("{}")
+    costs.note_ranks(folder / "provenance.json")
+    assert json.loads((folder / "provenance.json").read_text()) == {
+        "ranks": {"joint": 1, "report": 1}
+    }
 
 
 def test_only_rank_zero_records(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

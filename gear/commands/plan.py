@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from gear import paths
 from gear.commands.arguments import number, positive
+
+IMAGENET = 1_281_167  # training images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,21 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         type=positive,
-        default=1_281_167,
-        help="training images (default 1281167, ImageNet)",
+        help=f"training images (default: those of {paths.SHARDS}, else {IMAGENET}, ImageNet)",
     )
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Return the plan as tables."""
     from gear.commands.plan_table import plan
+    from gear.data.shards import load_manifest
     from gear.params import load, load_preset
 
     config = load_preset(arguments.preset) if arguments.preset else load()
+    images, source = arguments.images, "--images"
+    if images is None:
+        images, source = IMAGENET, "as many as ImageNet has: --images N for another number"
+        if not arguments.preset and (paths.SHARDS / "manifest.json").exists():
+            images, source = load_manifest(paths.SHARDS)["train"], str(paths.SHARDS)
     return plan(
         config,
         gpus=arguments.gpus,
         tflops=arguments.tflops,
         memory=arguments.memory,
-        images=arguments.images,
+        images=images,
+        source=source,
     )

@@ -23,7 +23,9 @@ LOADER_RATE = {"png": (440.0, 7800.0), "jpeg": (1220.0, 16500.0)}
 IMAGE_BYTES = {"png": 115 * 1024, "jpeg": 46 * 1024}
 
 
-def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int) -> str:
+def plan(
+    config: Config, *, gpus: int, tflops: float, memory: float, images: int, source: str
+) -> str:
     """Return the estimate as a table.
 
     Args:
@@ -32,6 +34,7 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
         tflops: Sustained teraflop/s per GPU, as measured or assumed.
         memory: Memory per GPU in GiB.
         images: Number of training images.
+        source: Where that number is from, in words.
     """
     if config.joint.batch % gpus:
         raise InputError(f"--gpus {gpus}: joint.batch {config.joint.batch} does not divide by it")
@@ -43,7 +46,8 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
         extra["recomputed"] = forward_flops(config)
     lines = [
         f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, "
-        f"batch {config.joint.batch} on {gpus} GPUs",
+        f"batch {config.joint.batch} on {gpus} GPU{'s' if gpus > 1 else ''}",
+        f"{images} training images ({source})",
         "",
     ]
     lines += [f"{'':16s}{'parameters':>12s}{'GFLOP / image':>16s}"]
@@ -54,11 +58,11 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
     lines += [
         "",
         f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, "
-        f"{seconds:.3f} s at {tflops:g} TFLOP/s a GPU",
+        f"{seconds:.3g} s at {tflops:g} TFLOP/s a GPU",
     ]
     warm, stage2 = alone(config)
     stage2 += sum(extra.values())
-    hours = {
+    steps = {
         f"{config.tokenizer.steps} warm-up steps": warm
         * config.tokenizer.batch
         * config.tokenizer.steps,
@@ -68,8 +72,7 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
         * config.generator.steps,
     }
     lines += [
-        f"{name}: {flops / (gpus * tflops * 1e12) / 3600:.2f} hours"
-        for name, flops in hours.items()
+        f"{name}: {_duration(flops / (gpus * tflops * 1e12))}" for name, flops in steps.items()
     ]
     lines += [
         "(the perceptual loss's network is not counted)",
@@ -109,6 +112,12 @@ def plan(config: Config, *, gpus: int, tflops: float, memory: float, images: int
         f"a core ({config.data.encoding}, by benchmarks/loader.py)"
     ]
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.2g} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from gear import paths
 from gear.cli import main
 from gear.commands import estimate as plan
 from gear.commands.plan_table import plan as table
 from gear.params import load_preset
 from tests.support.repo import REPO
+from tests.support.settings import tiny_settings, write_params
 
 
 @pytest.mark.parametrize(
@@ -92,10 +97,28 @@ def test_the_table_and_its_errors(
     text = capsys.readouterr().out
     assert "774.7 M" in text
     assert "ZeRO-3" in text
-    assert "hours" in text
+    assert "1281167 training images (as many as ImageNet has" in text
+    assert "400000 joint steps: 56.2 hours" in text
     assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "7"]) == 2
     assert "joint.batch 256 does not divide" in capsys.readouterr().err
     assert main(["plan", "--preset", "nothing"]) == 2
+
+
+def test_the_images_are_those_of_the_shards_unless_told_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_settings())
+    manifest = {"train": 1445, "val": 158, "size": 32, "classes": []}
+    paths.SHARDS.mkdir(parents=True)
+    (paths.SHARDS / "manifest.json").write_text(json.dumps(manifest))
+    for words, line in (
+        ([], "1445 training images (data/shards)"),
+        (["--images", "77"], "77 training images (--images)"),
+        (["--preset", "tiny"], "1281167 training images (as many as ImageNet has"),
+    ):
+        assert main(["plan", "--gpus", "1", *words]) == 0
+        assert line in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -177,7 +200,7 @@ def test_checkpointing_keeps_the_inputs_of_blocks() -> None:
 def test_the_plan_says_that_compiled_steps_are_not_counted() -> None:
     config = load_preset("tiny")
     compiled = load_preset("tiny", {"host": {"compile": True}})
-    options = {"gpus": 1, "tflops": 1.0, "memory": 80.0, "images": 1000}
+    options = {"gpus": 1, "tflops": 1.0, "memory": 80.0, "images": 1000, "source": "--images"}
     (line,) = set(table(compiled, **options).splitlines()) - {
         *table(config, **options).splitlines()
     }

@@ -14,10 +14,9 @@ docs/studies/NAME/other-networks.json. Runs that are in that file are not measur
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from torch import nn
 from gear import paths
 from gear.core.files import read_json, write_json
 from gear.data.images import to_tensor
+from gear.data.row_selection import batches
 from gear.data.shards import decode
 from gear.encoders.efficientnet import normalise, resize
 from gear.evaluation.frechet import Gaussian
@@ -60,24 +60,18 @@ class Features(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, C) of images (B, 3, S, S) in [-1, 1]."""
         x = self.stem(normalise(resize(images, INPUT_SIZE)))
-        maps = []
         for block in self.blocks:
-            x = block(x)
-            maps.append(x)
-        last = [before for before, after in pairwise(maps) if after.shape[-1] < before.shape[-1]][
-            -1
-        ]
+            before, x = x, block(x)
+            if x.shape[-1] < before.shape[-1]:
+                last = before  # of its stride
         pooled: torch.Tensor = last.mean((2, 3))
         return pooled
 
     @torch.inference_mode()
     def of(self, pixels: np.ndarray) -> np.ndarray:
         """Return features (N, C) of images (N, S, S, 3) uint8."""
-        parts = (
-            self(to_tensor(pixels[start : start + BATCH], self))
-            for start in range(0, len(pixels), BATCH)
-        )
-        return torch.cat([*parts]).numpy()
+        parts = [self(to_tensor(pixels[part], self)) for part in batches(len(pixels), BATCH)]
+        return torch.cat(parts).numpy()
 
 
 def images(cache: Cache, md5: str, prefix: str = "") -> np.ndarray:
@@ -104,18 +98,18 @@ def distances(study: Study, records: dict[str, Record]) -> Iterator[tuple[str, d
             training = images(cache, shards, "train/")
             references[shards] = {n: Gaussian.fit(f.of(training)) for n, f in networks.items()}
         samples = images(cache, outs[str(paths.SAMPLES)])
-        yield (
-            run,
-            {
-                name: Gaussian.fit(features.of(samples)).distance(references[shards][name])
-                for name, features in networks.items()
-            },
-        )
+        found = {
+            name: Gaussian.fit(features.of(samples)).distance(references[shards][name])
+            for name, features in networks.items()
+        }
+        yield run, found
 
 
-def main(file: str) -> None:
+def main() -> None:
     """Print and write what the module's docstring says."""
-    study = load_study(Path(file))
+    parser = argparse.ArgumentParser(description="FD of a study's samples by other networks.")
+    parser.add_argument("study", type=Path, help="study file, such as studies/openmoji-weight.yaml")
+    study = load_study(parser.parse_args().study)
     output = study.folder / "other-networks.json"
     found = read_json(output) if output.exists() else {}
     loaded = {run.name: load_record(study, run) for run in study.runs if run.name not in found}
@@ -147,4 +141,4 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

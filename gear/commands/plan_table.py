@@ -16,6 +16,7 @@ from gear.commands.estimate import (
 from gear.core.errors import InputError
 from gear.encoders.teacher_features import LARGEST_CACHE, cache_bytes, is_cached
 from gear.params import Config
+from gear.training.reporter import duration
 
 USABLE = 0.85  # share of a GPU's memory for states and activations
 # measured by benchmarks/loader.py: images a second a core at 256 and at 32 px; bytes at 256 px
@@ -72,7 +73,7 @@ def plan(
         * config.generator.steps,
     }
     lines += [
-        f"{name}: {_duration(flops / (gpus * tflops * 1e12))}" for name, flops in steps.items()
+        f"{name}: {duration(flops / (gpus * tflops * 1e12))}" for name, flops in steps.items()
     ]
     lines += [
         "(the perceptual loss's network is not counted)",
@@ -112,12 +113,6 @@ def plan(
         f"a core ({config.data.encoding}, by benchmarks/loader.py)"
     ]
     return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.2g} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> str:

@@ -1,4 +1,4 @@
-"""Test that the figure of intervals places seeds, mean and bounds on one axis and shades its side."""
+"""Test that the figure of intervals has seeds, mean and bounds on one axis, and a shaded side."""
 
 from __future__ import annotations
 

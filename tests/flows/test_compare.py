@@ -71,7 +71,7 @@ def test_a_queued_sweep_is_compared_by_arms_of_seeds(swept: Path) -> None:
     assert speeds["recipe llamagen_repa"][:2] == ["300", "1"]
     # seconds, where 300 steps take 30 s and 10 s
     assert [speeds["recipe gear"][-1], speeds["recipe llamagen_repa"][-1]] == ["15", "10"]
-    assert rows_of(done.stdout, "Metrics")["fd"] == ["172 ± 3", "97 ± 3", "-75"]
+    assert rows_of(done.stdout, "Metrics")["fd"] == ["172.0 ± 3.0", "97.0 ± 3.0", "-75"]
     assert rows_of(done.stdout, "Cost, seconds")["joint"] == ["10.0", "30.0"]
     page = swept / done.stdout.rsplit("page: ", 1)[1].strip()
     parsed = Page(page.read_text())

@@ -32,7 +32,7 @@ from gear.data.row_selection import batches
 from gear.data.shards import decode
 from gear.encoders.efficientnet import normalise, resize
 from gear.evaluation.frechet import Gaussian
-from gear.runs.hypotheses import interval, p_value
+from gear.runs.intervals import interval, p_value
 from gear.runs.revision import Cache, find_revision
 from gear.runs.study_file import Study, load_study
 from gear.runs.study_records import Record, load_record

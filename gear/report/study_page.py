@@ -14,16 +14,10 @@ from gear.report.interval_figure import interval_figure
 from gear.report.line_chart import Band, line_chart
 from gear.report.page import render_template
 from gear.runs.comparison import differing, mean_and_std
-from gear.runs.hypotheses import (
-    Finding,
-    by_arm_and_seed,
-    comparable_curves,
-    end_value,
-    judge,
-    measure_speed,
-)
+from gear.runs.hypotheses import Finding, judge
+from gear.runs.paired_speed import measure_speed_up
 from gear.runs.study_file import Study
-from gear.runs.study_records import Record, samples_file
+from gear.runs.study_records import Record, by_arm_and_seed, comparable_curves, samples_file
 
 METRICS = {  # titles by name
     "fd": "FD",
@@ -222,7 +216,7 @@ def sample_strips(study: Study, records: dict[str, Record]) -> list[dict[str, st
 
 
 def _values(records: dict[int, Record], name: str) -> list[float]:
-    ends = [end_value(record, name) for record in records.values()]
+    ends = [record.last_value(name) for record in records.values()]
     return [value for value in ends if value is not None]
 
 
@@ -290,7 +284,7 @@ def _speeds(study: Study, arms: Sequence[str], by_arm: dict[str, dict[int, Recor
     rows = []
     for other in others:
         for arm in [arm for arm in arms if arm not in others]:
-            speed = measure_speed(by_arm[arm], by_arm[other], "fd")
+            speed = measure_speed_up(by_arm[arm], by_arm[other], "fd")
             cells = [
                 _ratio(speed.ratios.get(unit, {}), missed=bool(speed.missed)) for unit in units
             ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,47 @@ class Record(Section):
     def points(self, quantity: str) -> list[tuple[float, float]]:
         """Return the points (step, value) of a quantity of the curve."""
         return [(row["step"], row[quantity]) for row in self.curve if quantity in row]
+
+    def last_value(self, name: str) -> float | None:
+        """Return a metric, else the last value of a quantity of the curve.
+
+        None if there is neither, or it is not finite.
+        """
+        metric, points = self.metric(name), self.points(name)
+        value = metric.value if metric is not None else points[-1][1] if points else math.nan
+        return value if math.isfinite(value) else None
+
+    def protocol_of_curve(self, quantity: str) -> Any:
+        """Return how a quantity of the curve was measured; None for losses, which need no protocol.
+
+        `val/ntp_bits` has the protocol `val`.
+        """
+        return self.curve_protocol.get(quantity.partition("/")[0])
+
+
+Runs = dict[int, Record]  # of one arm, by seed
+
+
+def by_arm_and_seed(records: Sequence[Record]) -> dict[str, Runs]:
+    """Return records by arm, then by seed."""
+    found: dict[str, Runs] = {}
+    for record in records:
+        found.setdefault(record.arm, {})[record.seed] = record
+    return found
+
+
+def unlike(one: Record, other: Record) -> str:
+    """Return why two runs of a seed cannot be compared, such as other hardware; "" if they can."""
+    for name in ("hardware", "threads", "packages"):
+        if one.provenance.get(name) != other.provenance.get(name):
+            return f"made with other {name}"
+    return "made by other code" if one.code != other.code else ""
+
+
+def comparable_curves(one: Record, other: Record, quantity: str) -> bool:
+    """Return whether the curves of two runs of a seed can be subtracted."""
+    same = one.protocol_of_curve(quantity) == other.protocol_of_curve(quantity)
+    return same and not unlike(one, other)
 
 
 def record_file(study: Study, run: PlannedRun) -> Path:

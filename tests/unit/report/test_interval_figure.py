@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from gear.report.interval_figure import MARGIN, WIDTH, interval_figure
-from gear.runs.hypotheses import Effect, interval
+from gear.runs.hypotheses import Effect
+from gear.runs.intervals import interval
 
 VALUES = {0: -3.0, 1: -1.0, 2: -2.0}
 EFFECT = Effect("fd: a - b", VALUES, interval(list(VALUES.values())), limit=0.0, above=False)

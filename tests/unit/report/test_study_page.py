@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from gear.report.study_page import difference_charts, write_page
-from gear.runs.hypotheses import by_arm_and_seed
 from gear.runs.study_file import load_study
+from gear.runs.study_records import by_arm_and_seed
+from tests.support.study_records import STEPS, record
 from tests.unit.report.test_line_chart import data_of
-from tests.unit.runs.test_hypotheses import STEPS, record
 
 ROOT = Path(__file__).parents[3]
 

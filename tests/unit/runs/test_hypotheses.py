@@ -9,41 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gear.runs.hypotheses import (
-    CONTRADICTED,
-    OPEN,
-    SUPPORTED,
-    examine,
-    interval,
-    judge,
-    measure_speed,
-    p_value,
-)
+from gear.runs.hypotheses import CONTRADICTED, OPEN, SUPPORTED, examine, judge
+from gear.runs.intervals import interval
 from gear.runs.study_file import HypothesisConfig, PredictionConfig
 from gear.runs.study_records import Record
+from tests.support.study_records import record
 
-STEPS = range(0, 401, 100)
 SEEDS = (0, 1, 2)
-
-
-def record(arm: str, seed: int, fd: list[float], **fields: Any) -> Record:
-    protocol = {"n": 4, "seeds": seed, **fields.pop("protocol", {})}
-    values: dict[str, Any] = {
-        "settings": {"joint.steps": 400},
-        "commit": "",
-        "code": "",
-        "plan": "",
-        "curve_protocol": {"fd": {"n": 4}},
-        "metrics": {"fd": {"value": fd[-1], "protocol": protocol}},
-        "curve": [{"step": s, "fd": v, "loss/ntp": v} for s, v in zip(STEPS, fd, strict=True)],
-        "warm_up": [],
-        "seconds": {"tokenizer": 50.0, "joint": 100.0},
-        "flops": {"tokenizer": 1e12, "joint": 4e12},
-        "provenance": {},
-    }
-    return Record(arm=arm, seed=seed, **{**values, **fields})
-
-
 BASE = [record("base", i, [400, 300, 220, 170, 140 + i]) for i in range(3)]
 
 
@@ -55,14 +27,6 @@ def better(by: float, spread: float) -> list[Record]:
 
 def lower(**fields: Any) -> PredictionConfig:
     return PredictionConfig(kind="lower", arm="arm", than=("base",), value="fd", **fields)
-
-
-def test_an_interval_is_the_one_of_a_paired_t_test() -> None:
-    first, second = np.array([3.0, 5.5, 4.0, 6.0]), np.array([2.0, 5.0, 2.5, 5.5])
-    found = interval(list(first - second))
-    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert p_value(list(first - second)) == pytest.approx(stats.ttest_rel(first, second).pvalue)
 
 
 def test_evidence_names_the_p_value() -> None:
@@ -82,13 +46,6 @@ def test_a_difference_counts_if_its_interval_is_on_one_side(
     [effect] = finding.effects
     assert effect.per_seed == pytest.approx({i: spread * (i - 1) - by for i in range(3)})
     assert (effect.interval, effect.limit) == (interval(list(effect.per_seed.values())), 0.0)
-
-
-def test_values_that_differ_by_rounding_alone_have_no_interval() -> None:
-    values = [0.3, 0.1 + 0.2, 0.3]
-    assert values[0] != values[1]
-    assert interval(values).low is None
-    assert math.isnan(p_value(values))
 
 
 @pytest.mark.parametrize("by", [20.0, -20.0])
@@ -223,34 +180,6 @@ def test_values_of_different_protocols_are_not_compared() -> None:
     finding = examine(lower(), [*BASE, *other], SEEDS)
     assert finding.verdict == OPEN
     assert "different protocols" in finding.evidence
-
-
-def test_sooner_counts_steps_seconds_and_flops_to_the_other_arms_end() -> None:
-    """Test an arm that reaches 140 after 175 of 400 steps.
-
-    Its curve is a straight line from 200 at step 100 to 120 at step 200.
-    """
-    base = {0: record("base", 0, [400, 300, 220, 170, 140])}
-    costs = {"seconds": {"tokenizer": 50.0, "joint": 200.0}}
-    arm = {0: record("arm", 0, [400, 200, 120, 100, 90], **costs)}
-    ratios = measure_speed(arm, base, "fd").ratios
-    assert ratios["steps"][0] == pytest.approx(400 / 175)
-    assert ratios["seconds"][0] == pytest.approx(100 / (200 * 175 / 400))
-    assert ratios["seconds + warm-up"][0] == pytest.approx(150 / (50 + 200 * 175 / 400))
-    assert ratios["flops"][0] == pytest.approx(400 / 175)
-    assert ratios["flops + warm-up"][0] == pytest.approx(5 / (1 + 4 * 175 / 400))
-
-
-def test_steps_of_the_generator_alone_have_their_own_cost() -> None:
-    """Test an arm that gets there after 150 joint steps of 2 s and 25 other ones of 0.5 s."""
-    base = {0: record("base", 0, [400, 300, 220, 170, 140])}
-    stages = {"settings": {"joint.steps": 150, "generator.steps": 250}}
-    costs = {"seconds": {"tokenizer": 50.0, "joint": 300.0, "generator": 125.0}, "flops": {}}
-    arm = {0: record("arm", 0, [400, 200, 120, 100, 90], **stages, **costs)}
-    ratios = measure_speed(arm, base, "fd").ratios
-    assert ratios["seconds"][0] == pytest.approx(100 / (300 + 12.5))
-    assert ratios["seconds + warm-up"][0] == pytest.approx(150 / (50 + 300 + 12.5))
-    assert "flops" not in ratios
 
 
 def test_an_arm_that_never_gets_there_is_not_sooner() -> None:

@@ -117,5 +117,6 @@ reports-server: setup  ## Serve reports/ on 127.0.0.1:4201, where artifacts link
 stop: setup  ## Stop the workers and servers that were started here
 	@python -m flows.server stop
 
-clean:  ## Remove .gear (states, logs, costs, tracker runs, Prefect's database) and volatile reports
+clean:  ## Stop workers and servers; remove .gear (states, logs, costs, Prefect's database) and volatile reports
+	@[ ! -d .gear/services ] || python -m flows.server stop
 	@rm -rf .gear reports/data-docs reports/drift reports/live

@@ -12,7 +12,7 @@ from gear.core.errors import InputError
 from gear.core.files import parse_json, replace_file
 from gear.core.text import one_line
 from gear.evaluation.metric_protocol import require_records
-from gear.params import flatten
+from gear.params import NEUTRAL, flatten
 from gear.report.comparison_page import STAGE, page, sampling_warning, tables
 from gear.report.comparison_pictures import RECONSTRUCTIONS, SAMPLES, RunPictures
 from gear.runs import costs
@@ -107,7 +107,8 @@ def _read(revision: Revision) -> Run:
     records = require_records(records, f"{PROTOCOLS} of {revision.name}")
     if STAGE not in lock:
         raise InputError(f"dvc.lock of {revision.name} has no stage {STAGE}: run `dvc repro`")
-    settings = flatten(revision.read_yaml(str(paths.PARAMS)))
+    values = revision.read_yaml(str(paths.PARAMS))
+    settings = flatten({name: part for name, part in values.items() if name not in NEUTRAL})
     made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
     images = settings.get("data.root")
     code = {

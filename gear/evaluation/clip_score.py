@@ -19,6 +19,8 @@ from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.evaluation.metric_protocol import Absent, Metric
 
+WEIGHTS = "model.safetensors"  # the file of a folder that transformers loads
+
 
 def clip_score(
     weights: PinnedFile,
@@ -88,6 +90,8 @@ def _load(weights: PinnedFile, device: torch.device) -> tuple[Any, Any]:
         "model.safetensors, or leave it empty"
     )
     file = require_file(weights.path, weights.sha256, "evaluate.clip", remedy)
+    if file.name != WEIGHTS:  # transformers loads this file, whichever was checked
+        raise InputError(f"evaluate.clip: {file}: its folder's {WEIGHTS} would be loaded: name it")
     try:
         model = transformers.CLIPModel.from_pretrained(
             file.parent, local_files_only=True, use_safetensors=True

@@ -10,6 +10,7 @@ from gear.core.errors import InputError
 # keys of a protocol
 ABSENT = "absent"  # why the metric could not be computed
 DISTINCT = "distinct_images"  # number of different images that a floor is measured on
+OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # keys that differ between comparable runs
 
 
 @dataclass(frozen=True)

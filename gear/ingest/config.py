@@ -26,7 +26,7 @@ class DataConfig(Section):
         "packaged images have none: leave the file that describes them.",
     )
     follow_links: bool = Field(
-        False, description="Read links that lead out of `root` (source `folder`)."
+        False, description="Read files that are links out of `root` (source `folder`)."
     )
     condition: Literal["class", "caption"] = Field(
         "class", description="What the generator is given: the class, or the caption."

@@ -28,7 +28,8 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
 
     Args:
         root: The folder.
-        follow_links: Whether to read links that lead out of `root`; else they are rejects.
+        follow_links: Whether to read files that are links out of `root`; else they are rejects.
+            Folders that are such links always are: DVC does not see when files behind them change.
 
     Raises:
         InputError: if there are no images, or a class folder is empty.
@@ -82,7 +83,13 @@ def _list_files(root: Path, follow_links: bool) -> tuple[list[Reject], list[str]
             mode = path.stat().st_mode
         except OSError as error:
             return "a link to nothing" if path.is_symlink() else str(error.strerror)
-        if not follow_links and not path.resolve().is_relative_to(inside):
+        leads_out = not path.resolve().is_relative_to(inside)
+        if leads_out and stat.S_ISDIR(mode):
+            return (
+                "a link to a folder out of data.root, in which DVC would not see changes: "
+                "link its files, or put the folder itself there"
+            )
+        if leads_out and not follow_links:
             return "a link out of data.root: set data.follow_links to true to read it"
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return "neither file nor folder"

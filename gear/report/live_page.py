@@ -39,7 +39,7 @@ class LivePage:
         """Open a checkout. Raises `InputError` if `root` is not one."""
         self.pipeline = Pipeline(root)
         self.root = self.pipeline.root
-        self._charts: dict[str, tuple[int, float, list[Any]]] = {}
+        self._charts: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {}
 
     def fragments(self, *, whole: bool = False) -> dict[str, str]:
         """Return the HTML of each part of the page, by the id of its place.
@@ -98,11 +98,10 @@ class LivePage:
         """Return the charts of each training, redrawn only if there are new rows."""
         found = {}
         for stage, rows in self.pipeline.curves().items():
-            stamp = (len(rows), rows[-1]["step"])
             drawn = self._charts.get(stage)
-            if drawn is None or drawn[:2] != stamp:
-                self._charts[stage] = drawn = (*stamp, curve_charts(rows))
-            found[stage] = drawn[2]
+            if drawn is None or drawn[0] != rows:
+                self._charts[stage] = drawn = (rows, curve_charts(rows))
+            found[stage] = drawn[1]
         return found
 
     def _strip_folder(self, stage: str) -> Path:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from gear.core.text import one_line
-from gear.evaluation.metric_protocol import Metric, difference
+from gear.evaluation.metric_protocol import OF_A_RUN, Metric, difference
 
 Rows = list[dict[str, float]]
 SEED = "run.seed"
 RESAMPLES = 4000
-OF_A_RUN = {"seeds", "seed", "threshold", "deviation"}  # keys of a protocol that may differ
 SAMPLING = {  # keys of a protocol that are settings of sampling, and their names
     "guidance": "guidance",
     "interval": "guidance over",
@@ -217,24 +216,28 @@ def _differ_in_sampling_only(runs: list[Run]) -> bool:
 
 
 def _check(runs: list[Run], free: Set[str]) -> None:
-    """Raise `ValueError` if protocols differ in anything but the keys `free`."""
-    first = runs[0]
-    for other in runs[1:]:
-        pairs = {"conditions": (Metric(0, first.conditions), Metric(0, other.conditions))}
-        shared = [n for n in first.records if n in other.records and n != "fd_untrained"]
-        for name in shared:
-            pairs[name] = (_metric(first, name, free), _metric(other, name, free))
-        for name, (metric, other_metric) in pairs.items():
+    """Raise `ValueError` if protocols differ in anything but the keys `free`.
+
+    Each metric of a run is compared with that of the first run that has it.
+    """
+    first: dict[str, tuple[Run, Metric]] = {}
+    for run in runs:
+        for name, metric in _metrics(run, free).items():
+            earlier, reference = first.setdefault(name, (run, metric))
             try:
-                difference(metric, other_metric)
+                difference(reference, metric)
             except ValueError as error:
-                raise ValueError(f"{name} of {first.name} and {other.name}: {error}") from None
+                raise ValueError(f"{name} of {earlier.name} and {run.name}: {error}") from None
 
 
-def _metric(run: Run, name: str, free: Set[str]) -> Metric:
-    record = run.records[name]
-    protocol = {k: v for k, v in record["protocol"].items() if k not in free}
-    return Metric(record["value"], protocol)
+def _metrics(run: Run, free: Set[str]) -> dict[str, Metric]:
+    """Return a run's metrics by name, and its conditions as one, without the keys `free`."""
+    found = {"conditions": Metric(0, run.conditions)}
+    for name, record in run.records.items():
+        if name != "fd_untrained":
+            protocol = {k: v for k, v in record["protocol"].items() if k not in free}
+            found[name] = Metric(record["value"], protocol)
+    return found
 
 
 def metric_names(arms: list[Arm]) -> list[str]:

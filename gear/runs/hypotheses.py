@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from gear.evaluation.metric_protocol import Metric, difference
-from gear.runs.comparison import OF_A_RUN, decimals
+from gear.evaluation.metric_protocol import OF_A_RUN, Metric, difference
+from gear.runs.comparison import decimals
 from gear.runs.intervals import LEVEL, Interval, geometric_interval, interval, p_value
 from gear.runs.paired_speed import measure_speed_up
 from gear.runs.study_file import HypothesisConfig, PredictionConfig

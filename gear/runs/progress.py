@@ -27,6 +27,7 @@ from gear.runs.training_log import Row, TrainingLog, seconds_per_step
 from gear.training.reporter import duration
 
 DVC_LOCK = Path(".dvc/tmp/lock")  # names the process that runs DVC, between stages too
+SINGLE_ITEM = (b"-s", b"--single-item")  # options of `dvc repro`
 DVC_LOCKS = Path(".dvc/tmp/rwlock")  # JSON: who reads and writes which path, while a stage runs
 CODE = "gear/"  # these dependencies are hashed again; data is compared within dvc.lock
 RECHECK = 30.0  # seconds after which code is hashed again
@@ -225,9 +226,11 @@ class Pipeline:
         """Return whether DVC is running here, which includes the time between two stages."""
         return self._dvc_command() is not None
 
-    def dvc_runs_one_stage(self) -> bool:
-        """Return whether DVC is running a single stage, as for `gear verify`."""
-        return b"--single-item" in (self._dvc_command() or b"")
+    def dvc_runs_part(self) -> bool:
+        """Return whether `dvc repro` is running some stages only: targets, or a single one."""
+        words = (self._dvc_command() or b"").split()
+        given = words[words.index(b"repro") + 1 :] if b"repro" in words else []
+        return any(word in SINGLE_ITEM or not word.startswith(b"-") for word in given)
 
     def _dvc_command(self) -> bytes | None:
         """Return the command line of the DVC that is running here, or None."""
@@ -270,13 +273,13 @@ def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:
 def left_after(stage: str) -> str | None:
     """Return the remaining time of the pipeline after a stage that is ending, as text.
 
-    None if DVC does not run it, or runs only this stage.
+    None if DVC does not run it, or runs a part of the pipeline only.
 
     Raises:
         InputError: if the working directory is not a checkout.
     """
     pipeline = Pipeline(Path())
-    if not pipeline.dvc_runs() or pipeline.dvc_runs_one_stage():
+    if not pipeline.dvc_runs() or pipeline.dvc_runs_part():
         return None
     left = [one for one in pipeline.progress() if one.name != stage and one.state == "left"]
     return time_left(left, dvc_runs=True)
@@ -344,7 +347,7 @@ def lock_holder(lock: Path) -> int | None:
 def _command(pid: int) -> bytes:
     """Return the command line of a process; without /proc, one that passes for any."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return b"python dvc"
 

@@ -50,6 +50,9 @@ def run(config: Config) -> None:
         for name, model in (("warm", warm), ("joint", joint))
     }
     details["churn"] = churn(tokens["warm"], tokens["joint"])
+    classes = None  # captions of samples are those of validation images, as they come
+    if config.data.condition == "class":  # samples are balanced over classes, images may not be
+        classes = (train.labels[pixels.indices], np.load(paths.SAMPLES / "labels.npy"))
     details["drift"] = {
         f"{old} to {new}": measure_token_drift(
             tokens[old],
@@ -57,8 +60,9 @@ def run(config: Config) -> None:
             codes,
             config.run.seed,
             paths.DRIFT_PAGES / f"{old}-{new}.html",
+            labels,
         )
-        for old, new in (("warm", "joint"), ("joint", "samples"))
+        for old, new, labels in (("warm", "joint", None), ("joint", "samples", classes))
     }
     val = read_split(paths.SHARDS / "val")
     images = val.distinct(IMAGES)

@@ -102,7 +102,9 @@ def test_what_cannot_be_compared_is_refused(swept: Path, tmp_path: Path) -> None
     gear_0, repa_0 = names["gear", 0], names["llamagen_repa", 0]
     dvc(swept, "exp", "run", "--temp", "-q", "-n", "small", "-S", "evaluate.size=32")
     dvc(swept, "exp", "run", "--temp", "-q", "-n", "fewer", "-S", "data.n=2")
+    dvc(swept, "exp", "run", "--temp", "-q", "-n", "quiet", "-S", "+host.log_every=7")
     for arguments, words in (
+        (["HEAD", "quiet"], "are one run: the same settings, code and seed"),
         (
             [gear_0, "small"],
             f"fd of {gear_0} and small: measured under different protocols, not comparable: "

@@ -106,4 +106,9 @@ def test_clip_score_is_100_times_the_cosine(tmp_path: Path) -> None:
             torch.device("cpu"),
             {},
         )
+    other = tmp_path / "clip/other.safetensors"
+    other.write_bytes(b"other weights")
+    named = PinnedFile(path=str(other), sha256=hashlib.sha256(other.read_bytes()).hexdigest())
+    with pytest.raises(InputError, match=r"evaluate\.clip: .*model\.safetensors would be loaded"):
+        clip_score(named, split, torch.device("cpu"), {})
     assert clip_score(PinnedFile(), read_split(tmp_path / "samples"), torch.device("cpu"), {}) == {}

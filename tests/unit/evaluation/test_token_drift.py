@@ -36,3 +36,50 @@ def test_evenly_spaced_images_stand_for_large_sets(
     found = token_drift.measure_token_drift(reference, current, 2, 0, tmp_path / "page.html")
     assert found["distance"] == 0
     assert not found["drifted"]
+
+
+def test_samples_are_compared_in_their_balance_of_classes(tmp_path: Path) -> None:
+    """Test 900 images of a class and 60 of another against balanced draws of both.
+
+    Classes use other codes, so balanced draws differ from the images as they are.
+    """
+    random = np.random.default_rng(0)
+    shares = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
+
+    def images(labels: np.ndarray) -> np.ndarray:
+        """Return 16 tokens an image; those of an image are alike."""
+        favourites = np.array([random.choice(4, p=shares[label]) for label in labels])
+        others = np.array([random.choice(4, 16, p=shares[label]) for label in labels])
+        return np.where(random.random((len(labels), 16)) < 0.5, favourites[:, None], others)
+
+    labels, balanced = np.repeat([0, 1], [900, 60]), np.arange(600) % 2
+    reference = images(labels)
+    found = [
+        token_drift.measure_token_drift(
+            reference, images(balanced), 4, seed, tmp_path / "page.html", (labels, balanced)
+        )
+        for seed in range(5)
+    ]
+    assert sum(one["drifted"] for one in found) <= 1
+    current = images(balanced)
+    unbalanced = token_drift.measure_token_drift(reference, current, 4, 0, tmp_path / "page.html")
+    assert unbalanced["drifted"]
+    current[balanced == 1] = current[balanced == 0]  # the second class looks like the first
+    copied = token_drift.measure_token_drift(
+        reference, current, 4, 0, tmp_path / "page.html", (labels, balanced)
+    )
+    assert copied["drifted"]
+
+
+def test_balanced_rows_have_the_wanted_shares() -> None:
+    labels = np.repeat([0, 1, 2, 4], [500, 300, 190, 10])
+    like = np.repeat([0, 1, 2, 3], [10, 20, 10, 5])  # no image has class 3, no sample class 4
+    rows = token_drift.balanced_rows(labels, like)
+    assert len(rows) == 1000
+    assert np.bincount(labels[rows]).tolist() == [250, 500, 250]
+    used = np.bincount(rows, minlength=1000)
+    assert set(used[:500]) == {0, 1}
+    assert set(used[500:800]) == {1, 2}
+    assert set(used[800:990]) == {1, 2}
+    alone = np.zeros(7, int)
+    assert token_drift.balanced_rows(alone, np.zeros(3, int)).tolist() == list(range(7))

@@ -60,6 +60,16 @@ def test_curves_follow_the_log(checkout: Path) -> None:
     assert page.fragments()["curves"].count("<circle") == 2
 
 
+def test_the_curves_of_a_second_run_replace_those_of_the_first(checkout: Path) -> None:
+    page = LivePage(checkout)
+    first = ({"step": 0, "fd": 9.0}, {"step": 5, "fd": 8.0})
+    write_log(checkout, *first)
+    before = page.fragments()["curves"]
+    write_log(checkout, *first, {"step": 0, "fd": 7.0}, {"step": 5, "fd": 3.0})  # it is appended to
+    after = page.fragments()["curves"]
+    assert after == LivePage(checkout).fragments()["curves"] != before
+
+
 def test_settings_that_differ_from_the_commit(checkout: Path) -> None:
     page = LivePage(checkout)
     params = checkout / "params.yaml"

@@ -209,6 +209,17 @@ def test_no_two_arms_have_one_name() -> None:
     ]
 
 
+def test_a_metric_that_the_first_run_lacks_is_compared_among_the_others() -> None:
+    def with_fid(run: Run, images: str) -> Run:
+        record = {"value": 10.0, "protocol": {"reference": images}}
+        return replace(run, records=run.records | {"fid": record})
+
+    others = [with_fid(FAST[0], "a"), with_fid(FAST[1], "b")]
+    with pytest.raises(ValueError, match="fid of fast-0 and fast-1: .*reference: 'a' against 'b'"):
+        check_protocols([SLOW[0], *others])
+    check_protocols([SLOW[0], others[0], with_fid(FAST[1], "a")])
+
+
 def test_what_a_run_measures_of_itself_is_no_protocol() -> None:
     """Test values that depend on a run's own models: copy threshold, deviation of a floor."""
 

@@ -95,9 +95,33 @@ def test_what_is_left_after_a_stage_is_told_while_dvc_runs(
     assert left_after("joint") == "Left: evaluate; how long they take is known after one run."
     params.write_text(params.read_text().replace("steps: 400", "steps: 300"))
     assert left_after("evaluate") == "All stages are done."
-    verifies = b"python -m dvc repro --quiet --single-item shards"
-    monkeypatch.setattr("gear.runs.progress._command", lambda pid: verifies)
-    assert left_after("shards") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], False),
+        (["--quiet", "-f"], False),
+        (["--quiet", "--single-item", "shards"], True),
+        (["-s"], True),
+        (["joint"], True),
+    ],
+)
+def test_a_part_of_the_pipeline_is_told_from_the_whole(
+    checkout: Path, options: list[str], part: bool
+) -> None:
+    """Test the command line of a real process, which reads `dvc repro` and the options."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, "dvc", "repro", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        lock = checkout / ".dvc/tmp/lock"
+        lock.parent.mkdir(exist_ok=True)
+        lock.write_text(str(child.pid))
+        assert Pipeline(checkout).dvc_runs()
+        assert Pipeline(checkout).dvc_runs_part() is part
+        child.communicate(b"")
 
 
 def test_a_deleted_output_leaves_its_stage(checkout: Path) -> None:

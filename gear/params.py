@@ -30,6 +30,7 @@ from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
 from gear.training.config import HealthConfig, TrainConfig
 
+ABSENT_SHOWN = 6  # settings that an error message lists
 NEUTRAL = ("host", "health")  # sections that no stage declares: they change no result
 MOVED = {  # keys of earlier versions, and what they are called now
     "run.device": "host.device",
@@ -186,10 +187,12 @@ def load_for_stage(stage: str, path: Path = PARAMS, pipeline: Path = paths.PIPEL
     settings are readable.
 
     Raises:
-        InputError: if a value is not allowed, dvc.yaml has no such stage, a training has more
-            images a batch or neighbours than its training split has, or a tracker is not installed.
+        InputError: if a value is not allowed, dvc.yaml has no such stage, the file lacks a setting
+            that it declares, a training has more images a batch or neighbours than its training
+            split has, or a tracker is not installed.
     """
     config = load(path)
+    _require_written(config, _declared(stage, pipeline), path)
     if stage in paths.TRAININGS:
         _check_batches(config)
         require_trackers(config.host.trackers)
@@ -204,13 +207,54 @@ def declared_settings(config: Config, stage: str, pipeline: Path = paths.PIPELIN
     Raises:
         InputError: if dvc.yaml has no such stage.
     """
+    declared = _declared(stage, pipeline)
+    return config if declared is None else restrict(config, declared)
+
+
+def _declared(stage: str, pipeline: Path) -> set[str] | None:
+    """Return the sections and keys that dvc.yaml declares for a stage; None without a dvc.yaml."""
     if not pipeline.exists():
-        return config
+        return None
     stages = read_yaml(pipeline, "take it from the repository").get("stages") or {}
     if not isinstance(stages, dict) or not isinstance(stages.get(stage), dict):
         raise InputError(f"{pipeline}: no stage {stage!r}: take it from the repository")
     entries = stages[stage].get("params") or []
-    return restrict(config, {entry for entry in entries if isinstance(entry, str)})
+    return {entry for entry in entries if isinstance(entry, str)}
+
+
+def _require_written(config: Config, declared: set[str] | None, source: Path) -> None:
+    """Raise `InputError` if a declared setting has its default because the file lacks it.
+
+    DVC compares what the file holds: it would not notice that a default has changed.
+    """
+    absent = {
+        key: value
+        for key, value in _defaults(config, "").items()
+        if any(key == entry or key.startswith(f"{entry}.") for entry in declared or ())
+    }
+    if absent:
+        shown = [f"{key}: {_flow(value)}" for key, value in list(absent.items())[:ABSENT_SHOWN]]
+        more = f" and {len(absent) - len(shown)} more" if len(absent) > len(shown) else ""
+        raise InputError(
+            f"{source}: without a value: {', '.join(shown)}{more}: write these defaults down, "
+            "or other values; a default can change with an update, which DVC would not notice"
+        )
+
+
+def _defaults(part: BaseModel, prefix: str) -> dict[str, Any]:
+    """Return the settings that were not given, with their defaults, by dotted name."""
+    found: dict[str, Any] = {}
+    for name in type(part).model_fields:
+        key, value = f"{prefix}{name}", getattr(part, name)
+        if isinstance(value, BaseModel):
+            found |= _defaults(value, f"{key}.")
+        elif name not in part.model_fields_set:
+            found[key] = part.model_dump(mode="json")[name]
+        elif isinstance(value, tuple):
+            for number, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    found |= _defaults(item, f"{key}.{number}.")
+    return found
 
 
 def require_inputs(stage: str, pipeline: Path = paths.PIPELINE) -> None:

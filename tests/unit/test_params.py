@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gear.cli import main
 from gear.core.errors import InputError
 from gear.core.settings import UndeclaredParamError
 from tests.support.repo import REPO
+from tests.support.settings import write_params
 
 TEXT = params.to_yaml(params.Config())
 PRESETS = [path.stem for path in sorted((REPO / "presets").glob("*.yaml"))]
@@ -131,6 +133,42 @@ def test_restrict_hides_undeclared_settings_and_keeps_host_and_health() -> None:
         _ = config.joint.batch
     with pytest.raises(UndeclaredParamError, match=r"DataConfig\.size"):
         _ = config.grid
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "told"),
+    [
+        ("joint", "lambda_tok", "without a value: joint.lambda_tok: 0.5: write"),
+        ("train", None, "without a value: train.balance: classes, "),
+        ("teacher", "encoders", "without a value: teacher.encoders: [{name: efficientnet-lite0, "),
+    ],
+)
+def test_a_stage_takes_no_default_that_dvc_does_not_see(
+    tmp_path: Path, section: str, key: str | None, told: str
+) -> None:
+    write_params(tmp_path)
+    file = tmp_path / "params.yaml"
+    values = yaml.safe_load(file.read_text())
+    del (values[section] if key else values)[key or section]
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=re.escape(told)):
+        params.load_for_stage("joint", file, REPO / "dvc.yaml")
+    if section != "train":
+        params.load_for_stage("validate", file, REPO / "dvc.yaml")  # which does not declare it
+    params.load(file)
+
+
+def test_an_encoder_needs_all_its_settings_too(tmp_path: Path) -> None:
+    write_params(tmp_path)
+    file = tmp_path / "params.yaml"
+    values = yaml.safe_load(file.read_text())
+    del values["teacher"]["encoders"][0]["layer"]
+    del values["host"]  # changes no result, so no stage declares it
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        InputError, match=r"without a value: teacher\.encoders\.0\.layer: -1: write"
+    ):
+        params.load_for_stage("joint", file, REPO / "dvc.yaml")
 
 
 def test_the_nearest_preset_is_named_with_the_number_of_settings_that_differ() -> None:

@@ -215,7 +215,7 @@ def test_a_metric_that_the_first_run_lacks_is_compared_among_the_others() -> Non
         return replace(run, records=run.records | {"fid": record})
 
     others = [with_fid(FAST[0], "a"), with_fid(FAST[1], "b")]
-    with pytest.raises(ValueError, match="fid of fast-0 and fast-1: .*reference: 'a' against 'b'"):
+    with pytest.raises(ValueError, match=r"fid of fast-0 and fast-1: .*reference: 'a' against 'b'"):
         check_protocols([SLOW[0], *others])
     check_protocols([SLOW[0], others[0], with_fid(FAST[1], "a")])
 

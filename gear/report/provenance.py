@@ -1,8 +1,9 @@
 """Record the provenance of a run's results.
 
-Settings, hashes and versions are equal on every machine and are shown on the report page. The
-commit, the hardware and the threads differ between machines: they are in reports/provenance.json,
-which is in git next to dvc.lock, so that no hashed output changes with them.
+Settings, hashes and pinned versions are equal on every machine and are shown on the report page. The
+commit, the hardware, the threads, the version of Python and the builds of packages differ between
+machines: they are in reports/provenance.json, which is in git next to dvc.lock, so that no hashed
+output changes with them.
 """
 
 from __future__ import annotations
@@ -49,9 +50,13 @@ def run_provenance(
         ("seed", str(seed)),
         ("sha256 of all settings", hashlib.sha256(text.encode()).hexdigest()),
         *((f"sha256 of {folder}", folder_hash(folder)) for folder in folders),
-        ("python", platform.python_version()),
-        *((name, importlib.metadata.version(name)) for name in PACKAGES),
+        *((name, _release(name)) for name in PACKAGES),
     ]
+
+
+def _release(package: str) -> str:
+    """Return the version of a package without its build, such as `cpu` of 2.14.0+cpu."""
+    return importlib.metadata.version(package).partition("+")[0]
 
 
 def machine_provenance() -> dict[str, Any]:

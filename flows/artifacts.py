@@ -7,7 +7,6 @@ The sample grid is embedded in its artifact, so that it stays with its run. Page
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import subprocess
@@ -25,7 +24,7 @@ from prefect.client.schemas.objects import Artifact as PublishedArtifact
 
 from flows.server import reports_url
 from gear import paths
-from gear.evaluation.metric_protocol import OF_A_RUN
+from gear.evaluation.metric_protocol import protocol_hash
 from gear.git_project import files_at
 
 PROTOCOLS = paths.REPORTS / "protocols.json"
@@ -169,14 +168,9 @@ def _metric_values(folder: Path, revision: str) -> dict[str, float]:
 
 
 def _protocols(folder: Path, revision: str) -> dict[str, str]:
-    """Return a short hash of the protocol of each metric, without what is of its run alone."""
+    """Return a short hash of the protocol of each metric."""
     records = _read_json(folder, PROTOCOLS, revision) or {}
-    shared = {
-        key: {name: value for name, value in one["protocol"].items() if name not in OF_A_RUN}
-        for key, one in records.items()
-    }
-    texts = {key: json.dumps(protocol, sort_keys=True) for key, protocol in shared.items()}
-    return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
+    return {key: protocol_hash(record["protocol"]) for key, record in records.items()}
 
 
 def _change(before: str, value: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +36,18 @@ class Absent:
     def record(self) -> dict[str, Any]:
         """Return a record like that of a metric, whose value is None."""
         return {"value": None, "protocol": {ABSENT: self.reason}}
+
+
+def protocol_hash(protocol: dict[str, Any]) -> str:
+    """Return a short hash that is equal for protocols whose values can be compared.
+
+    >>> protocol_hash({"n": 4, "seeds": "0 * 2"}) == protocol_hash({"n": 4, "seeds": "1 * 2"})
+    True
+    >>> protocol_hash({"n": 4}) == protocol_hash({"n": 5})
+    False
+    """
+    shared = {key: value for key, value in protocol.items() if key not in OF_A_RUN}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -34,7 +34,8 @@ def balanced_rows(labels_N: np.ndarray, like_M: np.ndarray) -> np.ndarray:
     )
     ends_N = np.cumsum(want[labels_N] / have[labels_N])
     middles_N = (np.arange(len(labels_N)) + 0.5) / len(labels_N)
-    return np.searchsorted(ends_N, middles_N * ends_N[-1])
+    rows: np.ndarray = np.searchsorted(ends_N, middles_N * ends_N[-1])
+    return rows
 
 
 def null_threshold(

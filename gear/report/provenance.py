@@ -1,9 +1,9 @@
 """Record the provenance of a run's results.
 
-Settings, hashes and pinned versions are equal on every machine and are shown on the report page. The
-commit, the hardware, the threads, the version of Python and the builds of packages differ between
-machines: they are in reports/provenance.json, which is in git next to dvc.lock, so that no hashed
-output changes with them.
+Settings, hashes and pinned versions are equal on every machine and are shown on the report page.
+The commit, the hardware, the threads, the version of Python and the builds of packages differ
+between machines: they are in reports/provenance.json, which is in git next to dvc.lock, so that no
+hashed output changes with them.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class CheckpointManager:
         """Discard the states on disk: they are not resumed, and the next save deletes them."""
         dist.barrier()  # all ranks have read `latest`
         if self.context.is_rank_zero:
-            for name in ("latest", "healthy"):
+            for name in (DESCRIPTION, "latest", "healthy"):
                 (self.folder / name).unlink(missing_ok=True)
             for state in (*self._states(), *self.folder.glob(OLDER)):
                 forgotten = self.folder / f"forgotten-{state.name}"

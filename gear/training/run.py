@@ -24,7 +24,7 @@ from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
 from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
-from gear.training.states import describe_nearest, saved_step
+from gear.training.states import describe_nearest, saved_step, was_started_from
 from gear.training.trackers import TrackedRun
 
 
@@ -58,7 +58,7 @@ class TrainingRun:
     checkpoints: CheckpointManager
     log: Path
     tracked: TrackedRun
-    start_from: Path | None = None  # another training's state to start from
+    start_from: Path | None = None  # another training's state to start from; None to resume
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +126,22 @@ def saved_tokenizer(
     return SavedModel(weights, {"tokenizer": own, "temperature": temperature})
 
 
+def _resumes(folder: Path, step: int | None, start_from: Path, steps: int) -> bool:
+    """Return whether a training resumes the state in its folder in spite of `start_from`.
+
+    It does if `start_from` is that folder, or if the state was started from `start_from` before.
+
+    Args:
+        folder: The folder of the training's states.
+        step: Step of the newest one; None if there is none.
+        start_from: Folder of the state to start from.
+        steps: Steps of the training. A state past them is not resumed.
+    """
+    if start_from.resolve() == folder.resolve():
+        return True
+    return step is not None and step <= steps and was_started_from(folder, start_from)
+
+
 def open_training(
     identity: Identity,
     settings: TrainingSettings,
@@ -146,6 +162,7 @@ def open_training(
         live: Folder of DVCLive's files, which holds one for each stage.
         preset: Preset nearest to the settings, for trackers.
         start_from: State of another training to start from: a folder that `gear states` lists.
+            If this training was started from that state before, it resumes its own state.
 
     Raises:
         InputError: if `start_from` holds no state, or another process trains this stage in this
@@ -158,8 +175,8 @@ def open_training(
     is_shorter = start_from is None and step is not None and step > settings.steps
     if is_shorter:  # keep the state of the longer training
         folder = folder.with_name(f"{folder.name}-{settings.steps}")
-    if start_from is not None and start_from.resolve() == folder.resolve():
-        start_from = None  # it resumes from this state anyway
+    if start_from is not None and _resumes(folder, step, start_from, settings.steps):
+        start_from = None
     context = join_process_group(settings.host, settings.run.seed)
     checkpoints = CheckpointManager(
         folder,

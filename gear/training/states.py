@@ -27,6 +27,8 @@ LOCK = "lock"
 OLDER = "older"  # folder of the state before the latest
 LONGEST_SAVE = 1800.0  # seconds
 SAVES = 2.0  # times the slowest save, granted to save once more and exit
+# facts of a description that may change while the weights of the state stay as they are
+NOT_OF_WEIGHTS = ("finished", "of_experiment", "save_seconds")
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 
@@ -125,6 +127,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return description if isinstance(description, dict) else {}
+
+
+def was_started_from(folder: Path, source: Path) -> bool:
+    """Return whether the state of a folder was started from the state that `source` has now.
+
+    False if one of them has no description, because that cannot be known then.
+    """
+    origin = read_description(folder).get("started_from")
+    current = read_description(source)
+    if not isinstance(origin, dict) or not current:
+        return False
+    return _of_weights(origin) == _of_weights(current)
+
+
+def _of_weights(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in description.items() if name not in NOT_OF_WEIGHTS}
 
 
 def grace(root: Path) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from gear.training.distributed import DistributedContext
 from gear.training.ema import EMA
 from gear.training.engine import NonFinite
 from gear.training.fingerprint import Identity
-from gear.training.loop import EvalHook, Training
+from gear.training.loop import EvalHook, Stopped, Training
 from gear.training.run import TrainingRun, TrainingSettings, open_training
 from tests.support.trackers import live_points
 
@@ -30,8 +33,8 @@ class ToyStep:
 
     engines: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, module: nn.Linear, fail_at: int = -1) -> None:
-        self.module, self.fail_at = module, fail_at
+    def __init__(self, module: nn.Linear, fail_at: int = -1, stop_at: int = -1) -> None:
+        self.module, self.fail_at, self.stop_at = module, fail_at, stop_at
 
     def state(self) -> dict[str, torch.Tensor]:
         return {"weight": self.module.weight.detach()}
@@ -42,6 +45,8 @@ class ToyStep:
     def __call__(self, batch: Batch[Any], step: int) -> tuple[dict[str, torch.Tensor], Any]:
         if step == self.fail_at:
             raise NonFinite("toy", float("nan"), batch.keys)
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         noise = torch.rand(1, 1)
         self.module.weight.data.mul_(0.9).add_(batch.images() + noise)
         return {"loss/toy": self.module.weight.detach().sum()}, batch.tokens_BL
@@ -83,18 +88,36 @@ def opened(
     )
 
 
-def train(run: TrainingRun, fail_at: int = -1, every: int = 5) -> tuple[list[Any], float, float]:
+def train(
+    run: TrainingRun, fail_at: int = -1, every: int = 5, stop_at: int = -1
+) -> tuple[list[Any], float, float]:
     """Train; return the curve, the weight and its EMA."""
     torch.manual_seed(0)
     module = nn.Linear(1, 1, bias=False)
     average = EMA(module, 0.5)
     hook = EvalHook(every, lambda averages: {"fd": averages["toy"].weights["weight"].item()})
     training = Training(
-        run, ToyStep(module, fail_at), averages={"toy": average}, codes=CODES, hook=hook
+        run, ToyStep(module, fail_at, stop_at), averages={"toy": average}, codes=CODES, hook=hook
     )
     rows = training.fit(toy_batch)  # type: ignore[arg-type]
     run.checkpoints.finish()
     return rows, module.weight.item(), average.weights["weight"].item()
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Restore the signal handlers that a stopped training leaves."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def stop(run: TrainingRun, at: int) -> None:
+    """Train until a signal stops the training after step `at`."""
+    with pytest.raises(Stopped):
+        train(run, stop_at=at - 1)
+    run.checkpoints.close()
 
 
 @pytest.mark.parametrize("first", [7, 8, 9, 10], ids=["plain", "logged", "saved", "measured"])
@@ -254,6 +277,64 @@ def test_start_from_goes_on_from_another_state_and_records_it(
     assert train(second) == whole
     description = (second.checkpoints.folder / "description.json").read_text()
     assert '"lr": 0.1' in description
+
+
+def test_start_from_goes_on_from_its_own_state_after_a_stop(
+    world: DistributedContext, tmp_path: Path, signals: None
+) -> None:
+    whole = train(opened(tmp_path / "whole", 13))
+    first = opened(tmp_path, 6)
+    train(first)
+    stop(opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder), at=10)
+    again = opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder)
+    assert train(again, fail_at=9) == whole, "step 9 was not trained again"
+
+
+def test_start_from_a_state_that_has_moved_on_starts_from_it(
+    world: DistributedContext,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signals: None,
+) -> None:
+    first = opened(tmp_path, 6)
+    train(first)
+    source = first.checkpoints.folder
+    stop(opened(tmp_path, 13, lr=0.2, start_from=source), at=10)
+    train(opened(tmp_path, 8))
+    capsys.readouterr()
+    train(opened(tmp_path, 13, lr=0.2, start_from=source))
+    assert f"resuming after step 8 of {source}" in capsys.readouterr().err
+
+
+def test_start_from_another_training_starts_from_it(
+    world: DistributedContext,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signals: None,
+) -> None:
+    first = opened(tmp_path, 6)
+    train(first)
+    stop(opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder), at=10)
+    second = opened(tmp_path, 6, lr=0.3)
+    train(second)
+    capsys.readouterr()
+    train(opened(tmp_path, 13, lr=0.2, start_from=second.checkpoints.folder))
+    assert f"resuming after step 6 of {second.checkpoints.folder}" in capsys.readouterr().err
+
+
+def test_start_from_with_fewer_steps_than_its_own_state_starts_from_it(
+    world: DistributedContext,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signals: None,
+) -> None:
+    first = opened(tmp_path, 6)
+    train(first)
+    source = first.checkpoints.folder
+    stop(opened(tmp_path, 13, lr=0.2, start_from=source), at=10)
+    capsys.readouterr()
+    train(opened(tmp_path, 8, lr=0.2, start_from=source))
+    assert f"resuming after step 6 of {source}" in capsys.readouterr().err
 
 
 def test_start_from_a_folder_without_a_state_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
 from gear.training.engine import build_engine, update_weights
 from gear.training.state_files import damage, find_whole
+from gear.training.states import read_description
 
 
 def truncate(file: Path) -> None:
@@ -126,8 +127,10 @@ def test_a_forgotten_state_is_not_found_again(
     folder = tmp_path / "run"
     shutil.copytree(saved, folder)
     manager = CheckpointManager(folder, world)
+    manager.describe(2)
     manager.forget()
     assert find_whole(folder) is None
+    assert not read_description(folder), "it would describe the next state until that one is"
     manager.save({}, {"step": 1})
     manager.close()
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"step-1"}

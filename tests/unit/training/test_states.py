@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gear.core.files import exclusive_lock
 from gear.process import GRACE
 from gear.training.fingerprint import Identity
-from gear.training.states import delete_finished, grace, list_states, prune_states
+from gear.training.states import (
+    delete_finished,
+    grace,
+    list_states,
+    prune_states,
+    read_description,
+    was_started_from,
+)
 
 
 def identity(batch: int) -> Identity:
@@ -66,6 +74,37 @@ def test_a_state_that_may_be_the_current_one_is_not_pruned(tmp_path: Path) -> No
     known, unknown = (Identity("joint", {}, {"a": of}, {}, {}, {}) for of in ("1234", "absent"))
     assert not prune_states(tmp_path, {"joint": unknown})
     assert len(prune_states(tmp_path, {"joint": known})) == 1
+
+
+def describe(folder: Path, **facts: Any) -> None:
+    """Change facts in the description of a state."""
+    text = json.dumps(read_description(folder) | facts)
+    (folder / "description.json").write_text(text)
+
+
+def started_from(root: Path, source: Path) -> Path:
+    folder = save(root, identity(2), 9)
+    describe(folder, started_from=read_description(source))
+    return folder
+
+
+def test_a_state_was_started_from_another_until_that_one_trains_on(tmp_path: Path) -> None:
+    source = save(tmp_path, identity(1), 4)
+    folder = started_from(tmp_path, source)
+    assert was_started_from(folder, source)
+    assert not was_started_from(source, folder)
+    describe(source, finished=True)
+    assert was_started_from(folder, source), "the weights are the same"
+    describe(source, step=5)
+    assert not was_started_from(folder, source)
+
+
+def test_a_state_without_a_description_is_not_taken_for_the_one_started_from(
+    tmp_path: Path,
+) -> None:
+    source = save(tmp_path, identity(1), 4)
+    (source / "description.json").unlink()
+    assert not was_started_from(started_from(tmp_path, source), source)
 
 
 def test_an_experiment_deletes_no_finished_state_of_the_checkout(tmp_path: Path) -> None:

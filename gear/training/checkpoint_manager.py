@@ -52,8 +52,9 @@ class CheckpointManager:
 
     `step-N/`: a state, with the size and sha256 of its files in `manifest.json`. `latest`: name of
     the newest one. `healthy`: name of the newest one that was marked as healthy.
-    `older/step-N/`: the one before the newest, in case that is damaged. No other state is kept.
     `stopped-step-N/`: the state when a stop was requested. `stop`: that request (`gear monitor`).
+    `older/`: the state before the newest, of either name, in case the newest is damaged. No other
+    state is kept.
     `settings.json`: the checkout and its settings. `description.json`: the identity and step of
     the latest state.
 

@@ -117,10 +117,13 @@ def find_whole(folder: Path) -> Path | None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """Return the `step-N` states of a training that have a manifest, newest first."""
+    """Return the states of a training that have a manifest, newest first.
+
+    States of runs that were asked to stop (`stopped-step-N`) are among them.
+    """
     states = [
         path
-        for path in (*folder.glob("step-*"), *(folder / OLDER).glob("step-*"))
+        for path in (*folder.glob("*step-*"), *(folder / OLDER).glob("*step-*"))
         if path.is_dir() and TAG.fullmatch(path.name) and (path / MANIFEST).is_file()
     ]
     return sorted(states, key=lambda path: step_of(path.name), reverse=True)

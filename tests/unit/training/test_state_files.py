@@ -136,6 +136,51 @@ def test_a_forgotten_state_is_not_found_again(
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"step-1"}
 
 
+def test_a_stopped_state_is_loaded_if_the_one_after_it_is_damaged(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = CheckpointManager(tmp_path / "run", world)
+    manager.save({}, {"step": 100})
+    manager.save_stopped({}, {"step": 150})
+    manager.save({}, {"step": 200})
+    truncate(manager.folder / "step-200/state.pt")
+    state = manager.load({})
+    assert state is not None
+    assert state["step"] == 150
+    assert "going on from" in capsys.readouterr().err
+    manager.save({}, {"step": 200})
+    assert find_whole(manager.folder) == manager.folder / "step-200"
+    manager.close()
+
+
+def test_a_healthy_stopped_state_is_loaded_if_the_latest_is_damaged(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    manager = CheckpointManager(tmp_path / "run", world)
+    manager.save_stopped({}, {"step": 50})
+    manager.mark_healthy()
+    manager.save({}, {"step": 100})
+    truncate(manager.folder / "step-100/state.pt")
+    state = manager.load({})
+    manager.close()
+    assert state is not None
+    assert state["step"] == 50
+
+
+def test_the_newest_whole_state_is_loaded_stopped_or_not(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    manager = CheckpointManager(tmp_path / "run", world)
+    for step in (1, 2, 3):
+        manager.save({}, {"step": step})
+    manager.save_stopped({}, {"step": 4})
+    manager.close()
+    truncate(manager.folder / "step-3/state.pt")
+    assert find_whole(manager.folder) == manager.folder / "stopped-step-4"
+    truncate(manager.folder / "stopped-step-4/state.pt")
+    assert find_whole(manager.folder) == manager.folder / "older/step-2"
+
+
 def test_a_kill_in_a_save_leaves_the_state_before(
     world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

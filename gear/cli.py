@@ -202,11 +202,7 @@ def run_stage(stage: str, options: dict[str, Path]) -> None:
         if stage == "report":
             costs.note_ranks(paths.PROVENANCE)
         _say_what_is_left(stage)
-    except InputError:
-        if launch.repeats_rank_zero():
-            raise SystemExit(2) from None
-        raise
-    except StageFailed:
+    except (InputError, StageFailed):
         raise
     except Exception as error:
         blamed = _blamed_on_inputs(stage, error)

@@ -13,10 +13,13 @@ import signal
 import stat
 import sys
 import tempfile
+import uuid
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from gear import paths
 from gear.core.errors import InputError
+from gear.core.exit_codes import FIRST_FAILURE
 from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
 
@@ -26,11 +29,6 @@ SLURM = {  # variables that PyTorch expects, and those of srun that they are cop
     "LOCAL_RANK": "SLURM_LOCALID",
     "WORLD_SIZE": "SLURM_NTASKS",
 }
-
-
-def repeats_rank_zero() -> bool:
-    """Return whether `run_ranks` started this as a nonzero rank: rank zero reports bad inputs."""
-    return LAUNCHER in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def is_rank() -> bool:
@@ -130,8 +128,8 @@ _held = ExitStack()  # locks that are held until this process ends
 def run_ranks(words: list[str], ranks: int) -> None:
     """Run `gear WORDS` as several ranks and wait for all of them.
 
-    If one fails, the others get SIGTERM, and SIGKILL after half a minute. Each rank prints its own
-    error.
+    If one fails, the others get SIGTERM, and SIGKILL after half a minute. Only the first rank to
+    fail prints its error. After a crash each rank prints its own: which came first is not known.
 
     Raises:
         SystemExit: with the exit code of the rank that failed first, or 128 + the signal that ended
@@ -143,6 +141,9 @@ def run_ranks(words: list[str], ranks: int) -> None:
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # ranks report errors
     os.environ[LAUNCHER] = str(os.getpid())
+    paths.LOGS.mkdir(parents=True, exist_ok=True)
+    first_failure = paths.LOGS.absolute() / f"first-failure-{uuid.uuid4().hex}"
+    os.environ[FIRST_FAILURE] = str(first_failure)
     threads = max(1, (os.cpu_count() or 1) // ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
@@ -162,6 +163,8 @@ def run_ranks(words: list[str], ranks: int) -> None:
     except SignalException as error:
         raise SystemExit(128 + int(error.sigval)) from None
     except ChildFailedError as error:
+        if (reported := _exit_code(first_failure)) is not None:
+            raise SystemExit(reported) from None
         rank, failure = error.get_first_failure()
         code = failure.exitcode
         if code < 0:
@@ -171,3 +174,14 @@ def run_ranks(words: list[str], ranks: int) -> None:
         if 0 not in error.failures:  # rank zero has reported its own error
             print(f"gear {words[0]}: rank {rank} of {ranks} failed first", file=sys.stderr)
         raise SystemExit(code) from None
+    finally:
+        del os.environ[FIRST_FAILURE]
+        first_failure.unlink(missing_ok=True)
+
+
+def _exit_code(first_failure: Path) -> int | None:
+    """Return the exit code of the rank that reported its failure first; None if none did."""
+    try:
+        return int(first_failure.read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -31,6 +31,8 @@ from gear.core.text import one_line
 
 CRASH = 70  # EX_SOFTWARE of sysexits.h
 READER_GONE = 128 + signal.SIGPIPE
+# environment variable: the file that the first of several ranks to fail makes, with its exit code
+FIRST_FAILURE = "GEAR_FIRST_FAILURE"
 NEARLY_FULL = 16 << 20  # bytes; with less free space, a failed write counts as no space left
 OF_THE_PLACE = {  # errors that a user can fix: permissions, a file in place of a folder, ...
     errno.EACCES,
@@ -149,10 +151,32 @@ def _no_space(error: Exception) -> str:
 
 
 def _fail(code: int, command: str, message: str) -> int:
+    if _another_rank_failed(code):
+        return code
     with suppress(OSError):
         prefix = f"{command}: " if command else ""
         print(prefix + one_line(message), file=sys.stderr, flush=True)
     return code
+
+
+def _another_rank_failed(code: int) -> bool:
+    """Return whether another rank has reported a failure; if none has, record this one.
+
+    A crash is not recorded: it may follow from the death of a rank, which the launcher reports.
+    """
+    if FIRST_FAILURE not in os.environ:
+        return False
+    file = Path(os.environ[FIRST_FAILURE])
+    if code == CRASH:
+        return file.exists()
+    try:
+        with file.open("x") as stream:
+            stream.write(str(code))
+    except FileExistsError:
+        return True
+    except OSError:  # the disk may be full: a message that comes twice is better than none
+        pass
+    return False
 
 
 def _crash(command: str, error: Exception, logs: Path) -> int:

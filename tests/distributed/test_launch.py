@@ -101,15 +101,39 @@ def _rank(pid: int) -> str:
     return next((p.removeprefix(b"RANK=").decode() for p in pairs if p.startswith(b"RANK=")), "")
 
 
+def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines by which `gear joint` says why it failed."""
+    return [line for line in done.stderr.splitlines() if line.startswith("gear joint")]
+
+
 def test_bad_input_is_one_line_for_all_ranks(two: Path) -> None:
     edit_params(two, host={"ranks": 3})
     done = run_gear(two, "joint")
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("gear joint")]
-    assert lines == [
+    assert failures(done) == [
         "gear joint: a batch of 8 images does not divide by 3 ranks: "
         "the ranks' means would weigh images unequally"
     ]
+
+
+def test_bad_input_of_a_rank_other_than_zero_is_one_line(two: Path) -> None:
+    """Test a state of which only the file that rank one reads is damaged."""
+    edit_params(two, joint={"steps": 2})
+    assert run_gear(two, "joint").returncode == 0
+    (state,) = two.glob(".gear/joint/*/step-2")
+    (state / "manifest.json").unlink()  # else rank zero would find the damage
+    damaged = [*state.rglob("*rank_1_*optim_states.pt")]
+    assert damaged
+    for file in damaged:
+        file.write_bytes(b"damaged")
+    edit_params(two, joint={"steps": 4})
+    done = run_gear(two, "joint")
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = failures(done)
+    assert line.startswith(f"gear joint: {state.relative_to(two)}/")
+    assert "damaged, or of other models" in line
+    assert wait_until(lambda: not runs_in(two), 15)
+    assert not [*two.glob(".gear/logs/first-failure-*")]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from itertools import islice
@@ -23,10 +23,14 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process, in [0, size), and the number of ranks; one by default."""
+    """The rank of this process, in [0, size), and the number of ranks; one by default.
+
+    timeout: how long a rank waits for results of the others in `map`; None for PyTorch's default.
+    """
 
     rank: int = 0
     size: int = 1
+    timeout: timedelta | None = field(default=None, kw_only=True)
 
     @property
     def is_rank_zero(self) -> bool:
@@ -52,7 +56,7 @@ class Ranks:
         while chunk := list(islice(remaining, self.size)):
             own = compute(chunk[self.rank]) if self.rank < len(chunk) else None
             results: list[Any] = [None] * self.size
-            dist.all_gather_object(results, own, group=_on_cpu())
+            dist.all_gather_object(results, own, group=_on_cpu(self.timeout))
             yield from results[: len(chunk)]
 
     def replace_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
@@ -76,9 +80,10 @@ def join_ranks(host: HostConfig) -> Ranks:
         return ALONE
     import torch.distributed as dist
 
+    timeout = timedelta(seconds=host.rank_timeout)
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=timedelta(seconds=host.rank_timeout))
-    return Ranks(dist.get_rank(), dist.get_world_size())
+        dist.init_process_group("gloo", timeout=timeout)
+    return Ranks(dist.get_rank(), dist.get_world_size(), timeout=timeout)
 
 
 def leave_ranks() -> None:
@@ -90,8 +95,10 @@ def leave_ranks() -> None:
 
 
 @cache
-def _on_cpu() -> Any:
+def _on_cpu(timeout: timedelta | None) -> Any:
     """Return a gloo process group, for results in CPU memory."""
     import torch.distributed as dist
 
-    return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
+    return dist.new_group(backend="gloo", timeout=timeout)

@@ -46,8 +46,8 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
         own = device if cuda else None
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=own)
+    timeout = timedelta(seconds=host.rank_timeout)
     if not deepspeed.comm.is_initialized():
-        timeout = timedelta(seconds=host.rank_timeout)
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     torch.manual_seed(seed)
     # on a GPU, attention's backward pass is deterministic only if this raises instead of warning
@@ -56,7 +56,7 @@ def join_process_group(host: HostConfig, seed: int) -> DistributedContext:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if cuda:
         torch.cuda.set_device(device)
-    return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), device, timeout=timeout)
 
 
 def _record_collectives() -> None:

@@ -19,9 +19,12 @@ from torch.utils.flop_counter import flop_registry
 GIB = 2**30
 # none is called step: DVCLive names a column by the last part of a name, and `step` is a column
 PHASES = ("data", "compute", "measure", "save")
-# Dense bf16 peak in FLOP/s from the data sheets, by the start of the device name in torch
+# Dense bf16 peak in FLOP/s from the data sheets, by the device name in torch
 PEAKS = {
-    "NVIDIA A100": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
@@ -36,7 +39,9 @@ Row = dict[str, float]
 class StepMeter:
     """Measures seconds a step by phase, peak memory and FLOP utilization of this rank.
 
-    A step ends by reading losses on the host, so its seconds include the work of the device.
+    If the peak of a GPU is known, a step ends when the GPU has done its work, so that
+    `time/compute` and `mfu` count all of it. Otherwise nothing waits for the GPU: what it still
+    does at the end of a step, such as updating weights, may be in no phase.
     """
 
     def __init__(self, device: torch.device, peak: float | None, *, recomputes: bool) -> None:
@@ -78,8 +83,11 @@ class StepMeter:
     def step(self) -> Iterator[None]:
         """Time a step. Its FLOPs are counted if the step before it had new losses."""
         counter = FlopCounter() if self.count_next else None
-        with self.phase("compute"), counter or nullcontext():
-            yield
+        with self.phase("compute"):
+            with counter or nullcontext():
+                yield
+            if self.peak and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
         self.steps += 1
         if counter is not None:
             self.flops, self.count_next = counter.total, False
@@ -139,11 +147,7 @@ def peak_flops(device: torch.device, *, bf16: bool) -> float | None:
     """Return a GPU's dense bf16 peak in FLOP/s; None if it is not known or bf16 is not used."""
     if device.type != "cuda" or not bf16:
         return None
-    name = torch.cuda.get_device_name(device)
-    starts = [
-        start for start in PEAKS if name == start or name.startswith((f"{start}-", f"{start} "))
-    ]
-    return None if "MIG" in name or not starts else PEAKS[max(starts, key=len)]
+    return PEAKS.get(torch.cuda.get_device_name(device))
 
 
 def peak_memory(device: torch.device) -> int:

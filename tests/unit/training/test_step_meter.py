@@ -41,6 +41,18 @@ def test_seconds_are_those_of_the_phases_of_a_mean_step() -> None:
     assert "time/data" not in meter.read({})  # no step since the last reading
 
 
+@pytest.mark.parametrize(("peak", "waits"), [(1e12, True), (None, False)])
+def test_seconds_of_a_step_include_the_work_of_a_gpu_if_its_peak_is_known(
+    monkeypatch: pytest.MonkeyPatch, peak: float | None, waits: bool
+) -> None:
+    """Test with a GPU that works on for a while after the host has launched a step."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: time.sleep(0.2))
+    meter = StepMeter(torch.device("cuda"), peak, recomputes=False)
+    with meter.step():
+        pass
+    assert (meter.seconds["compute"] >= 0.2) == waits
+
+
 @pytest.mark.parametrize(("recomputes", "name"), [(False, "mfu"), (True, "hfu")])
 def test_utilisation_is_of_the_flops_of_a_step_with_the_losses_of_now(
     recomputes: bool, name: str
@@ -114,7 +126,12 @@ def test_flops_that_torch_cannot_count_leave_the_step_alone(
     ("gpu", "peak"),
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", None),
         ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100-SXM-64GB", None),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),

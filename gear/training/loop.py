@@ -203,7 +203,8 @@ class Training:
         measuring = self.hook is not None and done % self.hook.every == 0
         saving = done % host.checkpoint_every == 0
         if logging or measuring or saving or last:
-            means = _mean_over_ranks(losses, self.run.context)
+            with self.meter.phase("compute"):  # waits for the GPU
+                means = _mean_over_ranks(losses, self.run.context)
             self.last_row = {"step": done, **means, **self.health.latest}
         if not (logging or measuring or last):
             return self.rows
@@ -238,9 +239,10 @@ class Training:
         window_ends = done % run.settings.health.window == 0
         looking = run.context.is_rank_zero and (done % host.log_every == 0 or window_ends)
         requested = REQUESTED if looking and checkpoints.stop_requested() else 0
-        stopping, writing = _largest_of_ranks(
-            [caught or requested, int(checkpoints.writing())], run.context
-        )
+        with self.meter.phase("compute"):  # several ranks wait for the GPU
+            stopping, writing = _largest_of_ranks(
+                [caught or requested, int(checkpoints.writing())], run.context
+            )
         if stopping == REQUESTED:
             self._stop_as_requested(done)
         due = done % host.checkpoint_every == 0 or done == run.settings.steps

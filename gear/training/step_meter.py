@@ -39,9 +39,9 @@ Row = dict[str, float]
 class StepMeter:
     """Measures seconds a step by phase, peak memory and FLOP utilization of this rank.
 
-    If the peak of a GPU is known, a step ends when the GPU has done its work, so that
-    `time/compute` and `mfu` count all of it. Otherwise nothing waits for the GPU: what it still
-    does at the end of a step, such as updating weights, may be in no phase.
+    A GPU works on after the host has launched a step. Where the host reads a result of it, it waits
+    for the GPU: such reads belong to the phase `compute`, so that the seconds up to a logged step
+    hold all work of the GPU.
     """
 
     def __init__(self, device: torch.device, peak: float | None, *, recomputes: bool) -> None:
@@ -83,11 +83,8 @@ class StepMeter:
     def step(self) -> Iterator[None]:
         """Time a step. Its FLOPs are counted if the step before it had new losses."""
         counter = FlopCounter() if self.count_next else None
-        with self.phase("compute"):
-            with counter or nullcontext():
-                yield
-            if self.peak and self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+        with self.phase("compute"), counter or nullcontext():
+            yield
         self.steps += 1
         if counter is not None:
             self.flops, self.count_next = counter.total, False

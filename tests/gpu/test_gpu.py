@@ -31,7 +31,7 @@ from gear.training.autoencoder import AutoencoderStep
 from gear.training.batches import Batch
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
-from gear.training.step_meter import FlopCounter, StepMeter
+from gear.training.step_meter import FlopCounter
 from tests.distributed.accumulation import IMAGES, QUANTIZERS, STEPS, joint_step, weights
 from tests.distributed.kill_matrix import difference, kill, twin
 from tests.support.commands import gear, run_gear
@@ -99,17 +99,6 @@ def test_counting_flops_changes_no_bit(world: DistributedContext, stage: int) ->
     expected, found = weights(plain), weights(counted)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert counter.total > 1e6
-
-
-def test_seconds_of_a_step_include_all_work_of_the_gpu(world: DistributedContext) -> None:
-    meter = StepMeter(world.device, 1e12, recomputes=False)
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with meter.step():
-        began.record()
-        torch.cuda._sleep(10**8)  # clock cycles, which the host does not wait for
-        ended.record()
-    assert ended.query()
-    assert meter.seconds["compute"] >= began.elapsed_time(ended) / 1000
 
 
 @pytest.fixture(scope="module")

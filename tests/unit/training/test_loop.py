@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,29 @@ def test_a_resumed_training_keeps_what_was_measured_beside_the_curve(
     assert points["time/compute"][:2] == before[:2]
     assert [step for step, _ in points["time/compute"]] == [4, 5, 8, 10, 11]
     assert not any("time/compute" in row for row in rows)
+
+
+class SlowToRead(torch.Tensor):
+    """A value that the host waits 0.2 s for, like one that a GPU still computes."""
+
+    def float(self) -> torch.Tensor:  # type: ignore[override]
+        time.sleep(0.2)
+        return self.as_subclass(torch.Tensor).float()
+
+
+def test_waiting_for_the_losses_of_a_logged_step_counts_as_its_work(
+    world: DistributedContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ToyStep.__call__
+
+    def slow(self: ToyStep, batch: Batch[Any], step: int) -> tuple[dict[str, Any], Any]:
+        losses, indices = call(self, batch, step)
+        return {name: value.as_subclass(SlowToRead) for name, value in losses.items()}, indices
+
+    monkeypatch.setattr(ToyStep, "__call__", slow)
+    train(opened(tmp_path, 4), every=100)
+    [(_, seconds)] = live_points(tmp_path / "live/toy")["time/compute"]
+    assert seconds * 4 >= 0.2
 
 
 def test_a_training_goes_on_without_a_tracker_that_fails(

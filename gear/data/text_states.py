@@ -113,13 +113,34 @@ class TextStates:
         key = key_of(caption)
         with self._lock:
             if key not in self._cache:
-                place = bisect_left(self._last_keys, key)
-                if place < len(self._groups):
-                    self._read(*self._groups[place])
+                for file, group in self._groups_of(key):
+                    self._read(file, group)
                 if key not in self._cache:
-                    raise InputError(f"no text states of {caption!r}: run `dvc repro features`")
+                    raise _unknown(caption)
             self._cache.move_to_end(key)
             return self._cache[key]
+
+    def length(self, caption: str) -> int:
+        """Return the number of states of a caption, without reading or caching the states.
+
+        Raises:
+            InputError: if the caption is unknown.
+        """
+        key = key_of(caption)
+        with self._lock:
+            if key in self._cache:
+                return len(self._cache[key])
+            for file, group in self._groups_of(key):
+                table = file.read_row_group(group, columns=["caption_sha256", "tokens"])
+                lengths = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+                if key in lengths:
+                    return int(lengths[key])
+        raise _unknown(caption)
+
+    def _groups_of(self, key: str) -> list[tuple[pq.ParquetFile, int]]:
+        """Return the only row group that can hold a key, or none if all keys are smaller."""
+        place = bisect_left(self._last_keys, key)
+        return self._groups[place : place + 1]
 
     def _read(self, file: pq.ParquetFile, group: int) -> None:
         for row in file.read_row_group(group).to_pylist():
@@ -130,3 +151,7 @@ class TextStates:
             self._cache.move_to_end(row["caption_sha256"])
         while self._room < 0 and len(self._cache) > GROUP:
             self._room += self._cache.popitem(last=False)[1].nbytes
+
+
+def _unknown(caption: str) -> InputError:
+    return InputError(f"no text states of {caption!r}: run `dvc repro features`")

@@ -43,16 +43,20 @@ class Captions:
 Condition = torch.Tensor | Captions  # (B,) int64 labels, or captions
 
 
-def pack(states: list[np.ndarray]) -> Captions:
+def pack(states: list[np.ndarray], at_least: int = 0) -> Captions:
     """Pad text states, (t, C) each, to the longest and one start position.
 
     Raises ValueError on an empty state.
+
+    Args:
+        states: Text states of the captions.
+        at_least: Smallest number of positions of text in the result.
     """
     if not all(len(one) for one in states):
         raise ValueError(
             "a caption without tokens: an encoder gives the empty caption at least one"
         )
-    longest = max(len(one) for one in states)
+    longest = max([at_least, *(len(one) for one in states)])
     padded = np.zeros((len(states), longest + 1, states[0].shape[1]), np.float32)
     for row, one in enumerate(states):
         padded[row, : len(one)] = one

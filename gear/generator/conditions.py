@@ -6,10 +6,10 @@ is the folder that the features stage wrote, which holds the text states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +17,23 @@ import torch
 from gear.data.row_selection import round_robin
 from gear.data.shards import Split, load_manifest, read_split
 from gear.data.text_states import EMPTY, TextStates
-from gear.generator.conditioning import Condition, pack
+from gear.generator.conditioning import Captions, Condition, pack
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import SEED_STRIDE
 
 Conditions = Callable[[np.ndarray], Condition]  # rows (n,) to their conditions, on CPU
+
+
+class BatchConditions(Protocol):
+    """Function from rows to their conditions, on CPU; rows may be one rank's share of a batch."""
+
+    def __call__(self, rows: np.ndarray, batch: np.ndarray | None = None) -> Condition:
+        """Return the conditions of rows.
+
+        Args:
+            rows: The rows, (n,).
+            batch: Rows of the whole batch, if `rows` are a share of one.
+        """
 
 
 def empty_caption(condition: str, features: Path) -> torch.Tensor | None:
@@ -31,16 +43,52 @@ def empty_caption(condition: str, features: Path) -> torch.Tensor | None:
     return torch.from_numpy(TextStates(features / "text")[EMPTY].astype(np.float32))
 
 
-def conditions_for(split: Split, condition: str, features: Path) -> Conditions:
+def conditions_for(split: Split, condition: str, features: Path) -> BatchConditions:
     """Return a function from rows of a split to their conditions.
 
     Raises:
         InputError: if there are no text states of the captions.
     """
     if condition == "class":
-        return lambda rows: torch.from_numpy(split.labels[rows])
-    states = TextStates(features / "text")
-    return lambda rows: pack([states[split.captions[row]] for row in rows])
+
+        def labels(rows: np.ndarray, batch: np.ndarray | None = None) -> torch.Tensor:
+            return torch.from_numpy(split.labels[rows])
+
+        return labels
+    return CaptionConditions(split.captions, TextStates(features / "text"))
+
+
+class CaptionConditions:
+    """Text states of the captions of rows.
+
+    A share of a batch is padded to the longest caption of the whole batch, so that its shape, and
+    with it the dropout mask of an image, does not depend on the number of ranks.
+
+    captions: The caption of every row.
+    states: Text states by caption.
+    """
+
+    def __init__(self, captions: Sequence[str], states: TextStates) -> None:
+        self.captions, self.states = captions, states
+        self._lengths = np.zeros(len(captions), np.int32)  # in tokens; 0 before the first look-up
+
+    def __call__(self, rows: np.ndarray, batch: np.ndarray | None = None) -> Captions:
+        """Return the states of rows, padded to the longest of `batch`, or of `rows` without one.
+
+        Raises:
+            InputError: if there are no text states of a caption.
+        """
+        longest = 0
+        if batch is not None:
+            others = np.setdiff1d(batch, rows)  # none on a single rank
+            longest = max((self._length(row) for row in others), default=0)
+        return pack([self.states[self.captions[row]] for row in rows], at_least=longest)
+
+    def _length(self, row: int) -> int:
+        """Return the number of tokens of a row's caption, without reading its states."""
+        if not self._lengths[row]:
+            self._lengths[row] = self.states.length(self.captions[row])
+        return int(self._lengths[row])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
 from gear.encoders.config import TeachersConfig
 from gear.encoders.teacher_features import TeacherFeatures
 from gear.generator.conditioning import Condition
-from gear.generator.conditions import Conditions, conditions_for, empty_caption
+from gear.generator.conditions import BatchConditions, conditions_for, empty_caption
 from gear.joint.validation_curve import ValidationSet
 from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
 from gear.training.run import TrainingRun
@@ -38,7 +38,7 @@ class JointDataset:
     teachers: tuple[int, ...]
     condition: str
     flip: bool
-    conditions: Conditions
+    conditions: BatchConditions
     empty_caption: torch.Tensor | None
     validation: ValidationSet
 

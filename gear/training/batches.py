@@ -175,7 +175,7 @@ class BatchLoader(Generic[ConditionT]):
         *,
         features: np.ndarray | None = None,
         teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        condition: Callable[[np.ndarray], ConditionT] | None = None,
+        condition: Callable[[np.ndarray, np.ndarray], ConditionT] | None = None,
         tokens: np.ndarray | None = None,
     ) -> None:
         """Set the data that batches are made of.
@@ -186,7 +186,8 @@ class BatchLoader(Generic[ConditionT]):
             context: Rank and number of ranks: a rank loads its share of a batch.
             features: Teacher features by image and view, (N, V, L, C); view 1 is the mirror image.
             teacher: Computes features (B, L, C) of images, if they are not cached.
-            condition: Function from image indices to conditions of the generator.
+            condition: Function from image indices of this rank, and of the whole batch, to
+                conditions of the generator for this rank.
             tokens: Tokens by image and view, (N, V, L); images are then only loaded for `teacher`.
         """
         self.split = split
@@ -199,9 +200,9 @@ class BatchLoader(Generic[ConditionT]):
 
     def __call__(self, step: int) -> Batch[ConditionT]:
         """Return this rank's share of the batch of a step."""
-        indices, mirrored = self.sampler.batch(step)
+        whole, mirrored = self.sampler.batch(step)
         share = slice(self.context.rank, None, self.context.size)
-        indices, mirrored = indices[share], mirrored[share]
+        indices, mirrored = whole[share], mirrored[share]
         device, views = self.context.device, mirrored.astype(np.int64)
         images = teacher = tokens = None
         if self.tokens is not None:
@@ -216,7 +217,9 @@ class BatchLoader(Generic[ConditionT]):
         elif self.teacher is not None:
             assert images is not None
             teacher = self.teacher(images).float()
-        condition = self.condition(indices).to(device) if self.condition is not None else None
+        condition = None
+        if self.condition is not None:
+            condition = self.condition(indices, whole).to(device)
         keys = [self.split.keys[i] for i in indices]
         seeds = self.sampler.image_seeds(step)[share].tolist()
         return Batch(images, condition, teacher, keys, tokens, tuple(seeds))

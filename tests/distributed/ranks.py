@@ -1,29 +1,36 @@
 """Take joint steps with every quantizer and recipe under torchrun, and save losses and weights.
 
-torchrun --standalone --nproc_per_node=N tests/distributed/ranks.py OUT [zero]
+torchrun --standalone --nproc_per_node=N tests/distributed/ranks.py OUT [zero | captions FOLDER]
 
-With `zero`, some of them run at every ZeRO stage.
+With `zero`, some of them run at every ZeRO stage. With `captions`, one runs with dropout on the
+images, captions and text states of FOLDER.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from gear.data.shards import read_split
+from gear.generator.conditioning import Condition
+from gear.generator.conditions import conditions_for, empty_caption
 from gear.generator.transformer import Generator
 from gear.joint.alignment import Projector
 from gear.joint.model import GuidedGenerator
 from gear.joint.recipes import RECIPES
 from gear.joint.step import JointStep
 from gear.losses.adversarial import PatchDiscriminator
+from gear.nn.dropout import drawn_by_image
 from gear.params import Config
 from gear.tokenizer.model import Tokenizer
 from gear.training.autoencoder import AutoencoderStep
-from gear.training.batches import Batch
+from gear.training.batches import Batch, BatchLoader, batch_sampler
 from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.engine import build_engine
 from tests.support.settings import tiny_settings
@@ -58,13 +65,42 @@ def batch(config: Config, seed: int, world: DistributedContext) -> Batch:
     return Batch(images[mine], labels[mine], teacher[mine], ["x"] * len(images[mine]))
 
 
+def caption_batches(
+    config: Config, folder: Path, world: DistributedContext
+) -> BatchLoader[Condition]:
+    """Return batches of the images of `folder` with their captions, and random features."""
+    split = read_split(folder)
+    shape = (len(split), 1, config.grid**2, WIDTH)
+    unmirrored = np.zeros(len(split), bool)
+    return BatchLoader(
+        split,
+        batch_sampler(split, balance="natural", batch=IMAGES, seed=0, mirror=unmirrored),
+        world,
+        features=np.random.default_rng(0).standard_normal(shape).astype(np.float16),
+        condition=conditions_for(split, "caption", folder),
+    )
+
+
 def run(
-    quantizer: str, recipe: str, world: DistributedContext, zero_stage: int | None = None
+    quantizer: str,
+    recipe: str,
+    world: DistributedContext,
+    zero_stage: int | None = None,
+    captions: Path | None = None,
 ) -> dict[str, torch.Tensor]:
     config = settings(quantizer, zero_stage)
+    loader, empty, shape = None, None, config.generator
+    if captions is not None:
+        loader = caption_batches(config, captions, world)
+        empty = empty_caption("caption", captions)
+        shape = shape.model_copy(update={"layers": 3, "dropout": 0.2, "class_dropout": 0.3})
     torch.manual_seed(1)
     generator = Generator(
-        config.generator, codes=config.tokenizer.codes, grid=config.grid, classes=CLASSES
+        shape,
+        codes=config.tokenizer.codes,
+        grid=config.grid,
+        classes=CLASSES if empty is None else 0,
+        empty_caption=empty,
     )
     torch.nn.init.normal_(generator.output.weight, std=0.02)
     guided = GuidedGenerator(
@@ -98,11 +134,12 @@ def run(
         engine.optimizer.param_groups[0]["eps"] = EPS
     found: dict[str, torch.Tensor] = {}
     for number in range(STEPS):
-        data = batch(config, number, world)
+        data = batch(config, number, world) if loader is None else loader(number)
         if autoencoder is None:
             with torch.no_grad():
                 data = replace(data, tokens_BL=tokenizer.encode(data.images()).indices)
-        losses, _ = step(data, number)
+        with drawn_by_image(data.seeds):
+            losses, _ = step(data, number)
         for name, value in losses.items():
             mean = value.clone()
             if world.size > 1:
@@ -127,6 +164,8 @@ if __name__ == "__main__":
         results = {
             f"{q}-{r}-{stage}": run(q, r, world, stage) for q, r in ZERO_CASES for stage in range(4)
         }
+    elif sys.argv[2:3] == ["captions"]:
+        results = {"vq-gear-captions": run("vq", "gear", world, captions=Path(sys.argv[3]))}
     else:
         results = {f"{q}-{r}": run(q, r, world) for q, r in CASES}
     if world.is_rank_zero:

@@ -13,9 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from gear.data.shards import write_samples
+from tests.support.captions import write_caption_states
+from tests.support.images import blotches
 from tests.support.repo import REPO
 
 HERE = Path(__file__).parent
@@ -60,14 +64,33 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_two_ranks_equal_one_for_every_quantizer_and_recipe(one: Results, tmp_path: Path) -> None:
-    two = launch(2, tmp_path)
-    assert one.keys() == two.keys()
+    assert_equal_but_for_rounding(one, launch(2, tmp_path))
+
+
+def assert_equal_but_for_rounding(one: Results, other: Results) -> None:
+    assert one.keys() == other.keys()
     for case, found in one.items():
         for name, value in found.items():
-            gap = (value - two[case][name]).abs().max().item() / max(1.0, value.abs().max().item())
+            largest = max(1.0, value.abs().max().item())
+            gap = (value - other[case][name]).abs().max().item() / largest
             # the adaptive weight is a ratio of norms, one of which is small
             allowed = 2e-3 if name.endswith("adaptive_weight") else 2e-5
             assert gap < allowed, f"{case} {name}: {gap}"
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of images, captions of two to ten tokens, and their text states."""
+    folder = tmp_path_factory.mktemp("captioned")
+    captions = [" ".join([str(n), *["word"] * (n % 9)]) for n in range(24)]
+    write_samples(blotches(0, count=24, size=32), np.zeros(24, np.int64), captions, folder)
+    write_caption_states(captions, folder / "text", width=6)
+    return folder
+
+
+def test_two_ranks_equal_one_for_captions_and_dropout(captioned: Path, tmp_path: Path) -> None:
+    one, two = (launch(ranks, tmp_path, "captions", str(captioned)) for ranks in (1, 2))
+    assert_equal_but_for_rounding(one, two)
 
 
 @pytest.mark.slow

@@ -26,10 +26,14 @@ def test_states_come_back_by_caption_from_shards_that_are_the_same_in_any_order(
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
     (tmp_path / "one" / "text.json").write_text('{"width": 4}')
     states = TextStates(tmp_path / "one", cache_bytes=2000)  # a cache that holds only a few
+    lengths = [len(state) for state in encode(captions)]
+    assert [states.length(caption) for caption in captions] == lengths  # before states are cached
     for caption in [*captions, EMPTY, captions[0]]:
         assert np.array_equal(states[caption], encode([caption])[0])
     with pytest.raises(InputError, match="no text states of 'other'"):
         states["other"]
+    with pytest.raises(InputError, match="no text states of 'other'"):
+        states.length("other")
     with pytest.raises(InputError, match="run `dvc repro features`"):
         TextStates(tmp_path / "two")
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
-from gear.data.shards import encode_png, image_row, read_split, write_shards
-from gear.training.batches import ClassBalancedSampler, batch_sampler
+from gear.data.shards import encode_png, image_row, read_split, write_samples, write_shards
+from gear.generator.conditions import conditions_for
+from gear.training.batches import BatchLoader, ClassBalancedSampler, batch_sampler
+from gear.training.distributed import DistributedContext
+from tests.support.captions import write_caption_states
 from tests.support.images import blotches
 
 
@@ -45,3 +50,21 @@ def test_natural_batches_hold_each_image_once_an_epoch(tmp_path: Path) -> None:
     epoch = np.concatenate([natural.batch(step)[0] for step in range(3)])
     assert sorted(epoch) == list(range(24))
     assert np.bincount(split.labels[balanced.batch(0)[0]]).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_shares_of_captions_are_rows_of_the_whole_batch(tmp_path: Path, ranks: int) -> None:
+    captions = [" ".join([str(n), *["word"] * (n % 9)]) for n in range(12)]
+    write_samples(blotches(0, count=12, size=16), np.zeros(12, np.int64), captions, tmp_path)
+    write_caption_states(captions, tmp_path / "text", width=4)
+    split = read_split(tmp_path)
+    sampler = batch_sampler(split, balance="natural", batch=6, seed=0, mirror=np.zeros(12, bool))
+    conditions = conditions_for(split, "caption", tmp_path)
+    for step in range(3):
+        expected = conditions(sampler.batch(step)[0])
+        for rank in range(ranks):
+            context = DistributedContext(rank, ranks)
+            loader = BatchLoader(split, sampler, context, condition=conditions)
+            share = loader(step).condition
+            assert torch.equal(share.states_BTC, expected.states_BTC[rank::ranks])
+            assert torch.equal(share.real_BT, expected.real_BT[rank::ranks])

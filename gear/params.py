@@ -25,7 +25,8 @@ from gear.evaluation.config import EvaluateConfig
 from gear.generator.config import GeneratorConfig, SampleConfig
 from gear.ingest.config import PACKAGED, PACKAGED_IN_PROJECT, DataConfig
 from gear.joint.config import JointConfig, SupportConfig
-from gear.losses.config import GanConfig, LossConfig
+from gear.joint.recipes import RECIPES
+from gear.losses.config import GanConfig, LossConfig, most_discriminator_layers
 from gear.paths import PARAMS
 from gear.tokenizer.config import TokenizerConfig
 from gear.training.config import HealthConfig, TrainConfig
@@ -163,7 +164,20 @@ class Config(Section):
                 f"data.size {self.data.size} over tokenizer factor {self.tokenizer.factor} "
                 "leaves no grid: use fewer multipliers"
             )
+        self._check_discriminator()
         return self
+
+    def _check_discriminator(self) -> None:
+        """Raise ValueError if the discriminator joins and has too many layers for the images."""
+        joint_steps = self.joint.steps if RECIPES[self.joint.recipe].tokenizer_trains else 0
+        joins = self.gan.start_step < self.tokenizer.steps + joint_steps
+        most = most_discriminator_layers(self.data.size)
+        if self.loss.adversarial and joins and self.gan.layers > most:
+            raise ValueError(
+                f"gan.layers is {self.gan.layers} and data.size is {self.data.size}: the "
+                "discriminator's last layers would have no input left, "
+                f"{most} is the largest number that fits"
+            )
 
     @property
     def grid(self) -> int:

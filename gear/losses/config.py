@@ -47,3 +47,15 @@ class GanConfig(Section):
     layers: Annotated[int, Field(ge=1, le=6)] = Field(2, description="Strided layers.")
     lr: Rate = Field(0.0002, description="AdamW learning rate.")
     lecam: Weight = Field(0.0, description="Weight of LeCam regularisation; for small data.")
+
+
+def most_discriminator_layers(size: int) -> int:
+    """Return the largest `gan.layers` for images of `size` x `size` pixels.
+
+    Each strided layer halves the side, rounded down. The two layers after them take one pixel each,
+    so three have to be left.
+
+    >>> [most_discriminator_layers(size) for size in (16, 32, 256)]
+    [2, 3, 6]
+    """
+    return (size // 3).bit_length() - 1

@@ -73,6 +73,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"generator: {width: 16380, layers: 500, heads: 1}", "1610 G parameters, over 100 G"),
         (b"tokenizer: {base: 4096, multipliers: [1, 64]}", "is 262144 channels"),
         (b"gan: {layers: 40}", "gan.layers = 40"),
+        (
+            b"gan: {layers: 4, start_step: 0}",
+            "gan.layers is 4 and data.size is 32: the discriminator's last layers would have no "
+            "input left, 3 is the largest number that fits",
+        ),
         (b"sample: {n: 1}", "sample.n is 1 and evaluate.neighbours is 5"),
         (b"sample: {n: 5}", "sample.n is 5 and evaluate.neighbours is 5"),
         (b"sample: {top_k: 100000}", "sample.top_k is 100000"),

@@ -51,6 +51,24 @@ def test_parse_names_the_new_place_of_a_moved_key(old: str, new: str) -> None:
         params.from_values({section: {key: 1}}, "params.yaml")
 
 
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"loss": {"adversarial": 0.0}},
+        {"gan": {"layers": 4, "start_step": 700}},
+        {"gan": {"layers": 4, "start_step": 500}, "joint": {"steps": 300, "recipe": "llamagen"}},
+    ],
+)
+def test_layers_of_a_discriminator_that_never_joins_are_not_checked(
+    unused: dict[str, dict[str, object]],
+) -> None:
+    used = {"gan": {"layers": 4, "start_step": 0}}
+    steps = {"tokenizer": {"steps": 400}, "joint": {"steps": 300, "recipe": "gear"}}
+    params.from_values({**steps, **used, **unused}, "params.yaml")
+    with pytest.raises(InputError, match=r"gan\.layers is 4 and data\.size is 32"):
+        params.from_values({**steps, **used}, "params.yaml")
+
+
 def test_bad_params_are_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from gear.losses.adversarial import (
     hinge_discriminator,
     hinge_generator,
 )
+from gear.losses.config import most_discriminator_layers
 
 
 def test_hinge_against_a_loop() -> None:
@@ -61,3 +62,15 @@ def test_lecam_against_a_loop() -> None:
             + sum(max(0, anchors[0] - f) ** 2 for f in fake.tolist()) / 4
         )
         assert found == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+def test_most_layers_are_those_whose_logits_are_not_empty(size: int) -> None:
+    def fits(layers: int) -> bool:
+        try:
+            return PatchDiscriminator(1, layers)(torch.zeros(1, 3, size, size)).numel() > 0
+        except (RuntimeError, ValueError):  # of a convolution, or of the norm after it
+            return False
+
+    most = most_discriminator_layers(size)
+    assert [fits(layers) for layers in range(1, 7)] == [layers <= most for layers in range(1, 7)]

@@ -24,7 +24,7 @@ from gear.encoders.config import TeachersConfig, TextConfig
 from gear.evaluation.config import EvaluateConfig
 from gear.generator.config import GeneratorConfig, SampleConfig
 from gear.ingest.config import PACKAGED, PACKAGED_IN_PROJECT, DataConfig
-from gear.joint.config import JointConfig, SupportConfig
+from gear.joint.config import SUPPORT_LIMIT, JointConfig, SupportConfig
 from gear.joint.recipes import RECIPES
 from gear.losses.config import GanConfig, LossConfig, most_discriminator_layers
 from gear.paths import PARAMS
@@ -147,12 +147,14 @@ class Config(Section):
                 f"sample.top_k is {self.sample.top_k} and tokenizer.codes is "
                 f"{self.tokenizer.codes}: there are no more codes to keep"
             )
+        largest = SUPPORT_LIMIT * self.tokenizer.codes
         if isinstance(self.joint.temperature, SupportConfig) and (
-            self.joint.temperature.support > self.tokenizer.codes
+            self.joint.temperature.support >= largest
         ):
             raise ValueError(
-                f"joint.temperature.support is {self.joint.temperature.support:g}, over the "
-                f"{self.tokenizer.codes} codes of tokenizer.codes"
+                f"joint.temperature.support is {self.joint.temperature.support:g}: it must be "
+                f"under {largest:g}, {SUPPORT_LIMIT} x the {self.tokenizer.codes} codes of "
+                "tokenizer.codes"
             )
         if self.train.portable and (self.host.device == "cuda" or self.host.threads not in (0, 2)):
             raise ValueError(

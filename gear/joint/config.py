@@ -8,6 +8,9 @@ from pydantic import Field
 
 from gear.core.settings import Count, Positive, Rate, Section, Weight
 
+# a support must be under this share of K; close to K, no temperature is hot enough
+SUPPORT_LIMIT = 0.99
+
 
 class SupportConfig(Section):
     """A temperature that is calibrated to an effective support."""

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from gear.core.errors import InputError
-from gear.joint.config import SupportConfig
+from gear.joint.config import SUPPORT_LIMIT, SupportConfig
 from gear.tokenizer.model import Tokenizer
 
 COLDEST, HOTTEST, HALVINGS = 1e-5, 1e4, 50
@@ -31,10 +31,10 @@ def find_temperature(
         return wanted
     with torch.inference_mode():
         assignment = tokenizer.encode(images_BCHW).assignment
-    if not 1.0 < wanted.support < 0.99 * assignment.codes:
+    if not 1.0 < wanted.support < SUPPORT_LIMIT * assignment.codes:
         raise InputError(
             f"joint.temperature.support = {wanted.support}: "
-            f"must lie over 1 and under 0.99 x {assignment.codes} codes"
+            f"must lie over 1 and under {SUPPORT_LIMIT} x {assignment.codes} codes"
         )
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(HALVINGS):  # the support rises with the temperature

@@ -61,7 +61,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"joint: {temperature: hot}", "joint.temperature = 'hot': Input should be a valid number"),
         (b"joint: {temperature: {support: 0}}", "joint.temperature.support = 0"),
         (b"joint: {temperature: {suport: 4}}", "joint.temperature.suport"),
-        (b"joint: {temperature: {support: 600}}", "over the 512 codes"),
+        (
+            b"joint: {temperature: {support: 507}}",
+            "joint.temperature.support is 507: it must be under 506.88, 0.99 x the 512 codes of "
+            "tokenizer.codes",
+        ),
         (b"generator: {dropout: 1.0}", "generator.dropout = 1.0: Input should be less than 1"),
         (b"generator: {class_dropout: 1}", "generator.class_dropout is 1"),
         (b"generator: {width: 1000000000}", "generator.width = 1000000000"),

@@ -107,12 +107,16 @@ def refuse_truth_values(model: type[BaseModel], values: Any, prefix: str) -> Non
         field = model.model_fields.get(name)
         if field is None or field.annotation is bool:
             continue
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            refuse_truth_values(inner, value, f"{prefix}{name}.")
-        items = value if isinstance(value, list | tuple) else [value]
+        is_list = isinstance(value, list | tuple)
+        items = value if is_list else [value]
         if any(isinstance(item, bool) for item in items):
             raise InputError(f"{prefix}{name} = {quoted(value)}: true and false are no value of it")
+        for number, item in enumerate(items):
+            place = f"{prefix}{name}.{number}." if is_list else f"{prefix}{name}."
+            # a section, a list of sections, or one of several types of which one is a section
+            for inner in (field.annotation, *get_args(field.annotation)):
+                if _is_section(inner):
+                    refuse_truth_values(inner, item, place)
 
 
 def faults(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str, str]]:

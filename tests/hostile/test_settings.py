@@ -49,6 +49,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"joint: {steps: true}", "joint.steps = True: true and false are no value of it"),
         (b"joint: {lr_tokenizer: false}", "joint.lr_tokenizer = False"),
         (b"tokenizer: {multipliers: [1, true]}", "tokenizer.multipliers = [1, True]"),
+        (
+            b"teacher: {encoders: [{name: efficientnet-lite0, layer: true}]}",
+            "teacher.encoders.0.layer = True: true and false are no value of it",
+        ),
+        (
+            b"joint: {temperature: {support: true}}",
+            "joint.temperature.support = True: true and false are no value of it",
+        ),
         (b"joint:\n  steps: 1:30", "joint.steps = '1:30'"),
         (b"joint: {steps: 1e400}", "joint.steps = inf"),
         (b"joint: {steps: 1000000000000}", "joint.steps = 1000000000000"),

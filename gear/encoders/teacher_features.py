@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from gear.core.files import write_json
+from gear.core.files import sha256_of, write_json
 from gear.core.ranks import ALONE, Ranks
 from gear.data.array_file import new_array_file
 from gear.data.images import ENCODER_BATCH, Pixels, to_tensor
 from gear.data.row_selection import batches
 from gear.data.shards import Split
 from gear.encoders.config import TeacherConfig, TeachersConfig
-from gear.encoders.vision import build_teacher, on_grid, spatial_normalise
+from gear.encoders.efficientnet import packaged_weights
+from gear.encoders.vision import PACKAGED, build_teacher, on_grid, spatial_normalise
 
 PROGRESS_BATCHES = 16
 LARGEST_CACHE = 64 << 30  # bytes of training features that `teacher.cache: auto` keeps on disk
@@ -67,6 +69,20 @@ def is_cached(cache: str, size: int) -> bool:
     return cache == "always" or (cache == "auto" and size <= LARGEST_CACHE)
 
 
+def describe_teachers(config: TeachersConfig) -> list[dict[str, Any]]:
+    """Return what determines the features of each teacher: its settings and its weights' sha256.
+
+    Where the weights lie is left out.
+    """
+    return [
+        {
+            **one.model_dump(mode="json", exclude={"path"}),
+            "sha256": sha256_of(packaged_weights()) if one.name == PACKAGED else one.sha256,
+        }
+        for one in config.encoders
+    ]
+
+
 def write_teacher_features(
     folder: Path,
     config: TeachersConfig,
@@ -96,13 +112,9 @@ def write_teacher_features(
     _write_features(folder / "val.npy", teachers, val, sum(widths), 1, ranks)
     if not ranks.is_rank_zero:
         return
-    encoders = [
-        {**one.model_dump(exclude={"path"}), "sha256": teacher.weights_sha256}
-        for one, teacher in zip(config.encoders, teachers.teachers, strict=True)
-    ]
     facts = {
         "widths": widths,
-        "encoders": encoders,
+        "encoders": describe_teachers(config),
         "rows_sha256": train.rows_sha256(),
         "cached": cached,
     }

@@ -18,6 +18,7 @@ from gear.core.files import require_file
 from gear.encoders import efficientnet
 from gear.encoders.config import TeacherConfig
 
+PACKAGED = "efficientnet-lite0"  # the teacher that comes with the packages
 SPATIAL_SHARE = 0.6  # share of the mean token that spatial normalization subtracts
 
 
@@ -179,8 +180,7 @@ def build_teacher(config: TeacherConfig) -> Teacher:
     Raises:
         InputError: if its weights are absent, have another sha256, or lack the layer.
     """
-    packaged = config.name == "efficientnet-lite0"
-    return PackagedTeacher(config) if packaged else TransformersTeacher(config)
+    return PackagedTeacher(config) if config.name == PACKAGED else TransformersTeacher(config)
 
 
 def on_grid(features_BChw: torch.Tensor, grid: int) -> torch.Tensor:

@@ -13,12 +13,15 @@ from gear.core.files import read_object
 from gear.core.text import one_line
 from gear.data.shards import VALIDATION_IMAGES, Split, load_manifest, read_split
 from gear.encoders.config import TeachersConfig
-from gear.encoders.teacher_features import TeacherFeatures
+from gear.encoders.teacher_features import TeacherFeatures, describe_teachers
 from gear.generator.conditioning import Condition
 from gear.generator.conditions import BatchConditions, conditions_for, empty_caption
 from gear.joint.validation_curve import ValidationSet
 from gear.training.batches import BatchLoader, batch_sampler, mirror_mask
+from gear.training.fingerprint import JOINT_CODE
 from gear.training.run import TrainingRun
+
+TEACHER_CODE = ("encoders/teacher_features.py", "encoders/vision.py")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class JointDataset:
 def read_joint_dataset(
     shards: Path,
     features: Path,
+    config: TeachersConfig,
     *,
     condition: str,
     flip: bool,
@@ -93,12 +97,18 @@ def read_joint_dataset(
     """Return the images of the shards, with what the features stage wrote for them.
 
     Raises:
-        InputError: if the features are absent, damaged, or of other images.
+        InputError: if the features are absent, damaged, of other images, or of other teachers than
+            `config` names.
     """
     split = read_split(shards / "train")
     val = read_split(shards / "val")
     images = val.subset(VALIDATION_IMAGES)
-    teachers = read_object(features / "teachers.json", widths=list, rows_sha256=str)
+    teachers = read_object(features / "teachers.json", widths=list, encoders=list, rows_sha256=str)
+    if teachers["encoders"] != describe_teachers(config):
+        raise InputError(
+            f"{features}: features of other teachers than teacher.encoders names: "
+            "run `dvc repro features`"
+        )
     of_train = None
     if teachers.get("cached", True):  # absent in files of older versions
         of_train = _read_features(features / "train.npy", len(split), sum(teachers["widths"]))
@@ -124,6 +134,19 @@ def read_joint_dataset(
         empty_caption=empty_caption(condition, features),
         validation=validation,
     )
+
+
+def training_code(features: Path) -> tuple[str, ...]:
+    """Return the code that decides what a training on these features computes, for `identify`.
+
+    That of the teachers is part of it if the features of training images are not cached: then every
+    step computes them.
+    """
+    try:
+        cached = read_object(features / "teachers.json").get("cached", True)
+    except InputError:  # the training itself says what is wrong with them
+        cached = True
+    return JOINT_CODE if cached else (*JOINT_CODE, *TEACHER_CODE)
 
 
 def _read_features(file: Path, images: int, width: int) -> np.ndarray:

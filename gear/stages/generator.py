@@ -9,7 +9,7 @@ from pathlib import Path
 from gear import paths
 from gear.core.files import replace_folder
 from gear.core.model_folder import load_weights, read_config
-from gear.joint.dataset import read_joint_dataset
+from gear.joint.dataset import read_joint_dataset, training_code
 from gear.joint.model import build_guided_generator, saved_generator
 from gear.joint.quality_curve import quality_hook
 from gear.joint.recipes import RECIPES
@@ -17,7 +17,7 @@ from gear.joint.step import JointStep
 from gear.joint.token_cache import cached_tokens
 from gear.params import Config, nearest_preset
 from gear.tokenizer.inference import load_tokenizer
-from gear.training.fingerprint import JOINT_CODE, Identity, identify
+from gear.training.fingerprint import Identity, identify
 from gear.training.loop import Training
 from gear.training.run import TrainingSettings, open_training, saved_tokenizer
 
@@ -28,7 +28,8 @@ def identity(config: Config) -> Identity:
     """Return the identity of this training, which names its resumable state."""
     inputs = {f"data/models/joint/{name}": paths.JOINT / name for name in MODELS}
     inputs |= {"data/shards": paths.SHARDS, "data/features": paths.FEATURES}
-    return identify("generator", config.model_dump(mode="json"), inputs, JOINT_CODE)
+    code = training_code(paths.FEATURES)
+    return identify("generator", config.model_dump(mode="json"), inputs, code)
 
 
 def run(config: Config, start_from: Path | None = None) -> None:
@@ -52,10 +53,15 @@ def run(config: Config, start_from: Path | None = None) -> None:
         start_from=start_from,
     )
     data = read_joint_dataset(
-        paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip
+        paths.SHARDS,
+        paths.FEATURES,
+        config.teacher,
+        condition=config.data.condition,
+        flip=config.data.flip,
     )
     temperature = read_config(paths.JOINT / "tokenizer")["temperature"]
-    tokenizer = load_tokenizer(paths.JOINT / "tokenizer").to(training.device)
+    tokenizer = load_tokenizer(paths.JOINT / "tokenizer", config.tokenizer.codes)
+    tokenizer = tokenizer.to(training.device)
     new_guided = partial(
         build_guided_generator,
         config.generator,

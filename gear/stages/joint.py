@@ -8,7 +8,7 @@ from pathlib import Path
 from gear import paths
 from gear.data.images import to_tensor
 from gear.data.row_selection import evenly_spaced
-from gear.joint.dataset import read_joint_dataset
+from gear.joint.dataset import read_joint_dataset, training_code
 from gear.joint.guidance_gradient import gradient_probe
 from gear.joint.model import build_guided_generator, saved_generator
 from gear.joint.quality_curve import quality_hook
@@ -19,7 +19,7 @@ from gear.joint.token_cache import cached_tokens
 from gear.params import Config, nearest_preset
 from gear.tokenizer.inference import load_tokenizer
 from gear.training.autoencoder import build_autoencoder
-from gear.training.fingerprint import JOINT_CODE, Identity, identify
+from gear.training.fingerprint import Identity, identify
 from gear.training.loop import Training
 from gear.training.run import TrainingSettings, open_training, saved_tokenizer
 
@@ -34,7 +34,8 @@ def identity(config: Config) -> Identity:
         "data/models/tokenizer/tokenizer": paths.TOKENIZER / "tokenizer",
         "data/models/tokenizer/discriminator": paths.TOKENIZER / "discriminator",
     }
-    return identify("joint", config.model_dump(mode="json"), inputs, JOINT_CODE)
+    code = training_code(paths.FEATURES)
+    return identify("joint", config.model_dump(mode="json"), inputs, code)
 
 
 def run(config: Config, start_from: Path | None = None) -> None:
@@ -52,9 +53,14 @@ def run(config: Config, start_from: Path | None = None) -> None:
         start_from=start_from,
     )
     data = read_joint_dataset(
-        paths.SHARDS, paths.FEATURES, condition=config.data.condition, flip=config.data.flip
+        paths.SHARDS,
+        paths.FEATURES,
+        config.teacher,
+        condition=config.data.condition,
+        flip=config.data.flip,
     )
-    tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer").to(training.device)
+    tokenizer = load_tokenizer(paths.TOKENIZER / "tokenizer", config.tokenizer.codes)
+    tokenizer = tokenizer.to(training.device)
     new_guided = partial(
         build_guided_generator,
         config.generator,

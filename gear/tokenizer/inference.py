@@ -72,9 +72,22 @@ def _decoded_batches(
     return ranks.map(decode, batches(len(tokens_NL)))
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
+def load_tokenizer(folder: Path, codes: int | None = None) -> Tokenizer:
+    """Return the tokenizer of a checkpoint folder, on CPU, in eval mode.
+
+    Args:
+        folder: The folder.
+        codes: The setting tokenizer.codes, if the tokenizer must have as many.
+
+    Raises:
+        InputError: if the folder holds no tokenizer, or one of another codebook size.
+    """
     shape, _ = read_shape(folder, "tokenizer", TokenizerShape)
+    if codes is not None and shape.codes != codes:
+        raise InputError(
+            f"{folder}: it has {shape.codes} codes and tokenizer.codes is {codes}: "
+            "run the stage that makes it with `dvc repro`"
+        )
     return load_model(lambda: Tokenizer(shape), folder)
 
 

@@ -24,7 +24,7 @@ from tests.support.commands import ENV
 from tests.support.hostile import refused
 from tests.support.processes import is_alive
 from tests.support.repo import REPO
-from tests.support.settings import tiny_settings, write_params
+from tests.support.settings import edit_params, tiny_settings, write_params
 from tests.support.wait import wait_until
 
 WORDS = {  # arguments with which a command passes its checks
@@ -268,10 +268,36 @@ def test_features_of_other_images_are_refused(
     facts = json.loads(Path("data/features/teachers.json").read_text())
     Path("data/features/teachers.json").write_text(json.dumps(facts | {"rows_sha256": "0" * 64}))
     refused(capsys, "joint", says=("features of other images than those of data/shards",))
-    Path("data/features/teachers.json").write_text(json.dumps({"widths": [1], "rows_sha256": ""}))
+    Path("data/features/teachers.json").write_text(json.dumps(facts | {"widths": [1]}))
     refused(capsys, "joint", says=("is not its shape",))
     Path("data/features/train.npy").write_bytes(b"\x93NUMPY junk")
     refused(capsys, "joint", says=("data/features/train.npy",))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("key", "value"), [("layer", 3), ("sha256", "0" * 64)], ids=["settings", "weights"]
+)
+def test_features_of_other_teachers_are_refused(
+    capsys: pytest.CaptureFixture[str], prepared: Path, cached: bool, key: str, value: object
+) -> None:
+    shutil.copytree(prepared, ".", dirs_exist_ok=True)
+    facts = json.loads(Path("data/features/teachers.json").read_text())
+    facts["encoders"][0][key] = value
+    Path("data/features/teachers.json").write_text(json.dumps(facts | {"cached": cached}))
+    for stage in ("joint", "generator"):
+        line = refused(capsys, stage, says=("data/features: features of other teachers",))
+        assert line.endswith("run `dvc repro features`")
+
+
+def test_a_tokenizer_of_another_codebook_size_is_refused(
+    capsys: pytest.CaptureFixture[str], prepared: Path
+) -> None:
+    shutil.copytree(prepared, ".", dirs_exist_ok=True)
+    edit_params(Path(), tokenizer={"codes": 128}, generator={"start": "scratch"})
+    for stage, folder in (("joint", "tokenizer"), ("generator", "joint")):
+        says = (f"data/models/{folder}/tokenizer: it has 64 codes and tokenizer.codes is 128",)
+        refused(capsys, stage, says=says)
 
 
 def test_names_that_are_not_utf8_can_be_shown(capsysbinary: pytest.CaptureFixture[Any]) -> None:

@@ -98,6 +98,24 @@ def test_code_that_no_training_computes_with_is_left_out() -> None:
     )
 
 
+@pytest.mark.parametrize("stage", ["joint", "generator"])
+def test_code_of_teachers_counts_if_every_step_computes_their_features(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def code() -> set[str]:
+        return set(STAGES[stage].identity(tiny_settings()).code)
+
+    without = code()
+    file = Path("data/features/teachers.json")
+    file.parent.mkdir(parents=True)
+    file.write_text('{"cached": true}')
+    assert code() == without
+    file.write_text('{"cached": false}')
+    assert code() - without == {"encoders/teacher_features.py", "encoders/vision.py"}
+
+
 def test_contents_are_hashed_by_relative_names(tmp_path: Path) -> None:
     for name in ("here", "elsewhere/deep"):
         (tmp_path / name).mkdir(parents=True)

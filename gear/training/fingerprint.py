@@ -37,13 +37,17 @@ AUTOENCODER_CODE = (
     "training/loop.py",
 )
 JOINT_CODE = (*AUTOENCODER_CODE, "generator", "joint")
-# files of these packages that no training computes with
+# files of these packages that no training computes with: the last parts of their paths
 NEUTRAL_FILES = (
     "config.py",
     "public_layouts.py",
-    "sampling.py",
-    "quality_curve.py",
-    "validation_curve.py",
+    "data/near_twins.py",
+    "generator/inference.py",
+    "generator/prompts.py",
+    "generator/sampling.py",
+    "joint/guidance_gradient.py",
+    "joint/quality_curve.py",
+    "joint/validation_curve.py",
 )
 
 ABSENT = "absent"  # in place of the hash of a missing input
@@ -157,7 +161,7 @@ def code_hashes(parts: Iterable[str], root: Path = Path(gear.__file__).parent) -
     return {
         file.relative_to(root).as_posix(): _code_hash(file.read_text())
         for file in files
-        if file.name not in NEUTRAL_FILES
+        if not any(file.match(neutral) for neutral in NEUTRAL_FILES)
     }
 
 

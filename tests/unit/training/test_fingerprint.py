@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,8 +94,11 @@ def test_a_change_of_a_formula_is_a_change_of_its_module(tmp_path: Path) -> None
 
 def test_code_that_no_training_computes_with_is_left_out() -> None:
     names = code_hashes(JOINT_CODE)
-    assert not {"generator/sampling.py", "joint/quality_curve.py", "joint/config.py"} & names.keys()
+    measurements = {"joint/quality_curve.py", "joint/guidance_gradient.py"}
+    of_samples = {"generator/sampling.py", "generator/prompts.py", "generator/inference.py"}
+    assert not {"joint/config.py", "data/near_twins.py", *measurements, *of_samples} & names.keys()
     assert {"joint/step.py", "nn/attention.py", "training/loop.py"} <= names.keys()
+    assert "tokenizer/inference.py" in names, "only the generator's module of that name is left out"
     assert not any(
         name.startswith(("joint/", "generator/")) for name in code_hashes(AUTOENCODER_CODE)
     )
@@ -114,6 +120,24 @@ def test_code_of_teachers_counts_if_every_step_computes_their_features(
     assert code() == without
     file.write_text('{"cached": false}')
     assert code() - without == {"encoders/teacher_features.py", "encoders/vision.py"}
+
+
+def test_every_file_that_counts_is_imported_by_a_training() -> None:
+    """Import the stages in a process of their own, since other tests import more."""
+    program = f"""
+import sys
+from pathlib import Path
+import gear
+from gear.stages import {", ".join(STAGES)}
+root = Path(gear.__file__).parent
+files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+print(*(Path(f).relative_to(root).as_posix() for f in files if f and f.startswith(f"{{root}}/")))
+"""
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+    assert code_hashes(JOINT_CODE).keys() - set(done.stdout.split()) == set()
 
 
 def test_contents_are_hashed_by_relative_names(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from gear.tokenizer.quantizers import Quantized
 def soft_tokens(
     quantized: Quantized, table_KD: torch.Tensor, *, temperature: float, readout: str
 ) -> torch.Tensor:
-    """Return the generator's input for an assignment, (B, L, D).
+    """Return the generator's input for an assignment, (B, L, D), in the caller's precision.
+
+    Under bf16 autocast it is bf16, although the distances are fp32.
 
     Args:
         quantized: The assignment, of distances d.

@@ -25,7 +25,8 @@ SHARPNESS = 0.01  # temperature of the entropy term
 class Assignment:
     """Distances of every token to every code, d = offset - scale <query, key>, and their read-outs.
 
-    Autocast does not apply: products are in the dtype of queries and keys, fp32 in quantizers.
+    Autocast does not apply to distances: their products are in the dtype of queries and keys, which
+    is fp32 in quantizers. It does apply to the product with the table in `mix`.
     """
 
     queries_BLD: torch.Tensor
@@ -56,7 +57,11 @@ class Assignment:
         return torch.cat(parts).view(self.queries_BLD.shape[:2])
 
     def mix(self, table_KW: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return rows of a table weighted by the soft read-out, (B, L, W)."""
+        """Return rows of a table weighted by the soft read-out, (B, L, W).
+
+        Weights come from the distances; the weighted sum is in the caller's precision, bf16 under
+        bf16 autocast.
+        """
 
         def part(queries_ND: torch.Tensor) -> torch.Tensor:
             return (-self._affinity(queries_ND) / temperature).softmax(dim=-1) @ table_KW

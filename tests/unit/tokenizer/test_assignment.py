@@ -57,3 +57,15 @@ def test_support_and_top_mass_match_numpy(chunk: int) -> None:
     )
     assert one.support(1e-6) == pytest.approx(1.0)
     assert one.support(1e6) == pytest.approx(K, rel=1e-4)
+
+
+def test_autocast_leaves_distances_alone_and_applies_to_the_mixed_table() -> None:
+    torch.manual_seed(1)
+    assignment = Assignment(torch.randn(B, 9, D), torch.randn(K, D), scale=2.0)
+    table = torch.randn(K, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        distances, soft = assignment.distances(), assignment.soft(0.3)
+        mixed = assignment.mix(table, 0.3)
+    assert torch.equal(distances, assignment.distances())
+    assert torch.equal(soft, assignment.soft(0.3))
+    assert torch.equal(mixed, soft.bfloat16() @ table.bfloat16())

@@ -1,6 +1,6 @@
 """Perceptual losses: LPIPS from local VGG16 weights, or early features of the packaged encoder.
 
-The second is not LPIPS and is not called so.
+The second is another measure, and its values cannot be compared with LPIPS.
 """
 
 from __future__ import annotations
@@ -16,17 +16,11 @@ from gear.core.files import require_file
 from gear.core.settings import PinnedFile
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 
-EARLY_FEATURES = "perceptual(efficientnet-lite0 early)"
-
-LPIPS = "lpips(vgg16)"
-
 FeatureMaps = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 class EarlyFeaturesLoss(nn.Module):
     """Mean squared distance of channel-normalised feature maps, summed over early levels."""
-
-    name = EARLY_FEATURES
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -46,8 +40,6 @@ class LpipsLoss(nn.Module):
 
     The linear heads come with the lpips package.
     """
-
-    name = LPIPS
 
     def __init__(self, weights: PinnedFile) -> None:
         super().__init__()

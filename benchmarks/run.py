@@ -89,7 +89,7 @@ def trainings() -> dict[str, Case]:
     )
     frozen = JointStep(RECIPES["llamagen_repa"], config.joint, own, bf16=True)
     averages = {"tokenizer": EMA(tokenizer, 0.98), "guided": EMA(guided, 0.98)}
-    with_tokens = Batch(None, data.given(), data.teacher(), data.keys, tokens, data.seeds)
+    with_tokens = Batch(None, data.conditions(), data.teacher(), data.keys, tokens, data.seeds)
 
     def ours() -> None:
         joint(data, 0)
@@ -102,12 +102,12 @@ def trainings() -> dict[str, Case]:
 
     return {
         "joint step, recipe gear": (
-            lambda: plain.joint(data.images(), data.given(), data.teacher(), 0.1),
+            lambda: plain.joint(data.images(), data.conditions(), data.teacher(), 0.1),
             ours,
             BATCH,
         ),
         "frozen tokenizer, cached tokens": (
-            lambda: plain.frozen(tokens, data.given(), data.teacher()),
+            lambda: plain.frozen(tokens, data.conditions(), data.teacher()),
             ours_frozen,
             BATCH,
         ),

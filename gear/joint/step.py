@@ -69,10 +69,10 @@ class JointStep:
         if self.autoencoder is not None:
             self.autoencoder.restore(state)
 
-    def survey(self, parts: list[Batch[Condition]], step: int) -> None:
+    def survey(self, micro_batches: list[Batch[Condition]], step: int) -> None:
         """Measure what losses need of the whole batch, before training on its micro-batches."""
         if self.autoencoder is not None:
-            self.autoencoder.survey(parts, step)
+            self.autoencoder.survey(micro_batches, step)
 
     def __call__(self, batch: Batch[Condition], step: int) -> tuple[Losses, torch.Tensor]:
         """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""
@@ -101,7 +101,7 @@ class JointStep:
         with frozen(guided):
             with autocast(total, self.bf16):
                 generated, projected_BLC = guided(
-                    readout, batch.given(), tap_only=not self.recipe.ntp_to_tokenizer
+                    readout, batch.conditions(), tap_only=not self.recipe.ntp_to_tokenizer
                 )
             soft = self.alignment(projected_BLC, batch)
             losses["loss/align_soft"] = soft
@@ -116,7 +116,7 @@ class JointStep:
         self, batch: Batch[Condition], indices_BL: torch.Tensor, losses: Losses
     ) -> None:
         """Update the generator by next-token and, in most recipes, hard alignment loss."""
-        output, projected_BLC = self.engine(indices_BL, batch.given())
+        output, projected_BLC = self.engine(indices_BL, batch.conditions())
         logits_NK = output.logits.float().flatten(0, 1)
         total = losses["loss/ntp"] = F.cross_entropy(logits_NK, indices_BL.flatten())
         if self.recipe.hard_alignment:

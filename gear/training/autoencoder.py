@@ -50,7 +50,7 @@ def no_extra_loss(
 
 @dataclass(frozen=True)
 class Survey:
-    """Values measured over a whole batch before its parts (micro-batches) are trained on."""
+    """Values measured over a whole batch before its micro-batches are trained on."""
 
     adaptive_weight: torch.Tensor | None
 
@@ -107,11 +107,11 @@ class AutoencoderStep:
         """Return whether the discriminator takes part in a step."""
         return self.discriminator_engine is not None and step >= self.gan_from
 
-    def survey(self, parts: list[Batch[Any]], step: int) -> None:
-        """Measure what losses need of a whole batch before gradients of its parts accumulate.
+    def survey(self, micro_batches: list[Batch[Any]], step: int) -> None:
+        """Measure what losses need of a whole batch before gradients of micro-batches accumulate.
 
         These are the mean assignment for the entropy loss, the adaptive weight and LeCam's anchors.
-        It costs another forward pass over the parts.
+        It costs another forward pass over the micro-batches.
         """
         judged = self.is_adversarial(step) and (self.loss.adaptive or self.gan.lecam > 0)
         if not (self.loss.entropy or judged):
@@ -127,7 +127,7 @@ class AutoencoderStep:
 
         self.tokenizer.quantize.mean_over_batch = record
         last_layer = self.tokenizer.decoder.conv_out.weight
-        for images in (part.images() for part in parts):
+        for images in (micro_batch.images() for micro_batch in micro_batches):
             with frozen(self.tokenizer), torch.set_grad_enabled(adaptive):
                 last_layer.requires_grad_(adaptive)
                 with autocast(images, self.bf16):

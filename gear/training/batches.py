@@ -44,22 +44,22 @@ class Batch(Generic[ConditionT]):
     tokens_BL: torch.Tensor | None = None  # of a frozen tokenizer, if cached
     seeds: tuple[int, ...] = ()
 
-    def parts(self, count: int) -> list[Batch[ConditionT]]:
-        """Split the batch into equal parts; `count` must divide its size."""
+    def micro_batches(self, count: int) -> list[Batch[ConditionT]]:
+        """Split the batch into equal micro-batches; `count` must divide its size."""
         if count == 1:
             return [self]
         size = len(self.keys) // count
-        rows = [slice(start, start + size) for start in range(0, len(self.keys), size)]
+        slices = [slice(start, start + size) for start in range(0, len(self.keys), size)]
         return [
             Batch(
-                None if self.images_BCHW is None else self.images_BCHW[part],
-                None if self.condition is None else self.condition[part],
-                None if self.teacher_BLC is None else self.teacher_BLC[part],
-                self.keys[part],
-                None if self.tokens_BL is None else self.tokens_BL[part],
-                self.seeds[part],
+                None if self.images_BCHW is None else self.images_BCHW[rows],
+                None if self.condition is None else self.condition[rows],
+                None if self.teacher_BLC is None else self.teacher_BLC[rows],
+                self.keys[rows],
+                None if self.tokens_BL is None else self.tokens_BL[rows],
+                self.seeds[rows],
             )
-            for part in rows
+            for rows in slices
         ]
 
     def images(self) -> torch.Tensor:
@@ -67,7 +67,7 @@ class Batch(Generic[ConditionT]):
         assert self.images_BCHW is not None
         return self.images_BCHW
 
-    def given(self) -> ConditionT:
+    def conditions(self) -> ConditionT:
         """Return the conditions of the generator."""
         assert self.condition is not None
         return self.condition

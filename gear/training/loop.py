@@ -43,8 +43,8 @@ class TrainingStep(Protocol):
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Load a saved `state`."""
 
-    def survey(self, parts: list[Batch[Any]], step: int) -> None:
-        """Measure what losses need of a whole batch before gradients of its parts accumulate."""
+    def survey(self, micro_batches: list[Batch[Any]], step: int) -> None:
+        """Measure what losses need of a whole batch before its gradients accumulate."""
 
     def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
         """Train on a batch or a part of it. Returns detached scalar losses and the hard indices.
@@ -172,13 +172,13 @@ class Training:
         for engine in self.step.engines.values():
             set_lr(engine, number, run.settings.train.warmup)
         try:
-            parts = batch.parts(run.accumulation)
-            if len(parts) > 1:
-                self.step.survey(parts, number)
+            micro_batches = batch.micro_batches(run.accumulation)
+            if len(micro_batches) > 1:
+                self.step.survey(micro_batches, number)
             done = []
-            for part in parts:
-                with drawn_by_image(part.seeds):
-                    done.append(self.step(part, number))
+            for micro_batch in micro_batches:
+                with drawn_by_image(micro_batch.seeds):
+                    done.append(self.step(micro_batch, number))
         except NonFinite as error:
             file = run.checkpoints.note(
                 f"nonfinite-step-{number}-rank-{run.context.rank}.json",

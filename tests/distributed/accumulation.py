@@ -30,7 +30,9 @@ QUANTIZERS, PARTS = ("vq", "lfq", "ibq"), (1, 2)
 
 def share(whole: Batch, world: DistributedContext) -> Batch:
     mine = slice(world.rank, None, world.size)
-    return Batch(whole.images()[mine], whole.given()[mine], whole.teacher()[mine], whole.keys[mine])
+    return Batch(
+        whole.images()[mine], whole.conditions()[mine], whole.teacher()[mine], whole.keys[mine]
+    )
 
 
 def joint_step(
@@ -68,7 +70,7 @@ def train(
     step: JointStep, quantizer: str, numbers: range, parts: int, world: DistributedContext
 ) -> None:
     for number in numbers:
-        pieces = share(batch(small(quantizer), number, IMAGES), world).parts(parts)
+        pieces = share(batch(small(quantizer), number, IMAGES), world).micro_batches(parts)
         if parts > 1:
             step.survey(pieces, number)
         for piece in pieces:

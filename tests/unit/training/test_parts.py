@@ -32,7 +32,7 @@ def train(world: DistributedContext, parts: int, *, survey: bool = True) -> Foun
         engine.optimizer.param_groups[0]["eps"] = EPS
     means: Found = {}
     for number in range(STEPS):
-        pieces = batch(config, number, IMAGES).parts(parts)
+        pieces = batch(config, number, IMAGES).micro_batches(parts)
         if parts > 1 and survey:
             step.survey(pieces, number)
         done = [step(piece, number)[0] for piece in pieces]

@@ -49,9 +49,9 @@ class TrainConfig(Section):
 class HealthConfig(Section):
     """When training stops because the codebook collapses."""
 
-    min_usage: Share = Field(0.1, description="Least share of codes in use over a health window.")
+    min_usage: Share = Field(0.1, description="Minimum codebook usage over a health window.")
     min_perplexity: Share = Field(
-        0.05, description="Least perplexity over a health window, as a share of K."
+        0.05, description="Minimum perplexity over a health window, as a share of K."
     )
-    window: Positive = Field(20, description="Steps a health window.")
+    window: Positive = Field(20, description="Steps of a health window.")
     after_step: Count = Field(60, description="First step at which the gate may stop a run.")

@@ -213,14 +213,14 @@ def _unhealthy(models: Models, metrics: dict[str, Metric]) -> str | None:
 
     The averaged weights are checked, then the live ones in training's last window: averages lag.
     """
-    from gear.training.codebook_health import verdict
+    from gear.training.codebook_health import below_limit
 
     health = models.config.health
     codes = models.config.tokenizer.codes
     averaged = {f"codebook/{name}": metrics[name].value for name in ("usage", "perplexity")}
-    if broken := verdict(health, averaged, codes):
+    if broken := below_limit(health, averaged, codes):
         return broken
-    live = verdict(health, models.window, codes) if models.window else None
+    live = below_limit(health, models.window, codes) if models.window else None
     return f"{live} in training's last window" if live else None
 
 

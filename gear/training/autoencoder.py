@@ -118,7 +118,7 @@ class AutoencoderStep:
             return
         adaptive = judged and self.loss.adaptive
         assignments: list[torch.Tensor] = []
-        verdicts: list[torch.Tensor] = []
+        logits: list[torch.Tensor] = []  # of the discriminator: means over originals and copies
         gradients: list[torch.Tensor] = []
 
         def record(mean_K: torch.Tensor) -> torch.Tensor:
@@ -137,7 +137,7 @@ class AutoencoderStep:
                 discriminator = self.discriminator_engine.module
                 with frozen(discriminator), autocast(images, self.bf16):
                     on_real, on_fake = discriminator(torch.cat([images, reconstruction])).chunk(2)
-                verdicts.append(torch.stack([on_real.float().mean(), on_fake.float().mean()]))
+                logits.append(torch.stack([on_real.float().mean(), on_fake.float().mean()]))
                 if adaptive:
                     losses = self.reconstruction_losses(reconstruction, images)
                     rebuilt = torch.stack([weight * value for weight, value in losses.values()])
@@ -147,7 +147,7 @@ class AutoencoderStep:
             whole_K = mean_over_ranks(torch.stack(assignments).mean(0))
         self.tokenizer.quantize.mean_over_batch = lambda mean_K: straight_through(whole_K, mean_K)
         if judged and self.gan.lecam:
-            self.lecam.move(torch.stack(verdicts).detach().mean(0))
+            self.lecam.move(torch.stack(logits).detach().mean(0))
         factor = gradient_ratio(torch.stack(gradients).mean(0)) if adaptive else None
         self.surveyed = Survey(factor)
 
@@ -182,8 +182,8 @@ class AutoencoderStep:
         parts = self.own_losses(rebuilt, output.quantized)
         if adversarial:
             terms = [weight * value for weight, value in rebuilt.values()]
-            verdict = self.adversarial_loss(reconstruction, terms, losses)
-            parts["adversarial"] = (self.loss.adversarial, verdict)
+            value = self.adversarial_loss(reconstruction, terms, losses)
+            parts["adversarial"] = (self.loss.adversarial, value)
         total = weighted_sum(parts)
         losses.update({f"loss/{name}": value for name, (_, value) in parts.items()})
         with extra_loss(batch, output.quantized, total, losses) as total:
@@ -223,15 +223,15 @@ class AutoencoderStep:
         """
         discriminator = self.discriminator_engine.module
         with frozen(discriminator), autocast(reconstruction, self.bf16):
-            verdict = hinge_generator(discriminator(reconstruction))
+            loss = hinge_generator(discriminator(reconstruction))
             if self.loss.adaptive:
                 last_layer = self.tokenizer.decoder.conv_out.weight
                 factor = self.surveyed.adaptive_weight if self.surveyed else None
                 if factor is None:
-                    factor = adaptive_weight(torch.stack(rebuilt).sum(), verdict, last_layer)
+                    factor = adaptive_weight(torch.stack(rebuilt).sum(), loss, last_layer)
                 losses["gan/adaptive_weight"] = factor
-                verdict = factor * verdict
-        return verdict
+                loss = factor * loss
+        return loss
 
     def update_discriminator(self, batch: Batch[Any], fake: torch.Tensor, losses: Losses) -> None:
         """Do update 2: train the discriminator to tell images from reconstructions."""

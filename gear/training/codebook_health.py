@@ -51,7 +51,7 @@ class CodebookHealth:
 
     def broken(self) -> str | None:
         """Return a message on a value below its limit in the last window; None if there is none."""
-        return verdict(self.config, self.latest, len(self.counts)) if self.latest else None
+        return below_limit(self.config, self.latest, len(self.counts)) if self.latest else None
 
     def check(self, step: int) -> None:
         """Raise `Collapse` if the last window is below a limit, from `health.after_step` on."""
@@ -60,7 +60,7 @@ class CodebookHealth:
             raise Collapse(f"codebook collapsed: {found} at step {step}")
 
 
-def verdict(config: HealthConfig, measured: dict[str, float], codes: int) -> str | None:
+def below_limit(config: HealthConfig, measured: dict[str, float], codes: int) -> str | None:
     """Return a message on usage or perplexity below its limit; None if neither is.
 
     measured: the result of `summary`. codes: codebook size K.

@@ -26,7 +26,7 @@ CLONE = " && ".join(
 NOT_RUN = {
     r"make setup\b|source ": "the tests run in an environment that `make setup` made",
     r"make test$": "the tests",
-    r"make repro-t2i": "ten minutes: tests/pipeline/test_text_to_image.py",
+    r"make repro-t2i": "a quarter of an hour: tests/pipeline/test_text_to_image.py",
     r"make bench": "ten minutes on a quiet machine",
     r"make (server|deploy|stop)": "tests/flows/test_server.py",
     r"export (PREFECT_|GEAR_NOTIFY_URL)": "for the server of the lines that follow",

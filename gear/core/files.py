@@ -28,8 +28,10 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Replace a folder with a draft that `fill` has written.
 
     If `fill` raises, the old folder stays as it was, and the draft is deleted. The replacement is
-    two renames; after a crash between them, the next call finds the old folder again.
+    two renames; after a crash between them, the next call finds the old folder again. Of a link,
+    the folder that it leads to is replaced, and the draft lies beside that.
     """
+    folder = folder.resolve()
     draft = folder.with_name(folder.name + ".partial")
     old = folder.with_name(folder.name + ".old.partial")
     if old.exists() and not folder.exists():

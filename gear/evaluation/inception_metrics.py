@@ -40,8 +40,9 @@ def extractor_protocol(inception: Inception) -> dict[str, Any]:
 def inception_score(logits_NC: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of the Inception score over ten splits.
 
-    The score is exp(E KL(p(y|x) || p(y))), in [1, C] (Salimans et al. 2016). Samples are shuffled
-    with a fixed seed before they are split.
+    The score is exp(E KL(p(y|x) || p(y))) (Salimans et al. 2016), in [1, C]. Of few samples it is
+    too low: that of N samples is at most N / 10. Samples are shuffled with a fixed seed before they
+    are split.
 
     Args:
         logits_NC: Logits of at least ten samples.

@@ -60,6 +60,18 @@ def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(folder: Pa
     assert (folder / "file").read_text() == "new"
 
 
+def test_the_folder_that_a_link_leads_to_is_replaced_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "large-disk/models").mkdir(parents=True)
+    link = tmp_path / "models"
+    link.symlink_to("large-disk/models")
+    for _ in range(3):
+        replace_folder(link, fill)
+        assert link.is_symlink()
+        assert (tmp_path / "large-disk/models/file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large-disk", "models"]
+    assert [path.name for path in (tmp_path / "large-disk").iterdir()] == ["models"]
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, np.float64("nan")])
 def test_json_without_a_number_is_refused_and_the_old_file_stays(
     tmp_path: Path, number: float

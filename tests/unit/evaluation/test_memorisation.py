@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from gear.data.shards import Split, encode_png, image_row, read_split, write_samples, write_shards
-from gear.evaluation.memorisation import NearestTraining, nearest_table, share_of_copies
+from gear.evaluation.memorisation import (
+    NearestTraining,
+    nearest,
+    nearest_table,
+    share_of_copies,
+)
 from gear.tokenizer.inference import decode_tokens, encode_images
 from gear.tokenizer.model import Tokenizer
 from tests.support.images import blotches
@@ -110,3 +115,24 @@ def test_reconstructions_of_validation_images_are_flagged_as_often_as_the_floor_
     shares, _ = measured(tokenizer, splits, encode_images(tokenizer, val[:]), tmp_path / "samples")
     assert shares["memorised"] == shares["memorised_floor"] == pytest.approx(0.01, abs=0.005)
     assert shares["memorised_tokens"] <= 0.01
+
+
+def test_exact_copies_count_where_validation_images_are_copies_too(
+    tokenizer: Tokenizer, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
+    """Test that 5 of 100 validation images, which are training images, do not hide copies."""
+    train, val = splits
+    held_out = as_split(np.concatenate([train[:5], val[5:]]), tmp_path / "val")
+    tokens = encode_images(tokenizer, train[:])
+    shares, table = measured(tokenizer, (train, held_out), tokens, tmp_path / "samples")
+    assert shares["memorised"] == shares["memorised_tokens"] == 1
+    assert shares["memorised_floor"] == shares["memorised_tokens_floor"] == 0.05
+    assert {row["distance"] for row in table} == {0.0}
+
+
+def test_equal_images_have_no_distance_among_many() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
+    images[:, :, :12] = 255  # a white background, as of emoji
+    distance, position = nearest(images, images)
+    assert distance.max() == 0
+    assert position.tolist() == list(range(200))

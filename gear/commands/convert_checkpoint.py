@@ -56,8 +56,8 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
     Args:
         file: The checkpoint.
         folder: Folder to write the native checkpoints to.
-        heads: Attention heads of a generator; None for the number in an exported file, or one per
-            64 channels, as published.
+        heads: Attention heads of a generator; None for the number in an exported file, or that of
+            the published model of the same width.
         grid: Tokens a side of a generator; None for that of an exported file, or 16.
 
     Returns:
@@ -65,7 +65,8 @@ def import_checkpoint(file: Path, folder: Path, *, heads: int | None, grid: int 
 
     Raises:
         InputError: if the file holds anything but tensors, is of no known layout, lacks one of a
-            model's weights, or has one that is not finite. Nothing is written.
+            model's weights, has one that is not finite, or if `heads` is None and not known.
+            Nothing is written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file: name the folder to write to")
@@ -190,6 +191,11 @@ def _generator(
     settings = {**settings, "layers": shape["layers"], "width": shape["width"]}
     if heads is not None:
         settings["heads"] = heads
+    if "heads" in settings and settings["heads"] is None:
+        raise InputError(
+            f"{file}: no published generator has width {shape['width']}, and weights do not show "
+            "the attention heads: give --heads"
+        )
     section = parse_section(GeneratorShape, settings, f"{file}: generator.")
     size = {"codes": shape["codes"], "grid": grid or exported.get("grid") or PUBLISHED_GRID}
     condition: dict[str, Any] = {"classes": shape["classes"]}

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--heads",
         type=positive,
-        help="attention heads of a generator (default: width / 64, as published)",
+        help="attention heads of a generator (default: those of the published model of "
+        "the same width; needed for other widths)",
     )
     parser.add_argument(
         "--grid",

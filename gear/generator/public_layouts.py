@@ -12,7 +12,8 @@ State = dict[str, torch.Tensor]
 # in order of preference; a bare state dict last
 CONTAINERS = ("ar_ema", "ema", "ar", "state_dict", "model")
 
-HEAD = 64  # head width of all published class-conditional models
+# attention heads of LlamaGen's class-conditional models by width: B, L, XL, XXL and 3B
+PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 3200: 32}
 
 
 def is_generator(state: State) -> bool:
@@ -55,9 +56,10 @@ def to_native(state: State) -> State:
 
 
 def shape_of(native: State) -> dict[str, Any]:
-    """Return the generator settings that the weights' shapes imply; heads by the usual head width.
+    """Return the generator settings that the weights' shapes imply.
 
-    The settings are layers, width, codes, classes (0 if conditioned on text) and heads.
+    The settings are layers, width, codes, classes (0 if conditioned on text) and heads. No shape
+    shows the heads: they are those of the published model of this width, None if there is none.
 
     Raises KeyError if a required key is missing.
     """
@@ -71,5 +73,5 @@ def shape_of(native: State) -> dict[str, Any]:
         "width": int(width),
         "codes": int(codes),
         "classes": int(classes),
-        "heads": max(1, int(width) // HEAD),
+        "heads": PUBLISHED_HEADS.get(int(width)),
     }

@@ -17,6 +17,7 @@ from gear.core.errors import InputError
 from gear.core.model_folder import save_model
 from gear.generator.config import GeneratorConfig, GeneratorShape, SampleConfig
 from gear.generator.inference import load_generator
+from gear.generator.public_layouts import shape_of
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
 from gear.tokenizer.config import TokenizerShape
@@ -114,6 +115,36 @@ def test_a_generator_imports_exactly_and_with_the_rotation_it_was_trained_with(
     tokens, labels = torch.randint(64, (2, 16)), torch.tensor([0, 4])
     with torch.no_grad():
         assert torch.equal(loaded(tokens, labels).logits, original(tokens, labels).logits)
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [(768, 12), (1024, 16), (1280, 20), (1536, 24), (3200, 32), (16, None), (2048, None)],
+)
+def test_heads_are_those_of_the_published_model_of_this_width(
+    width: int, heads: int | None
+) -> None:
+    with torch.device("meta"):
+        state = {
+            "tok_embeddings.weight": torch.empty(64, width),
+            "layers.0.attention.wqkv.weight": torch.empty(3 * width, width),
+            "cls_embedding.embedding_table.weight": torch.empty(6, width),
+        }
+    assert shape_of(state)["heads"] == heads
+
+
+def test_heads_of_a_width_that_was_not_published_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": generator().state_dict()}, tmp_path / "g.pt")
+    words = ["import", str(tmp_path / "g.pt"), str(tmp_path / "native"), "--grid", "4"]
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    assert "no published generator has width 16" in line
+    assert "--heads" in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "native").exists()
+    assert main([*words, "--heads", "2"]) == 0
 
 
 def test_export_and_import_again_is_exact(tmp_path: Path) -> None:

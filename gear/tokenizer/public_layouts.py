@@ -13,12 +13,8 @@ import torch
 
 State = dict[str, torch.Tensor]
 
-CONTAINERS = (
-    "vq_ema",
-    "vq",
-    "state_dict",
-    "model",
-)  # in order of preference; a bare state dict last
+# in order of preference; a bare state dict last
+CONTAINERS = ("vq_ema", "ema", "vq", "state_dict", "model")
 
 FOREIGN = ("loss.", "model_ema.", "quantize.codebook_used", "discriminator.")
 
@@ -26,16 +22,29 @@ TAMING_MIDDLE = {"block_1": "0", "attn_1": "1", "block_2": "2"}
 
 
 def unwrap(raw: dict[str, Any]) -> tuple[State, str]:
-    """Return the state dict in a checkpoint and its container; EMA weights are preferred."""
+    """Return the state dict in a checkpoint and its container; EMA weights are preferred.
+
+    A container of an unknown layout, such as the `ema` of a generator, is returned only if the file
+    has no tokenizer and no bare tensors.
+
+    Raises:
+        ValueError: if only some weights of the tokenizer have an average.
+    """
+    unknown: tuple[State, str] | None = None
     for name in CONTAINERS:
         if isinstance(raw.get(name), dict):
             inner, where = unwrap(raw[name])
-            return inner, name if where == "bare" else f"{name}.{where}"
+            candidate = inner, name if where == "bare" else f"{name}.{where}"
+            if layout_of(inner) is not None:
+                return candidate
+            unknown = unknown or candidate
     state = {
         re.sub(r"^((module|_orig_mod)\.)+", "", key): value
         for key, value in raw.items()
         if isinstance(value, torch.Tensor)
     }
+    if unknown is not None and not state:
+        return unknown
     averaged = _averaged(state)
     return (averaged, "model_ema") if averaged else (state, "bare")
 

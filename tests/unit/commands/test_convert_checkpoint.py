@@ -72,10 +72,11 @@ def wrappers(layout: str, state: dict[str, torch.Tensor]) -> dict[str, dict[str,
         "state_dict": {"state_dict": {**state, "loss.logvar": torch.zeros(1)}},
         "ema": {"state_dict": averaged(state)},
         "gear": {"vq": other, "vq_ema": state},
+        "llamagen": {"model": other, "ema": state, "discriminator": {"w": torch.ones(1)}},
     }
 
 
-@pytest.mark.parametrize("wrapper", ["bare", "model", "state_dict", "ema", "gear"])
+@pytest.mark.parametrize("wrapper", ["bare", "model", "state_dict", "ema", "gear", "llamagen"])
 @pytest.mark.parametrize("layout", QUANTIZER)
 def test_every_layout_and_container_imports_exactly(
     layout: str, wrapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -285,6 +286,19 @@ def test_a_whole_stage_one_file_gives_both_models(
     words = ["--heads", "2", "--grid", "4"]
     assert main(["import", str(tmp_path / "stage1.pt"), str(tmp_path / "native"), *words]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    loaded = load_tokenizer(tmp_path / "native/tokenizer")
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(loaded(images).reconstruction, first(images).reconstruction)
+    load_generator(tmp_path / "native/generator")
+
+
+def test_the_average_of_a_generator_is_not_taken_for_the_tokenizer_s(tmp_path: Path) -> None:
+    first = tokenizer("llamagen")
+    content = {"vq": first.state_dict(), "ema": generator().state_dict()}
+    torch.save(content, tmp_path / "both.pt")
+    words = ["--heads", "2", "--grid", "4"]
+    assert main(["import", str(tmp_path / "both.pt"), str(tmp_path / "native"), *words]) == 0
     loaded = load_tokenizer(tmp_path / "native/tokenizer")
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():

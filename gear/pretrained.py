@@ -39,13 +39,29 @@ class ImageTokenizer(HubModel):
 
     Attributes:
         model: The module; its images are (B, 3, H, W) in [-1, 1].
-        size: Pixels a side that PIL images are resized to, as in training. None if the folder does
-            not record it; set it before encoding PIL images.
+        size: Pixels a side that PIL images are resized to, as in training: a multiple of `stride`,
+            up to 2048. None if the folder does not record it; set it before encoding PIL images.
     """
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
-        self.model, self.folder, self.size = model, folder, size
+        self.model, self.folder = model, folder
+        self.size = size
         self._config = read_config(folder)
+
+    @property
+    def size(self) -> int | None:
+        """Pixels a side that PIL images are resized to; None if it is not known.
+
+        Raises:
+            InputError: if it is set to a number that is no multiple of `stride`, or is over 2048.
+        """
+        return self._size
+
+    @size.setter
+    def size(self, size: int | None) -> None:
+        if size is not None:
+            require_size(size, self.stride, f"tokenizer.size {size}")
+        self._size = size
 
     @property
     def stride(self) -> int:
@@ -316,6 +332,21 @@ class ImageGenerator(HubModel):
         save_model(save_directory / "generator", self.model.state_dict(), config)
 
 
+def require_size(size: int, stride: int, name: str) -> None:
+    """Check the size that a tokenizer's images are resized to.
+
+    Args:
+        size: Pixels a side.
+        stride: Side of a token in pixels.
+        name: The size in the words of the error, such as `--size 30`.
+
+    Raises:
+        InputError: if it is no multiple of `stride`, or not between `stride` and LARGEST_SIZE.
+    """
+    if size < 1 or size % stride or size > LARGEST_SIZE:
+        raise InputError(f"{name}: take a multiple of {stride} up to {LARGEST_SIZE}")
+
+
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTokenizer:
     """Return a trained tokenizer, on the CPU, in eval mode.
 
@@ -335,11 +366,8 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     if size is None and (generator / CONFIG).exists():
         _, facts = read_shape(generator, "generator", GeneratorShape)
         size = read_number(generator, facts, "grid") * model.config.factor
-    if size is not None and (size % model.config.factor or size > LARGEST_SIZE):
-        raise InputError(
-            f"{root}: images of {size} pixels a side: it takes multiples of "
-            f"{model.config.factor} up to {LARGEST_SIZE}"
-        )
+    if size is not None:
+        require_size(size, model.config.factor, f"{root}: images of {size} pixels a side")
     return ImageTokenizer(model, root, size)
 
 

@@ -50,16 +50,14 @@ def open_tokenizer(checkpoint: str, size: int | None) -> ImageTokenizer:
     """
     import torch
 
-    from gear.pretrained import LARGEST_SIZE, load_tokenizer
+    from gear.pretrained import load_tokenizer, require_size
 
     tokenizer = load_tokenizer(checkpoint)
-    tokenizer.size = size or tokenizer.size
+    if size is not None:
+        require_size(size, tokenizer.stride, f"--size {size}")
+        tokenizer.size = size
     if tokenizer.size is None:
         raise InputError(f"{checkpoint}: it does not say on which size it was trained: give --size")
-    if tokenizer.size % tokenizer.stride or tokenizer.size > LARGEST_SIZE:
-        raise InputError(
-            f"--size {tokenizer.size}: take a multiple of {tokenizer.stride} up to {LARGEST_SIZE}"
-        )
     return tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -92,6 +92,26 @@ def test_a_photograph_is_cropped_and_put_on_white(checkpoint: Path) -> None:
         tokenizer.encode(Image.new("L", (64, 64)))
 
 
+@pytest.mark.parametrize("size", [30, 0, -4, 2052])
+def test_a_size_that_the_tokenizer_cannot_encode_is_refused(checkpoint: Path, size: int) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    with pytest.raises(InputError, match=f"tokenizer.size {size}: take a multiple of 4 up to 2048"):
+        tokenizer.size = size
+    assert tokenizer.size == 32
+    tokenizer.size = 36
+    assert tokenizer.encode(Image.new("L", (64, 64))).shape == (1, 81)
+
+
+def test_a_size_in_config_json_that_does_not_fit_is_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint / "tokenizer", tmp_path / "copy")
+    file = tmp_path / "copy/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": 30}))
+    with pytest.raises(InputError, match="copy: images of 30 pixels a side: take a multiple of 4"):
+        gear.load_tokenizer(tmp_path / "copy")
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

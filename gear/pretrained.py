@@ -14,6 +14,7 @@ from PIL import Image
 from gear.core.errors import InputError
 from gear.core.model_folder import CONFIG, read_config, read_number, read_shape, save_model
 from gear.core.settings import parse_section
+from gear.core.text import one_line
 from gear.data.captions import normalize_caption
 from gear.data.row_selection import BATCH, batches
 from gear.encoders.config import TextConfig
@@ -94,26 +95,48 @@ class ImageTokenizer(HubModel):
         return torch.cat(indices)
 
     def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
-        """Return the token indices (N, L), int64 on the CPU, of images (N, S, S, 3), uint8."""
+        """Return the token indices (N, L), int64 on the CPU, of images (N, S, S, 3), uint8.
+
+        Raises:
+            InputError: if the array has another type or shape, or a side that `stride` does not
+                divide.
+        """
+        if not isinstance(pixels, np.ndarray):
+            raise InputError("pixels: give a NumPy array (N, S, S, 3) of uint8")
+        shape = pixels.shape
+        is_square = len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+        if pixels.dtype != np.uint8 or not is_square:
+            raise InputError(
+                f"pixels of shape {shape} and type {pixels.dtype}: give (N, S, S, 3) of uint8"
+            )
+        self._require_side(shape[1])
+        if not len(pixels):
+            return torch.zeros(0, (shape[1] // self.stride) ** 2, dtype=torch.int64)
+        pixels = np.ascontiguousarray(pixels)  # PyTorch takes no mirrored views
         return torch.from_numpy(tokenizer_inference.encode_images(self.model, pixels))
 
-    def decode(self, indices: torch.Tensor) -> list[Image.Image]:
+    def decode(self, indices: torch.Tensor | np.ndarray) -> list[Image.Image]:
         """Return the images of token indices (N, L) or (L,), in raster order on a square grid.
 
         Raises:
             InputError: if L is not a square number, or an index is no integer from 0 to codes - 1.
         """
+        try:
+            indices = torch.as_tensor(indices)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"indices: {one_line(str(error), 150)}") from None
         indices = indices[None] if indices.dim() == 1 else indices
         codes, shape = self.model.config.codes, tuple(indices.shape)
         if len(shape) != 2 or shape[1] < 1 or round(shape[1] ** 0.5) ** 2 != shape[1]:
             raise InputError(f"indices of shape {shape}: give (N, L), L a square number")
         if indices.is_floating_point() or indices.is_complex():
             raise InputError(f"indices of type {indices.dtype}: give whole numbers")
+        indices = indices.long()  # PyTorch has no minimum of some unsigned types
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < codes:
             raise InputError(f"indices go from 0 to {codes - 1}")
         if not len(indices):
             return []
-        pixels = tokenizer_inference.decode_tokens(self.model, indices.long().cpu().numpy())
+        pixels = tokenizer_inference.decode_tokens(self.model, indices.cpu().numpy())
         return [Image.fromarray(one) for one in pixels]
 
     def prepare(self, image: Image.Image) -> Image.Image:
@@ -165,10 +188,11 @@ class ImageTokenizer(HubModel):
             raise InputError(f"images of shape {tuple(tensor.shape)}: give (N, 3, S, S)")
         if not tensor.is_floating_point() or (len(tensor) and not tensor.abs().max() <= 1.001):
             raise InputError("a tensor of images has floating-point numbers from -1 to 1")
-        if tensor.shape[2] % self.stride or not tensor.shape[2]:
-            raise InputError(
-                f"images of {tensor.shape[2]} pixels a side: take a multiple of {self.stride}"
-            )
+        self._require_side(tensor.shape[2])
+
+    def _require_side(self, side: int) -> None:
+        if side % self.stride or not side:
+            raise InputError(f"images of {side} pixels a side: take a multiple of {self.stride}")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         size = {} if self.size is None else {"size": self.size}

@@ -139,11 +139,51 @@ def test_images_that_no_tokenizer_takes_are_refused(
         torch.zeros(1, 16),
         torch.zeros(2, 0).long(),
         torch.tensor(1),
+        np.full((1, 16), 64, np.int32),
+        np.full((1, 16), -1, np.int32),
+        np.full((1, 16), 2**64 - 1, np.uint64),
+        np.array([["a"] * 16]),
+        [[1, 2], [3]],
     ],
 )
 def test_indices_that_are_no_image_are_refused(checkpoint: Path, indices: torch.Tensor) -> None:
     with pytest.raises(InputError, match="indices"):
         gear.load_tokenizer(checkpoint).decode(indices)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((1, 32, 32, 3), np.float32), "float32"),
+        (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
+        (np.zeros((1, 32, 36, 3), np.uint8), r"\(1, 32, 36, 3\)"),
+        (np.zeros((1, 3, 32, 32), np.uint8), r"\(1, 3, 32, 32\)"),
+        (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), "NumPy"),
+        (np.zeros((1, 30, 30, 3), np.uint8), "a multiple of 4"),
+        (np.zeros((1, 0, 0, 3), np.uint8), "a multiple of 4"),
+    ],
+)
+def test_pixels_that_no_tokenizer_takes_are_refused(
+    checkpoint: Path, pixels: np.ndarray, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        gear.load_tokenizer(checkpoint).encode_pixels(pixels)
+
+
+def test_pixels_may_be_none_or_a_mirrored_view(checkpoint: Path, images: list[Image.Image]) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    pixels = np.stack([np.asarray(image) for image in images])
+    assert tokenizer.encode_pixels(pixels[:0]).shape == (0, 64)
+    mirrored = tokenizer.encode_pixels(pixels[:, :, ::-1])
+    assert torch.equal(mirrored, tokenizer.encode_pixels(pixels[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint16, np.uint64])
+def test_tokens_of_a_numpy_file_are_decoded(checkpoint: Path, kind: type) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    tokens = torch.arange(64)[None]
+    (image,) = tokenizer.decode(tokens.numpy().astype(kind))
+    assert image.tobytes() == tokenizer.decode(tokens)[0].tobytes()
 
 
 def test_tokens_can_be_trained_on(checkpoint: Path, images: list[Image.Image]) -> None:

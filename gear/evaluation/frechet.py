@@ -19,11 +19,18 @@ class Gaussian:
 
     @classmethod
     def fit(cls, features_NC: np.ndarray) -> Gaussian:
-        """Return the Gaussian of features (N, C). Raises ValueError if N is less than two."""
-        if len(features_NC) < 2:
-            raise ValueError(f"statistics need at least two feature rows, not {len(features_NC)}")
+        """Return the Gaussian of features (N, C).
+
+        Raises:
+            ValueError: if the features have another number of axes, or N is less than two.
+        """
         features = np.asarray(features_NC, dtype=np.float64)
-        return cls(features.mean(0), np.cov(features, rowvar=False))
+        if features.ndim != 2:
+            raise ValueError(f"features of shape {features.shape}: give (N, C)")
+        if len(features) < 2:
+            raise ValueError(f"statistics need at least two feature rows, not {len(features)}")
+        # the covariance of one channel is a bare number in NumPy
+        return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
     @classmethod
     def fit_weighted(cls, features_NC: np.ndarray, weights_N: np.ndarray) -> Gaussian:
@@ -57,5 +64,9 @@ def frechet_distance(
 
 
 def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
-    """Return the Fréchet distance of two sets of features."""
+    """Return the Fréchet distance of two sets of features, (N, C) and (M, C).
+
+    Raises:
+        ValueError: if a set has another number of axes, or fewer than two rows.
+    """
     return Gaussian.fit(features1_NC).distance(Gaussian.fit(features2_MC))

@@ -41,6 +41,27 @@ def test_frechet_distance_against_a_matrix_root_and_a_closed_form() -> None:
     assert frechet.distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
+def test_one_channel_against_the_closed_form() -> None:
+    random = np.random.default_rng(2)
+    a, b = random.normal(size=(50, 1)), random.normal(1, 2, size=(40, 1))
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet.distance(a, b) == pytest.approx(expected)
+
+
+def test_a_gaussian_has_the_bits_of_numpy() -> None:
+    features = np.random.default_rng(3).normal(size=(50, 5)).astype(np.float32)
+    fitted = frechet.Gaussian.fit(features)
+    wide = features.astype(np.float64)
+    assert np.array_equal(fitted.mean, wide.mean(0))
+    assert np.array_equal(fitted.covariance, np.cov(wide, rowvar=False))
+
+
+@pytest.mark.parametrize("shape", [(), (50,), (50, 2, 2)])
+def test_features_that_are_no_table_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"features of shape .*: give \(N, C\)"):
+        frechet.distance(np.zeros(shape), np.zeros((50, 2)))
+
+
 def test_too_few_features_are_refused() -> None:
     with pytest.raises(ValueError, match="at least two"):
         frechet.Gaussian.fit(np.zeros((1, 3)))

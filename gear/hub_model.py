@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from gear.core.errors import InputError
@@ -60,8 +60,25 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
 
     folder: Path
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Any,
+    ) -> str | None:
         """Write the current weights, config.json and a model card to a folder.
+
+        Args:
+            save_directory: The folder.
+            push_to_hub: Whether to upload it too.
+            repo_id: The repository of the upload, by default the folder's name. The model card
+                names it, with its owner.
+            options: Those of `huggingface_hub.ModelHubMixin.save_pretrained`.
+
+        Returns:
+            The URL of the upload; None if there was none.
 
         Raises:
             InputError: if the model was loaded from that folder.
@@ -71,11 +88,24 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
                 f"{save_directory}: the model was loaded from this folder: save it to another"
             )
         self._hub_mixin_config = None  # else the mixin writes its own config.json
-        card = {"name": Path(save_directory).name, **(options.pop("model_card_kwargs", None) or {})}
-        return super().save_pretrained(save_directory, model_card_kwargs=card, **options)
+        name = Path(save_directory).name
+        if push_to_hub:
+            name = repo_id = _create_repository(repo_id or name, options)
+        card = {"name": name, **(options.pop("model_card_kwargs", None) or {})}
+        return super().save_pretrained(
+            save_directory,
+            push_to_hub=push_to_hub,
+            repo_id=repo_id,
+            model_card_kwargs=card,
+            **options,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload weights, config.json and a model card to a repository. Returns its URL."""
+        """Upload weights, config.json and a model card to a repository. Returns its URL.
+
+        repo_id: `owner/name`, or a name in your own account. The model card has both.
+        """
+        repo_id = _create_repository(repo_id, options)
         card = {"name": repo_id, **(options.pop("model_card_kwargs", None) or {})}
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
@@ -104,6 +134,15 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
         for module in self.modules():
             module.to(device)
         return self
+
+
+def _create_repository(repo_id: str, options: dict[str, Any]) -> str:
+    """Create a repository on the Hub if there is none; return its `owner/name`.
+
+    options: those of `push_to_hub`, of which `token` and `private` are used.
+    """
+    api = HfApi(token=options.get("token"))
+    return api.create_repo(repo_id, private=options.get("private"), exist_ok=True).repo_id
 
 
 def find_folder(path: str | Path, revision: str | None) -> Path:

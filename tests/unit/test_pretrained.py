@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -353,6 +355,52 @@ def test_the_card_of_a_tokenizer_says_how_to_load_it(checkpoint: Path, tmp_path:
     indices = torch.arange(64)
     (expected,) = tokenizer.decode(indices)
     assert same(gear.load_tokenizer(tmp_path / "saved").decode(indices)[0], expected)
+
+
+@pytest.fixture
+def uploaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return repositories and model cards that are uploaded, to the account `me`, in a list."""
+    calls: list[tuple[str, str]] = []
+
+    def create_repo(api: HfApi, repo_id: str, **options: Any) -> RepoUrl:
+        owned = repo_id if "/" in repo_id else f"me/{repo_id}"
+        return RepoUrl(f"https://huggingface.co/{owned}")
+
+    def upload_folder(api: HfApi, *, repo_id: str, folder_path: Path, **options: Any) -> str:
+        calls.append((repo_id, (folder_path / "README.md").read_text()))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return calls
+
+
+def test_an_uploaded_card_names_the_repository_with_its_owner(
+    checkpoint: Path, uploaded: list[tuple[str, str]]
+) -> None:
+    gear.load_tokenizer(checkpoint).push_to_hub("tok")
+    ((repository, card),) = uploaded
+    assert repository == "me/tok"
+    assert 'gear.load_tokenizer("me/tok")' in card
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"repo_id": "you/tok"}, "you/tok"), ({"repo_id": "tok"}, "me/tok"), ({}, "me/saved")],
+)
+def test_a_saved_and_uploaded_card_names_the_repository(
+    checkpoint: Path,
+    tmp_path: Path,
+    uploaded: list[tuple[str, str]],
+    options: dict[str, str],
+    expected: str,
+) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    tokenizer.save_pretrained(tmp_path / "saved", push_to_hub=True, **options)
+    ((repository, card),) = uploaded
+    assert repository == expected
+    assert f'gear.load_tokenizer("{expected}")' in card
+    assert (tmp_path / "saved/README.md").read_text() == card
 
 
 def test_metrics_and_version_have_names() -> None:

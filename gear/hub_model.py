@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 
 from gear.core.errors import InputError
 from gear.core.model_folder import CONFIG, WEIGHTS
@@ -149,19 +151,43 @@ def find_folder(path: str | Path, revision: str | None) -> Path:
     """Return a local folder, or the cached copy of a Hub repository, downloaded if needed.
 
     Raises:
-        InputError: if there is no such folder, and no such repository can be read.
+        InputError: if there is no such folder, and no such repository can be read; or if a revision
+            of a local folder is asked for.
     """
     if Path(path).is_dir():
+        if revision is not None:
+            raise InputError(
+                f"revision {revision}: {path} is a local folder, and only repositories of the "
+                "Hugging Face Hub have revisions"
+            )
         return Path(path).resolve()
+    with hub_errors(f"{path}: no such folder, and the Hugging Face Hub does not give it"):
+        try:
+            return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
+        except HFValidationError:
+            raise InputError(
+                f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not "
+                "the name of a repository on the Hugging Face Hub"
+            ) from None
+
+
+@contextmanager
+def hub_errors(failure: str, remedy: str = "") -> Iterator[None]:
+    """Turn any error of a download or upload into an `InputError` of one line.
+
+    Errors of the network have the types of whichever HTTP client huggingface_hub uses.
+
+    Args:
+        failure: What failed, put before the reason.
+        remedy: What to do, put after the reason.
+
+    Raises:
+        InputError: if the block raises any error.
+    """
     try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
-    except HFValidationError:
-        raise InputError(
-            f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not the "
-            "name of a repository on the Hugging Face Hub"
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"{path}: no such folder, and the Hugging Face Hub does not give it: "
-            f"{one_line(str(error), 300)}"
-        ) from None
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = one_line(str(error), 300) or type(error).__name__
+        raise InputError(f"{failure}: {reason}{remedy}") from None

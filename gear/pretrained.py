@@ -377,7 +377,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> ImageTok
     Args:
         path: A folder with model.safetensors and config.json, one that has `tokenizer/`, or a
             repository on the Hugging Face Hub, `owner/name`.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; None for a local folder.
 
     Raises:
         InputError: if there is no tokenizer, or it is damaged.
@@ -403,7 +403,7 @@ def load_generator(
     Args:
         path: A folder that has `tokenizer/` and `generator/`, such as `data/models/generator`, or a
             repository on the Hugging Face Hub, `owner/name`.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; None for a local folder.
         text_encoder: Folder of the text encoder, if it is not the packaged one.
 
     Raises:

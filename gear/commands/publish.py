@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
-from gear.core.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +73,15 @@ def upload(folder: Path, repository: str) -> str:
     """
     from huggingface_hub import HfApi
 
-    try:
+    from gear.hub_model import hub_errors
+
+    remedy = (
+        "; the folder is written: log in with `hf auth login`, and upload it with "
+        f"`hf upload {repository} {folder}`"
+    )
+    with hub_errors(f"--hub {repository}", remedy):
         address = HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # of the network: of whichever client huggingface_hub uses
-        raise InputError(
-            f"--hub {repository}: {one_line(str(error), 300)}; the folder is written: log in with "
-            f"`hf auth login`, and upload it with `hf upload {repository} {folder}`"
-        ) from None
     return str(address)
 
 

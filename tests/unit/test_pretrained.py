@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gear
+from gear import hub_model
 from gear.core.errors import InputError
 from gear.core.model_folder import CONFIG, WEIGHTS, save_model
 from gear.encoders.config import TextConfig
@@ -287,6 +288,31 @@ def test_a_saved_model_is_loaded_from_a_cache_of_the_hub(
     assert same(again.sample(classes=["bird"])[0], expected)
     tokens = gear.load_tokenizer("somebody/gear").encode(expected)
     assert torch.equal(tokens, generator.tokenizer.encode(expected))
+
+
+@pytest.mark.parametrize("load", [gear.load_tokenizer, gear.load_generator])
+def test_a_revision_of_a_local_folder_is_refused(checkpoint: Path, load: Any) -> None:
+    with pytest.raises(InputError, match=r"revision v1: .* is a local folder"):
+        load(checkpoint, revision="v1")
+
+
+class ReadError(Exception):
+    """Stands for the error of an HTTP client, which need not be an OSError."""
+
+
+@pytest.mark.parametrize("error", [ReadError("the peer\nhung up"), ReadError("")])
+def test_a_connection_that_drops_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def drop(*args: Any, **options: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(hub_model, "snapshot_download", drop)
+    with pytest.raises(InputError, match=r"somebody/gear: no such folder, and .*: ") as caught:
+        gear.load_tokenizer("somebody/gear")
+    said = str(caught.value)
+    assert said.endswith(("the peer hung up", "ReadError"))
+    assert "\n" not in said
 
 
 def test_what_is_saved_are_the_weights_of_this_moment(

@@ -138,6 +138,16 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
         return self
 
 
+def shareable_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json of a model without the text encoder's path on this machine.
+
+    >>> shareable_config({"text": {"encoder": "qwen3", "path": "/home/me/qwen3"}, "codes": 64})
+    {'text': {'encoder': 'qwen3', 'path': ''}, 'codes': 64}
+    """
+    text = config.get("text")
+    return {**config, "text": {**text, "path": ""}} if isinstance(text, dict) else config
+
+
 def _create_repository(repo_id: str, options: dict[str, Any]) -> str:
     """Create a repository on the Hub if there is none; return its `owner/name`.
 

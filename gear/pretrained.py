@@ -25,7 +25,7 @@ from gear.generator.conditions import Conditions
 from gear.generator.config import GeneratorShape, SampleConfig
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
-from gear.hub_model import HubModel, find_folder
+from gear.hub_model import HubModel, find_folder, shareable_config
 from gear.ingest.decode import square
 from gear.tokenizer import inference as tokenizer_inference
 from gear.tokenizer.model import Tokenizer
@@ -350,9 +350,7 @@ class ImageGenerator(HubModel):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.tokenizer._save_pretrained(save_directory / "tokenizer")
-        config = dict(self._config)
-        if isinstance(config.get("text"), dict):  # its path is one of this machine
-            config["text"] = {**config["text"], "path": ""}
+        config = shareable_config(self._config)
         save_model(save_directory / "generator", self.model.state_dict(), config)
 
 

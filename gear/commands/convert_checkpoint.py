@@ -20,6 +20,7 @@ from gear.generator import public_layouts as generators
 from gear.generator.config import GeneratorShape
 from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
+from gear.hub_model import shareable_config
 from gear.tokenizer import public_layouts as tokenizers
 from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.inference import load_tokenizer
@@ -256,8 +257,8 @@ def _check_weights(file: Path, imported: ImportedModel) -> None:
 def export_checkpoint(folder: Path, file: Path) -> str:
     """Write a native VQ tokenizer or generator as `{"model": state dict}` in LlamaGen's names.
 
-    The folder's config is added under the key `gear`, which `gear import` reads and other code
-    ignores.
+    The folder's config, without paths of this machine, is added under the key `gear`, which
+    `gear import` reads and other code ignores.
 
     Returns:
         One line that says what was written.
@@ -275,6 +276,8 @@ def export_checkpoint(folder: Path, file: Path) -> str:
                 "; it was trained with prefix_rope identity, "
                 "which LlamaGen's own code does not compute"
             )
+        if any("_text." in name for name in state):
+            note += "; it has *_text weights, which LlamaGen's own code does not have"
     elif isinstance(own := config.get("tokenizer"), dict) and own.get("quantizer") == "vq":
         state = load_tokenizer(folder).state_dict()
         # a buffer that LlamaGen's own class requires
@@ -282,5 +285,5 @@ def export_checkpoint(folder: Path, file: Path) -> str:
     else:
         raise InputError(f"{folder}: LlamaGen's layout has VQ tokenizers and generators only")
     with atomic_file(file) as draft:
-        torch.save({"model": dict(state), NATIVE_CONFIG: config}, draft)
+        torch.save({"model": dict(state), NATIVE_CONFIG: shareable_config(config)}, draft)
     return f"{file}: {len(state)} weights{note}"

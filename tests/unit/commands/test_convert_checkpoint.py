@@ -225,7 +225,9 @@ def test_export_and_import_keep_a_tokenizer_s_size(
     assert written == kept
 
 
-def test_an_exported_text_conditional_generator_imports_again(tmp_path: Path) -> None:
+def test_an_exported_text_conditional_generator_imports_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(2)
     shape = GeneratorConfig(layers=3, heads=2, width=16, tap=1, steps=0)
     original = Generator(shape, codes=64, grid=4, empty_caption=torch.randn(2, 6))
@@ -235,12 +237,15 @@ def test_an_exported_text_conditional_generator_imports_again(tmp_path: Path) ->
         "codes": 64,
         "grid": 4,
         "condition": "caption",
-        "text": {"encoder": "minilm"},
+        "text": {"encoder": "minilm", "path": "/home/me/minilm"},
         "classes": 1,
         "class_names": ["image"],
     }
     save_model(tmp_path / "one/generator", original.state_dict(), config)
     assert main(["export", str(tmp_path / "one/generator"), str(tmp_path / "g.pt")]) == 0
+    assert "*_text weights, which LlamaGen's own code does not have" in capsys.readouterr().out
+    exported = torch.load(tmp_path / "g.pt", weights_only=True)["gear"]
+    assert exported["text"] == {"encoder": "minilm", "path": ""}, "no path of this machine"
     assert main(["import", str(tmp_path / "g.pt"), str(tmp_path / "two")]) == 0
     one = load_file(tmp_path / "one/generator/model.safetensors")
     two = load_file(tmp_path / "two/generator/model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="keep the likeliest codes up to this mass (default 1: all)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the .png to write")
+    parser.add_argument("--out", type=Path, required=True, help="the .png, .jpg or .webp to write")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -106,12 +107,16 @@ def generate(
 
     Returns:
         What was written, in one line.
+
+    Raises:
+        InputError: if there is no such class, the picture is too large, or the file or the
+            checkpoint does not fit. Nothing is sampled then.
     """
     import numpy as np
     import torch
 
     from gear.pretrained import load_generator
-    from gear.report.figures import class_grid
+    from gear.report.figures import class_grid, grid_size
 
     image_files.require_picture(out)
     generator = load_generator(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,6 +126,8 @@ def generate(
             f"{len(names)} rows of --each {settings.n} images: one picture holds {MOST_IMAGES}, "
             "draw fewer, or use the stage `sample`"
         )
+    side = math.isqrt(generator.model.tokens) * generator.tokenizer.stride
+    image_files.require_fits(out, *grid_size(len(names), settings.n, side))
     rows = np.repeat(np.arange(len(names)), settings.n)
     seeds = np.tile(seed + np.arange(settings.n), len(names))
     images = generator.tokenizer.decode(generator.draw(conditions, rows, seeds, settings))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gear.pretrained import ImageTokenizer
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+MOST_PIXELS = {".jpg": 65500, ".webp": 16383}  # a side, of the formats' encoders
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +113,17 @@ def require_picture(out: Path) -> None:
     if out.suffix.lower() not in PICTURES:
         raise InputError(f"--out {out}: write a .png, .jpg or .webp")
     require_writable(out, "--out")
+
+
+def require_fits(out: Path, width: int, height: int) -> None:
+    """Raise `InputError` if the format of `--out` has no pictures of this size in pixels."""
+    ending = out.suffix.lower()
+    most = MOST_PIXELS.get(ending)
+    if most is not None and max(width, height) > most:
+        raise InputError(
+            f"--out {out}: {width}x{height} pixels: a {ending} has at most {most} pixels a side: "
+            "write a .png, or draw fewer images"
+        )
 
 
 def write_picture(picture: Image.Image, out: Path) -> None:

@@ -50,10 +50,8 @@ def class_grid(
     labels: (N,), the row of each image. classes: names of the rows.
     """
     size = pixels.shape[1]
-    side = size * (scale or max(1, 64 // size))
-    sheet = Image.new(
-        "RGB", (MARGIN + columns * (side + GAP), len(classes) * (side + GAP)), "white"
-    )
+    side = _tile_side(size, scale)
+    sheet = Image.new("RGB", grid_size(len(classes), columns, size, scale), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(classes):
         lines = textwrap.wrap(name, 20)[:LINES] or [""]
@@ -67,3 +65,17 @@ def class_grid(
             tile = Image.fromarray(pixels[index]).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + column * (side + GAP), row * (side + GAP)))
     return sheet
+
+
+def grid_size(rows: int, columns: int, size: int, scale: int = 0) -> tuple[int, int]:
+    """Return width and height in pixels of `class_grid` with images of `size` pixels a side.
+
+    >>> grid_size(rows=2, columns=8, size=32)
+    (658, 132)
+    """
+    side = _tile_side(size, scale)
+    return MARGIN + columns * (side + GAP), rows * (side + GAP)
+
+
+def _tile_side(size: int, scale: int) -> int:
+    return size * (scale or max(1, 64 // size))

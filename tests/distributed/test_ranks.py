@@ -88,6 +88,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_for_captions_and_dropout(captioned: Path, tmp_path: Path) -> None:
     one, two = (launch(ranks, tmp_path, "captions", str(captioned)) for ranks in (1, 2))
     assert_equal_but_for_rounding(one, two)

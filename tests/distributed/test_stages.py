@@ -70,6 +70,7 @@ def test_the_warm_up_ends_on_any_number_of_ranks_as_on_one(
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_zero_3_saves_a_whole_discriminator(prepared: Path, tmp_path: Path) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
     for cwd, ranks, zero_stage in ((one, 1, 1), (several, 2, 3)):

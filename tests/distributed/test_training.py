@@ -115,6 +115,7 @@ def assert_logged_once(cwd: Path) -> None:
                 assert [v for _, v in logged] == pytest.approx([v for _, v in expected]), name
 
 
+@pytest.mark.slow
 def test_more_steps_continue_a_finished_run_bitwise(prepared: Path, tmp_path: Path) -> None:
     cwd = twin(prepared, tmp_path)
     edit_params(cwd, joint={"steps": 5})

@@ -13,6 +13,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_the_grid_has_its_own_guidance_and_the_measured_samples_stay(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_precision_and_recall_are_what_loops_count(
     assert 0 < records["inception_recall"]["value"] + records["inception_precision"]["value"] < 2
 
 
+@pytest.mark.slow
 def test_floors_of_captions_are_of_their_images_and_of_one_image_absent(
     inception: Inception, tmp_path: Path
 ) -> None:

@@ -121,7 +121,9 @@ def server() -> str:
     log = SERVICES / "server.log"
     answers = _wait_until(lambda: wait(api(), 0.5) or not _running("server"), PATIENCE)
     if not _running("server"):
-        raise InputError(f"server: it did not start: {_last_line(log)} (all in {log})")
+        raise InputError(
+            f"server: it did not start: {_last_line(log.read_text(errors='replace'))} (all in {log})"
+        )
     if not answers:
         _end("server")
         raise InputError(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {log})")
@@ -162,10 +164,13 @@ def deploy() -> str:
     switched_on = {key for key, (_, _, active) in _schedules().items() if active}
     environment = {"GEAR_CHECKOUT": str(Path.cwd()), **os.environ}
     command = [*PREFECT, "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:  # a part may be deployed, and its schedules off, after an error or Ctrl-C too
+        lines = _switch_on(switched_on)
     if done.returncode:
-        raise InputError(f"deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
-    return "\n".join([*_switch_on(switched_on), *apply_automations()])
+        raise InputError(f"deploy: {_last_line(done.stderr.strip() or done.stdout)}")
+    return "\n".join([*lines, *apply_automations()])
 
 
 def reports() -> str:
@@ -268,8 +273,8 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return reached
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines()]
     return next((line[:300] for line in reversed(lines) if line), "no output")
 
 

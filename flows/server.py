@@ -28,14 +28,17 @@ from flows.wait_for_server import wait
 from gear.core import exit_codes
 from gear.core.errors import InputError
 from gear.core.files import atomic_file
-from gear.paths import LOGS, REPORTS, WORK
+from gear.paths import LOGS, REPORTS, STATES, WORK
 from gear.process import started_at
+from gear.training.states import grace
 
 SERVICES = WORK / "services"
 # maximum concurrent runs over all workers of a pool; gpu: the number of GPUs
 POOLS = {"cpu": None, "gpu": 1}
 # maximum concurrent runs of a worker started here: monitor and dataset run at the same time
 WORKER_LIMITS = {"cpu": 4, "gpu": 1}
+# seconds for a run to interrupt an experiment and to report, beyond what its training needs to save
+RUN_MARGIN = 60.0
 PATIENCE = 180.0  # seconds for a server to answer; 6 on a quiet machine
 CREDENTIALS = Path("prefect.toml")  # read by every Prefect command that runs in the checkout
 TOML = """\
@@ -187,13 +190,51 @@ def reports() -> str:
 
 
 def stop() -> str:
-    """Stop the services of this checkout: workers first, so that they can end their runs."""
-    names = sorted(
-        (file.stem for file in SERVICES.glob("*.pid")),
-        key=lambda name: not name.startswith("worker"),
-    )
-    lines = [f"{name}: {'stopped' if _end(name) else 'did not run'}" for name in names]
+    """Stop the services of this checkout: workers, then their runs, then the rest.
+
+    The server is needed until a run has saved its training's state and reported its end: a run that
+    cannot report stays "running" and blocks its pool. For the same reason workers get SIGKILL: then
+    their runs end by themselves (`exit_with_worker`). After SIGTERM a worker kills its runs.
+    """
+    names = sorted(file.stem for file in SERVICES.glob("*.pid"))
+    workers = [name for name in names if name.startswith("worker")]
+    others = [name for name in names if name not in workers]
+    lines = [_stop(name, signal.SIGKILL) for name in workers]
+    if others:
+        _wait_for_runs()
+    lines += [_stop(name) for name in others]
     return "\n".join(lines) or "nothing runs"
+
+
+def _stop(name: str, signal_number: signal.Signals = signal.SIGTERM) -> str:
+    return f"{name}: {'stopped' if _end(name, signal_number) else 'did not run'}"
+
+
+def _wait_for_runs() -> None:
+    """Wait until the flow runs of this checkout have ended, for a limited time."""
+    runs = _runs()
+    if not runs:
+        return
+    seconds = grace(STATES) + RUN_MARGIN
+    numbers = ", ".join(str(process_id) for process_id in runs)
+    print(
+        f"waiting up to {seconds:.0f} s for runs to save and report (process {numbers})", flush=True
+    )
+    _wait_until(lambda: not _runs(), seconds)
+
+
+def _runs() -> list[int]:
+    """Return the ids of processes that a Prefect worker started and that run in this checkout."""
+    runs = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            is_here = (folder / "cwd").resolve(strict=True) == Path.cwd().resolve()
+        except OSError:  # gone already, or another user's
+            continue
+        if is_here and any(name.startswith(b"PREFECT__FLOW_RUN_ID=") for name in variables):
+            runs.append(int(folder.name))
+    return [process_id for process_id in runs if process_id != os.getpid()]
 
 
 def _loopback(url: str, setting: str) -> tuple[str, int]:
@@ -253,11 +294,11 @@ def _running(name: str) -> int:
     return int(process_id) if started_at(int(process_id)) == started else 0
 
 
-def _end(name: str) -> bool:
+def _end(name: str, first_signal: signal.Signals = signal.SIGTERM) -> bool:
     """End a service; return whether it was running."""
     process_id = _running(name)
     if process_id:
-        for signal_number, patience in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 3.0)):
+        for signal_number, patience in ((first_signal, 30.0), (signal.SIGKILL, 3.0)):
             if _running(name):
                 os.kill(process_id, signal_number)
             _wait_until(lambda: not _running(name), patience)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,3 +35,26 @@ def test_schedules_stay_on_if_a_deployment_fails(
         server.deploy()
     assert switched_on == [nightly]
     assert failure == "Ctrl-C" or str(failed.value) == "deploy: no such flow"
+
+
+def test_the_server_is_ended_after_the_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.SERVICES.mkdir(parents=True)
+    for name in ("server", "worker-gpu"):
+        (server.SERVICES / f"{name}.pid").touch()
+    run = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(2)"],
+        env={**os.environ, "PREFECT__FLOW_RUN_ID": "1"},
+    )
+    ended: list[tuple[str, bool]] = []
+
+    def end(name: str, _: int) -> bool:
+        ended.append((name, run.poll() is None))
+        return True
+
+    monkeypatch.setattr(server, "_end", end)
+    assert server.stop() == "worker-gpu: stopped\nserver: stopped"
+    assert ended == [("worker-gpu", True), ("server", False)]
+    assert f"for runs to save and report (process {run.pid})" in capsys.readouterr().out

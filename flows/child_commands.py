@@ -16,7 +16,7 @@ from flows.stage_errors import classify
 from gear.core.files import exclusive_lock
 from gear.dvc_experiments import end_experiments
 from gear.paths import STATES, WORK
-from gear.process import end_group, exit_with, run_child
+from gear.process import end_group, exit_with_ancestor, run_child
 from gear.training.states import grace
 
 MARGIN = 5.0  # seconds for a command to end after the training that it waits for
@@ -65,7 +65,7 @@ def exit_with_worker() -> None:
     next worker would start a second one.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
-        exit_with(os.getppid())
+        exit_with_ancestor(os.getppid(), "prefect")
 
 
 def checkout_lock(folder: Path) -> AbstractContextManager[None]:

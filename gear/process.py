@@ -145,10 +145,21 @@ def exit_with_dvc() -> None:
     try:
         while ancestor != 1 and b"DVC_STAGE=" in Path(f"/proc/{ancestor}/environ").read_bytes():
             ancestor = int(_stat(Path(f"/proc/{ancestor}/stat"))[1])
-        if ancestor == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
-            os.kill(os.getpid(), signal.SIGTERM)  # DVC is gone: process 1 adopted what it started
     except OSError:  # gone already, or another user's
         return
+    exit_with_ancestor(ancestor, "dvc")
+
+
+def exit_with_ancestor(ancestor: int, program: str) -> None:
+    """Terminate this process when the ancestor that started it exits, or if it has exited already.
+
+    Args:
+        ancestor: Its process id; 1 if it has exited, or if it is the first process of a container.
+        program: Part of its command line, which tells these two apart.
+    """
+    with suppress(OSError):  # no /proc
+        if ancestor == 1 and program.encode() not in Path("/proc/1/cmdline").read_bytes():
+            os.kill(os.getpid(), signal.SIGTERM)  # process 1 adopted what the ancestor started
     exit_with(ancestor)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.commands import ENV
 from tests.support.processes import is_alive
 from tests.support.wait import wait_until
@@ -13,18 +15,25 @@ ORPHAN = """
 import os, sys, time
 while os.getppid() == int(sys.argv[1]):
     time.sleep(0.01)
-from gear.process import exit_with_dvc
-exit_with_dvc()
+if sys.argv[2] == "DVC_STAGE":
+    from gear.process import exit_with_dvc
+    exit_with_dvc()
+else:
+    from flows.child_commands import exit_with_worker
+    exit_with_worker()
 print("still here", flush=True)
 time.sleep(30)
 """
 
 
-def test_a_stage_whose_dvc_is_gone_at_its_start_ends() -> None:
-    """Test a stage that is a child of process 1, which must not be taken for DVC."""
-    shell = 'DVC_STAGE=joint "$0" -c "$1" $$ & echo $!'
+@pytest.mark.parametrize("variable", ["DVC_STAGE", "PREFECT__FLOW_RUN_ID"])
+def test_what_lost_its_parent_at_its_start_ends(variable: str) -> None:
+    """Test a child of process 1, which must not be taken for DVC or a Prefect worker."""
     done = subprocess.Popen(
-        ["sh", "-c", shell, sys.executable, ORPHAN], stdout=subprocess.PIPE, text=True, env=ENV
+        ["sh", "-c", '"$0" -c "$1" $$ "$2" & echo $!', sys.executable, ORPHAN, variable],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**ENV, variable: "x"},
     )
     assert done.stdout is not None
     orphan = int(done.stdout.readline())

@@ -87,19 +87,22 @@ def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-@task(retries=1, retry_delay_seconds=10, retry_condition_fn=_should_retry, persist_result=False)
+RETRY_CRASH: Any = {"retries": 1, "retry_delay_seconds": 10, "retry_condition_fn": _should_retry}
+
+
+@task(**RETRY_CRASH, persist_result=False)
 def stage(name: str, folder: Path) -> None:
     """Run one stage by `dvc repro`, which may restore it from the cache or skip it."""
     show = TrainingProgress(get_run_logger().info)
     run_command([*DVC, "repro", "--single-item", name], folder, show)
 
 
-@task(persist_result=False)
+@task(**RETRY_CRASH, persist_result=False)
 def experiment(name: str, overrides: list[str], targets: list[str], folder: Path) -> None:
     """Run the whole pipeline as a DVC experiment in a temporary folder.
 
-    States of its trainings are kept in the checkout, so that a killed run resumes if it is started
-    again.
+    States of its trainings are kept in the checkout, so that a run that crashed or was killed
+    resumes if it is started again.
 
     Raises:
         InputError: in a shallow clone, where DVC would lose the experiment.

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flows.pipeline import experiment, stage
 from flows.stage_errors import StageBadInput, StageCrashed, StageKilled, StageStopped, classify
 from gear.process import Ended
 from tests.support.prefect_server import post
@@ -87,6 +88,8 @@ def test_a_crash_is_tried_once_more(server: dict[str, str], tmp_path: Path) -> N
     status, output = finish(server, folder)
     assert status == 0, output
     assert (folder / "tries").read_text().count("try") == 2
+    for setting in ("retries", "retry_delay_seconds", "retry_condition_fn"):
+        assert getattr(experiment, setting) == getattr(stage, setting), "also of named runs"
 
 
 # one shell stays the parent of the stage's process, the other is replaced by it

@@ -85,12 +85,21 @@ def test_a_recipe_that_fails_keeps_no_other_from_running_and_what_is_done_is_not
     page = latest(server, "compare-recipes", 1)[0]["recipes"]
     assert re.search("toy-ste-3-[0-9a-f]{6}: failed: ", page)
     assert "none" in (folder / "params.yaml").read_text(), "the checkout stays as it is"
+    nowhere = str(tmp_path / "nowhere")
+    for remote in (["git", "remote", "add", "origin"], ["dvc", "remote", "add", "-d", "store"]):
+        words = [sys.executable, "-m", *remote] if remote[0] == "dvc" else remote
+        subprocess.run([*words, nowhere], cwd=folder, check=True, env=server)
     code, output = run(server, folder, COMPARE, wanted)
     assert code != 0
     assert re.search("toy-gear-3-[0-9a-f]{6} is there already", output)
+    assert re.search("1 of 2 experiments finished; failed: toy-ste-3-.*, dvc exp push", output)
+    page = latest(server, "compare-recipes", 1)[0]["recipes"]
+    assert re.search("toy-ste-3-[0-9a-f]{6}: failed: ", page)
+    assert "dvc exp push: failed: " in page
     assert marks.read_text().count("gear") == 1
     assert marks.read_text().count("ste") == 2
     longer = {"recipes": ["gear"], "seeds": [3], "label": "toy", "overrides": ["joint.batch=8"]}
+    longer["push"] = False
     code, output = run(server, folder, COMPARE, json.dumps(longer))
     assert code == 0, output
     assert "is there already" not in output, "an experiment of other settings is not this one"

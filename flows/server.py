@@ -59,9 +59,9 @@ def api() -> str:
 def authenticate() -> str:
     """Set the server's password for this process and its children; return where it is stored.
 
-    It is read from PREFECT_API_AUTH_STRING, also for a server on another machine. Else the first
-    call generates one for a server on this machine and stores it in prefect.toml, where Prefect's
-    own commands find it; for another server there is none, and "" is returned.
+    It is read from PREFECT_API_AUTH_STRING, also for a server on another machine. Else that of a
+    server on this machine is read from prefect.toml, which `make server` writes. Returns "" if
+    there is none.
 
     Raises:
         InputError: if prefect.toml has no password.
@@ -70,10 +70,8 @@ def authenticate() -> str:
         if os.environ.get(name):
             os.environ.setdefault("PREFECT_API_AUTH_STRING", os.environ[name])
             return name
-    if urlparse(api()).hostname not in LOOPBACK:
+    if urlparse(api()).hostname not in LOOPBACK or not CREDENTIALS.exists():
         return ""
-    if not CREDENTIALS.exists():
-        _write_credentials(f"gear:{secrets.token_urlsafe(24)}")
     try:
         found = tomllib.loads(CREDENTIALS.read_text())["api"]["auth_string"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -83,14 +81,16 @@ def authenticate() -> str:
             f'{CREDENTIALS}: no [api] auth_string = "user:password" in it: add one, or delete the '
             "file to have one made"
         )
-    if CREDENTIALS.read_text() != TOML.format(url=api(), secret=found) and _is_ours():
-        _write_credentials(found)  # the port has changed
     os.environ["PREFECT_API_AUTH_STRING"] = found
     return str(CREDENTIALS)
 
 
-def _is_ours() -> bool:
-    return CREDENTIALS.read_text().startswith(TOML.splitlines()[0])
+def _store_url(secret: str) -> None:
+    """Store the server's URL, whose port may have changed, unless somebody else wrote the file."""
+    text = CREDENTIALS.read_text()
+    is_ours = text.startswith(TOML.splitlines()[0])
+    if is_ours and text != TOML.format(url=api(), secret=secret):
+        _write_credentials(secret)
 
 
 def _write_credentials(secret: str) -> None:
@@ -107,14 +107,17 @@ def reports_url() -> str:
 def server() -> str:
     """Start Prefect's server at PREFECT_API_URL, on loopback, with a password.
 
-    CORS forbids requests of pages from other origins.
+    The first call makes the password and stores it in prefect.toml, where Prefect's own commands
+    find it and the server's URL. CORS forbids requests of pages from other origins.
     Its database is SQLite, or the one of PREFECT_API_DATABASE_CONNECTION_URL.
     """
     host, port = _loopback(api(), "PREFECT_API_URL")
     if wait(api(), 0.5):
         return f"server: answers already at {api()}"
     _require_free(host, port, "the server")
-    place = authenticate()
+    if not (place := authenticate()):
+        _write_credentials(f"gear:{secrets.token_urlsafe(24)}")
+        place = authenticate()
     os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", os.environ["PREFECT_API_AUTH_STRING"])
     own = {f"http://{name}:{port}" for name in (host, "127.0.0.1", "localhost") if ":" not in name}
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", ",".join(sorted(own)))
@@ -124,12 +127,13 @@ def server() -> str:
     log = SERVICES / "server.log"
     answers = _wait_until(lambda: wait(api(), 0.5) or not _running("server"), PATIENCE)
     if not _running("server"):
-        raise InputError(
-            f"server: it did not start: {_last_line(log.read_text(errors='replace'))} (all in {log})"
-        )
+        reason = _last_line(log.read_text(errors="replace"))
+        raise InputError(f"server: it did not start: {reason} (all in {log})")
     if not answers:
         _end("server")
         raise InputError(f"server: no answer at {api()} in {PATIENCE:.0f} seconds (log {log})")
+    if place == str(CREDENTIALS):  # not before: a failed start keeps the URL of another server
+        _store_url(os.environ["PREFECT_API_AUTH_STRING"])
     url = api().removesuffix("/api")
     return f"server: {url} (process {process_id}, log {log}; its password is in {place})"
 

@@ -12,6 +12,7 @@ import pytest
 
 from flows import server
 from gear.core.errors import InputError
+from tests.support.toys import free_port
 
 
 @pytest.mark.parametrize("failure", ["exit code", "Ctrl-C"])
@@ -58,3 +59,26 @@ def test_the_server_is_ended_after_the_runs(
     assert server.stop() == "worker-gpu: stopped\nserver: stopped"
     assert ended == [("worker-gpu", True), ("server", False)]
     assert f"for runs to save and report (process {run.pid})" in capsys.readouterr().out
+
+
+def test_only_a_server_that_answers_changes_the_stored_url(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    for name in ("API_AUTH_STRING", "SERVER_API_AUTH_STRING", "SERVER_CORS_ALLOWED_ORIGINS"):
+        monkeypatch.setenv(f"PREFECT_{name}", "")
+    answers = iter([False, False, False, True])  # only the last one is after the start
+    monkeypatch.setattr(server, "wait", lambda *_: next(answers))
+    before = server.TOML.format(url="http://127.0.0.1:14200/api", secret="gear:a")
+    server.CREDENTIALS.write_text(before)
+    for target in (server.worker, server.deploy):
+        with pytest.raises(InputError, match="no Prefect server at"):
+            target()
+        assert server.CREDENTIALS.read_text() == before
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
+    monkeypatch.setattr(server, "_start", lambda *_: 1)
+    monkeypatch.setattr(server, "_running", lambda _: 1)
+    assert "its password is in prefect.toml" in server.server()
+    assert server.CREDENTIALS.read_text() == server.TOML.format(url=url, secret="gear:a")

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import subprocess
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gear import paths
 from gear.evaluation.metric_protocol import protocol_hash
 from gear.git_project import files_at
 
+METRIC_FILES = {"evaluate": paths.METRICS, "codebook": paths.CODEBOOK_METRICS}  # by their stage
 PROTOCOLS = paths.REPORTS / "protocols.json"
 MAX_INLINE = 2 << 20  # bytes of a picture inside an artifact
 OTHER = "other protocol"  # values of different protocols are not compared
@@ -65,22 +67,37 @@ def page_url(page: Path) -> str:
     return f"{reports_url()}/{page.relative_to(paths.REPORTS)}"
 
 
-def publish_results(folder: Path, name: str) -> None:
-    """Publish the results in `reports/` of the checkout or, with a name, of an experiment."""
+def publish_results(folder: Path, name: str, stages: Collection[str]) -> None:
+    """Publish the results in `reports/` of the checkout or, with a name, of an experiment.
+
+    Args:
+        folder: The checkout.
+        name: The experiment; empty for the checkout.
+        stages: The stages of the run. Files that other stages make are of an earlier run, and are
+            not published.
+    """
     validation = _read_json(folder, paths.VALIDATION_METRICS, name)
-    if validation:
+    if validation and "validate" in stages:
         summary = f"{validation['rows']} rows, {validation['failed']} failed"
         publish_gate(validation["results"], "validation", summary)
-    values = _metric_values(folder, name)
+    files = [file for stage, file in METRIC_FILES.items() if stage in stages]
+    values = _metric_values(folder, name, files)
     if values:
         _metrics(folder, values, name)
-    picture = _read(folder, paths.SAMPLE_GRID, name)
+    picture = _read(folder, paths.SAMPLE_GRID, name) if "sample" in stages else b""
+    if picture and not (name and len(picture) > MAX_INLINE):
+        publish_samples(picture, "samples", "What the generator draws, not chosen")
+    if "report" in stages:
+        _summary(folder, name, values, picture)
+
+
+def _summary(folder: Path, name: str, values: dict[str, float], picture: bytes) -> None:
+    """Publish a summary of a run, and a link to its report."""
     lines = [f"# Pipeline{f', experiment `{name}`' if name else ''}", ""]
     lines += [f"- {key}: {value:.5g}" for key, value in values.items()]
     if picture and name and len(picture) > MAX_INLINE:
         lines += ["", f"Samples: `dvc exp apply {name}`, then `{paths.SAMPLE_GRID}`"]
     elif picture:
-        publish_samples(picture, "samples", "What the generator draws, not chosen")
         lines += ["", "Samples: artifact `samples`"]
     page = folder / paths.PAGE
     if name:
@@ -119,7 +136,7 @@ def publish_samples(picture: bytes, key: str, description: str) -> None:
 def _metrics(folder: Path, values: dict[str, float], name: str) -> None:
     """Publish metrics next to those of the previously published run and of HEAD."""
     before = published("metrics")
-    head = _metric_values(folder, "HEAD")
+    head = _metric_values(folder, "HEAD", METRIC_FILES.values())
     protocols = _protocols(folder, name)
     head_protocols = _protocols(folder, "HEAD")
     table = []
@@ -160,9 +177,9 @@ def published(key: str) -> dict[str, tuple[str, str]]:
         return {}
 
 
-def _metric_values(folder: Path, revision: str) -> dict[str, float]:
+def _metric_values(folder: Path, revision: str, files: Iterable[Path]) -> dict[str, float]:
     values: dict[str, float] = {}
-    for file in (paths.METRICS, paths.CODEBOOK_METRICS):
+    for file in files:
         values |= _read_json(folder, file, revision) or {}
     return values
 

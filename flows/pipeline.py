@@ -174,7 +174,7 @@ def pipeline(
                     [sys.executable, "-m", "gear", "preset", preset], where, get_run_logger().info
                 )
             _in_place(order, where)
-        artifacts.publish_results(where, name)
+        artifacts.publish_results(where, name, order)
         if push:
             _push(where, name)
 

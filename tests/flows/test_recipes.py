@@ -27,7 +27,8 @@ from prefect import flow
 from flows import artifacts
 @flow(name="publishes", persist_result=False)
 def once(name):
-    artifacts.publish_results(pathlib.Path.cwd(), name)
+    stages = ["validate", "sample", "evaluate", "codebook", "report"]
+    artifacts.publish_results(pathlib.Path.cwd(), name, stages)
 folder = pathlib.Path("reports")
 once("")
 (folder / "metrics.json").write_text('{"fd": 8.0}')

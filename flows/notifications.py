@@ -1,7 +1,7 @@
 """Notify people of failed runs, by the automations in deploy/automations.yaml (`make deploy`).
 
 GEAR_NOTIFY_URL is the webhook to notify, such as one of Slack, Mattermost or Teams. Prefect stores
-it in the block `gear-notify`.
+it in the block `gear-notify`, as a secret: whoever has the address can post to the channel.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def apply_automations() -> list[str]:
 
     url = os.environ.get(SETTING, "")
     if not url:
+        if _is_block_saved():
+            return [f"notifications as before (set {SETTING} to change the webhook)"]
         return [f"no notifications: set {SETTING} to a webhook and deploy again"]
     if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
         raise InputError(f"{SETTING}: not the http(s) address of a webhook")
@@ -52,10 +54,28 @@ def apply_automations() -> list[str]:
     return lines
 
 
+def _is_block_saved() -> bool:
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_block_document_by_name(
+                BLOCK, CustomWebhookNotificationBlock.get_block_type_slug()
+            )
+        except ObjectNotFound:
+            return False
+    return True
+
+
 def _save_block(url: str) -> Any:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     block = CustomWebhookNotificationBlock(
-        name="GEAR", url=url, json_data={"text": "{{subject}}\n{{body}}"}
+        name="GEAR",
+        url="{{address}}",  # filled in from the secrets, which the API does not show
+        secrets={"address": url},
+        json_data={"text": "{{subject}}\n{{body}}"},
     )
     return str(block.save(BLOCK, overwrite=True))

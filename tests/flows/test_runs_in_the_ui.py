@@ -127,11 +127,16 @@ def apply(server: dict[str, str], url: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_failed_run_is_told_with_its_reason(server: dict[str, str], tmp_path: Path) -> None:
+    assert "no notifications" in apply(server, "").stdout
     with webhook() as (url, told):
         for _ in range(2):  # the second call updates the automations
             assert "gear-run-failed" in apply(server, url).stdout
         names = [one["name"] for one in post(server, "automations/filter", {})]
         assert sorted(names) == sorted(set(names)), "none twice"
+        assert "notifications as before" in apply(server, "").stdout
+        blocks = json.dumps(post(server, "block_documents/filter", {}))
+        assert "gear-notify" in blocks
+        assert url not in blocks, "the address is a secret"
         code, _ = finish(server, toy(tmp_path / "c", bad="echo 'gear bad it is wrong' >&2; exit 2"))
         assert code != 0
         assert wait_until(lambda: told, 60)
@@ -141,7 +146,6 @@ def test_a_failed_run_is_told_with_its_reason(server: dict[str, str], tmp_path: 
 
 def test_a_webhook_that_is_none_is_one_line(server: dict[str, str]) -> None:
     assert "GEAR_NOTIFY_URL: not the http(s) address" in apply(server, "file:///etc/passwd").stderr
-    assert "no notifications" in apply(server, "").stdout
 
 
 DATASET = "import sys; from flows.dataset import dataset; dataset(root=sys.argv[1], wait_hours=0.1)"

@@ -21,6 +21,9 @@ from gear.runs.outside_inputs import partly_in_git
 from gear.runs.revision import LOCK, Cache, Locked, Revision
 
 CONFIG = "[cache]\n    dir = {folder}\n    type = symlink\n"  # contents are linked, not copied
+# environment variables that stages run again do not get
+OF_THE_CALLER = ("PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+PREFIXES_OF_THE_CALLER = ("DVC_", "GIT_", "GEAR_", "SLURM_")
 FRESH = ["--single-item", "--force", "--no-run-cache", "--no-commit"]
 
 
@@ -89,11 +92,15 @@ class Rerun:
         return run_child(command, self.folder, self._environment(), show)
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment without variables that point at the caller's checkout."""
+        """Return the environment without variables of the caller's checkout or job.
+
+        With its GEAR_STATES a training would take up the caller's state, and with its rank wait for
+        other ranks.
+        """
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name != "PYTHONPATH" and not name.startswith(("DVC_", "GIT_"))
+            if name not in OF_THE_CALLER and not name.startswith(PREFIXES_OF_THE_CALLER)
         }
         python = Path(sys.executable).parent  # makes `python` the running interpreter
         if self.threads:

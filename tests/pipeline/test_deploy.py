@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.server import POOLS
 from tests.support.checkout import checkout, run
 from tests.support.processes import runs_in
 from tests.support.repo import REPO
@@ -42,7 +43,14 @@ def test_scripts_are_bash(script: Path) -> None:
 
 def test_compose_asks_for_passwords_and_listens_on_this_machine_only() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    assert services.keys() == {"database", "server", "worker"}
+    assert services.keys() == {"database", "server", "worker", "worker-cpu"}
+    pools = set()
+    for name in ("worker", "worker-cpu"):
+        assert services[name]["stop_grace_period"] == "300s", "trainings save their state"
+        command = services[name]["command"]
+        assert (DEPLOY.parent / command[0]).exists()
+        pools.add(command[command.index("--pool") + 1])
+    assert pools == POOLS.keys()
     for service in services.values():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")

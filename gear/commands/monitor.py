@@ -27,6 +27,7 @@ from gear.core.files import (
 )
 from gear.core.memory import keep_freed_memory
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
+from gear.training.states import LOCK
 
 if TYPE_CHECKING:
     from gear.commands.checkpoint_metrics import Models
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 NICE = 19  # lowest CPU priority
 TRIES = 20  # attempts to read a state before another replaces it
+
+Training = tuple[bytes, int]  # its process as the lock file names it, and when it took the lock
 
 
 class Unhealthy(StageFailed):
@@ -126,6 +129,7 @@ class Monitor:
                 return {"message": "no training has saved anything here yet"}
             if not unseen:
                 return {"message": f"nothing new: {checkpoints[0].label} is measured"}
+            training = _training(unseen[0])
             if unseen[0].step is None or snapshot(unseen[0], draft):
                 break
         else:
@@ -134,11 +138,14 @@ class Monitor:
                 "set host.checkpoint_every higher"
             )
         try:
-            return self._measure(unseen[0], draft)
+            return self._measure(unseen[0], draft, training)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _measure(self, checkpoint: Checkpoint, draft: Path) -> dict[str, Any]:
+    def _measure(
+        self, checkpoint: Checkpoint, draft: Path, training: Training | None
+    ) -> dict[str, Any]:
+        """Measure a checkpoint; `training`: what ran when it was read."""
         from gear.commands import checkpoint_metrics
 
         started = time.monotonic()
@@ -162,7 +169,7 @@ class Monitor:
             if good.is_dir():
                 message += f"; the last good models are in {good}"
             if self.stop and checkpoint.step is not None:
-                asked = _ask_to_stop(checkpoint, message)
+                asked = _ask_to_stop(checkpoint, training, message)
             if asked:
                 message += "; training is asked to stop"
         elif checkpoint.step is None:
@@ -224,10 +231,24 @@ def _unhealthy(models: Models, metrics: dict[str, Metric]) -> str | None:
     return f"{live} in training's last window" if live else None
 
 
-def _ask_to_stop(checkpoint: Checkpoint, reason: str) -> bool:
-    """Write a stop request for the training loop; return whether the run still exists."""
-    run = checkpoint.folder.parent
-    if not run.is_dir():
+def _training(checkpoint: Checkpoint) -> Training | None:
+    """Return which training locked the folder of a state last; None if none did.
+
+    Only the lock file is read, since the training may run in another container.
+    """
+    lock = checkpoint.folder.parent / LOCK
+    try:
+        return lock.read_bytes(), lock.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _ask_to_stop(checkpoint: Checkpoint, training: Training | None, reason: str) -> bool:
+    """Write a stop request for the training loop; return whether it was written.
+
+    Measuring takes minutes. A training that was started in the same folder meanwhile is not asked.
+    """
+    if training is None or _training(checkpoint) != training:
         return False
-    replace_file(run / "stop", reason.encode())
+    replace_file(checkpoint.folder.parent / "stop", reason.encode())
     return True

@@ -252,8 +252,8 @@ def _require_written(config: Config, declared: set[str] | None, source: Path) ->
         shown = [f"{key}: {_flow(value)}" for key, value in list(absent.items())[:ABSENT_SHOWN]]
         more = f" and {len(absent) - len(shown)} more" if len(absent) > len(shown) else ""
         raise InputError(
-            f"{source}: without a value: {', '.join(shown)}{more}: write these defaults down, "
-            "or other values; a default can change with an update, which DVC would not notice"
+            f"{source} lacks settings that this stage uses: add them, here with their defaults: "
+            f"{', '.join(shown)}{more} (DVC would not notice if a default changed)"
         )
 
 

@@ -95,13 +95,11 @@ def measure_token_drift(
         labels: Classes of both sides' images, (N,) and (M,) int64, if they may differ in their
             balance: the reference is then compared in the balance of the current side.
     """
-    old, new = labels or (np.zeros(len(reference_NL), int), np.zeros(len(current_ML), int))
-    few, current_few = (
-        evenly_spaced(len(tokens), max(1, TOKENS // tokens.shape[1]))
-        for tokens in (reference_NL, current_ML)
-    )
-    reference_NL, labels_N = reference_NL[few], old[few]
-    current_ML, like_M = current_ML[current_few], new[current_few]
+    labels_N, like_M = labels or (np.zeros(len(x), int) for x in (reference_NL, current_ML))
+    few = max(1, TOKENS // reference_NL.shape[1])
+    rows, current_rows = (evenly_spaced(len(x), few) for x in (reference_NL, current_ML))
+    reference_NL, labels_N = reference_NL[rows], labels_N[rows]
+    current_ML, like_M = current_ML[current_rows], like_M[current_rows]
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 

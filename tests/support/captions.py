@@ -10,7 +10,7 @@ from gear.data.text_states import key_of, write_states
 
 
 def word_states(captions: list[str], width: int) -> list[np.ndarray]:
-    """Return random states (t, width) float16 of each caption; t is its number of words plus one."""
+    """Return random states (t, width) float16 of each caption of t - 1 words."""
     return [
         np.random.default_rng(int(key_of(caption)[:8], 16))
         .standard_normal((1 + len(caption.split()), width))

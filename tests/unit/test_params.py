@@ -156,9 +156,9 @@ def test_restrict_hides_undeclared_settings_and_keeps_host_and_health() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "told"),
     [
-        ("joint", "lambda_tok", "without a value: joint.lambda_tok: 0.5: write"),
-        ("train", None, "without a value: train.balance: classes, "),
-        ("teacher", "encoders", "without a value: teacher.encoders: [{name: efficientnet-lite0, "),
+        ("joint", "lambda_tok", "defaults: joint.lambda_tok: 0.5 (DVC"),
+        ("train", None, "defaults: train.balance: classes, "),
+        ("teacher", "encoders", "defaults: teacher.encoders: [{name: efficientnet-lite0, "),
     ],
 )
 def test_a_stage_takes_no_default_that_dvc_does_not_see(
@@ -183,9 +183,7 @@ def test_an_encoder_needs_all_its_settings_too(tmp_path: Path) -> None:
     del values["teacher"]["encoders"][0]["layer"]
     del values["host"]  # changes no result, so no stage declares it
     file.write_text(yaml.safe_dump(values))
-    with pytest.raises(
-        InputError, match=r"without a value: teacher\.encoders\.0\.layer: -1: write"
-    ):
+    with pytest.raises(InputError, match=r"defaults: teacher\.encoders\.0\.layer: -1 \(DVC"):
         params.load_for_stage("joint", file, REPO / "dvc.yaml")
 
 

@@ -64,6 +64,8 @@ def test_samples_are_compared_in_their_balance_of_classes(tmp_path: Path) -> Non
     current = images(balanced)
     unbalanced = token_drift.measure_token_drift(reference, current, 4, 0, tmp_path / "page.html")
     assert unbalanced["drifted"]
+    # else what the balance changes would hide what the samples change
+    assert all(one["threshold"] < unbalanced["distance"] / 2 for one in found)
     current[balanced == 1] = current[balanced == 0]  # the second class looks like the first
     copied = token_drift.measure_token_drift(
         reference, current, 4, 0, tmp_path / "page.html", (labels, balanced)

@@ -303,14 +303,21 @@ def test_start_from_goes_on_from_another_state_and_records_it(
     assert '"lr": 0.1' in description
 
 
+def stopped_after_start_from(folder: Path) -> Path:
+    """Start a training from step 6 of another one, stop it at step 10; return the other's folder."""
+    first = opened(folder, 6)
+    train(first)
+    source = first.checkpoints.folder
+    stop(opened(folder, 13, lr=0.2, start_from=source), at=10)
+    return source
+
+
 def test_start_from_goes_on_from_its_own_state_after_a_stop(
     world: DistributedContext, tmp_path: Path, signals: None
 ) -> None:
     whole = train(opened(tmp_path / "whole", 13))
-    first = opened(tmp_path, 6)
-    train(first)
-    stop(opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder), at=10)
-    again = opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder)
+    source = stopped_after_start_from(tmp_path)
+    again = opened(tmp_path, 13, lr=0.2, start_from=source)
     assert train(again, fail_at=9) == whole, "step 9 was not trained again"
 
 
@@ -320,10 +327,7 @@ def test_start_from_a_state_that_has_moved_on_starts_from_it(
     capsys: pytest.CaptureFixture[str],
     signals: None,
 ) -> None:
-    first = opened(tmp_path, 6)
-    train(first)
-    source = first.checkpoints.folder
-    stop(opened(tmp_path, 13, lr=0.2, start_from=source), at=10)
+    source = stopped_after_start_from(tmp_path)
     train(opened(tmp_path, 8))
     capsys.readouterr()
     train(opened(tmp_path, 13, lr=0.2, start_from=source))
@@ -336,9 +340,7 @@ def test_start_from_another_training_starts_from_it(
     capsys: pytest.CaptureFixture[str],
     signals: None,
 ) -> None:
-    first = opened(tmp_path, 6)
-    train(first)
-    stop(opened(tmp_path, 13, lr=0.2, start_from=first.checkpoints.folder), at=10)
+    stopped_after_start_from(tmp_path)
     second = opened(tmp_path, 6, lr=0.3)
     train(second)
     capsys.readouterr()
@@ -352,10 +354,7 @@ def test_start_from_with_fewer_steps_than_its_own_state_starts_from_it(
     capsys: pytest.CaptureFixture[str],
     signals: None,
 ) -> None:
-    first = opened(tmp_path, 6)
-    train(first)
-    source = first.checkpoints.folder
-    stop(opened(tmp_path, 13, lr=0.2, start_from=source), at=10)
+    source = stopped_after_start_from(tmp_path)
     capsys.readouterr()
     train(opened(tmp_path, 8, lr=0.2, start_from=source))
     assert f"resuming after step 6 of {source}" in capsys.readouterr().err

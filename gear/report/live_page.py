@@ -47,7 +47,8 @@ class LivePage:
         whole: include all pictures, for a page without a server.
         """
         progress = self.pipeline.progress()
-        curves = self._curve_charts()
+        done = {stage.name for stage in progress if stage.state == "done"}
+        curves = self._curve_charts(done)
         values: dict[str, dict[str, Any]] = {
             "progress": {
                 "stages": [stage_row(stage) for stage in progress],
@@ -55,7 +56,7 @@ class LivePage:
                 "report": self.report() is not None and _is_done(progress, "report"),
                 "whole": whole,
             },
-            "samples": {"strips": self._strips(whole)},
+            "samples": {"strips": self._strips(whole, done)},
             "settings": self._settings(),
         }
         # the stage that runs comes first, then the latest
@@ -94,10 +95,10 @@ class LivePage:
         except OSError:
             return None
 
-    def _curve_charts(self) -> dict[str, list[Any]]:
+    def _curve_charts(self, done: set[str]) -> dict[str, list[Any]]:
         """Return the charts of each training, redrawn only if there are new rows."""
         found = {}
-        for stage, rows in self.pipeline.curves().items():
+        for stage, rows in self.pipeline.curves(done).items():
             drawn = self._charts.get(stage)
             if drawn is None or drawn[0] != rows:
                 self._charts[stage] = drawn = (rows, curve_charts(rows))
@@ -115,10 +116,15 @@ class LivePage:
             return []
         return sorted(int(match[1]) for name in names if (match := STRIP.fullmatch(name)))
 
-    def _strips(self, whole: bool) -> list[dict[str, Any]]:
-        """Return the sample steps and latest picture of each training; if whole, more pictures."""
+    def _strips(self, whole: bool, done: set[str]) -> list[dict[str, Any]]:
+        """Return the sample steps and latest picture of each training; if whole, more pictures.
+
+        Those of a training that is done are left out if they are of another run than its output.
+        """
         found = []
         for stage in reversed(paths.TRAININGS):
+            if stage in done and not self.pipeline.log_is_of_output(stage):
+                continue
             steps = self._steps(stage)
             last = next(
                 ((s, p) for s in reversed(steps) if (p := self.strip(stage, s)) is not None), None
@@ -147,7 +153,7 @@ class LivePage:
         flat = [flatten(committed), flatten(here)]
         rows = [
             [key, *(one_line(str(one.get(key, "-")), VALUE) for one in flat)]
-            for key in differing(flat)
+            for key in differing(flat, but=())
         ]
         return {"rows": rows, "note": "" if rows else "None: params.yaml is as committed."}
 

@@ -134,9 +134,9 @@ def group(runs: list[Run]) -> list[Arm]:
     return [Arm(label, same) for label, same in zip(labels, arms.values(), strict=True)]
 
 
-def differing(settings: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the settings, except the seed, in which some runs differ."""
-    names = sorted({name for values in settings for name in values} - {SEED})
+def differing(settings: list[dict[str, Any]], but: Iterable[str] = (SEED,)) -> list[str]:
+    """Return the names of the settings in which some runs differ, except those in `but`."""
+    names = sorted({name for values in settings for name in values}.difference(but))
 
     def count(name: str) -> int:
         return len({json.dumps(values.get(name), sort_keys=True) for values in settings})

@@ -11,6 +11,7 @@ import os
 import re
 import time
 import tomllib
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +61,10 @@ class Pipeline:
         self.logs = {
             stage: TrainingLog(self.root / paths.LOGS / f"{stage}.jsonl")
             for stage in paths.TRAININGS
+        }
+        self.output_curves = {
+            stage: TrainingLog(self.root / folder / "curves.jsonl")
+            for stage, folder in paths.TRAININGS.items()
         }
         file = self.root / paths.PIPELINE
         stages = read_again(file, "run in a checkout").get("stages")
@@ -243,9 +248,27 @@ class Pipeline:
         command = _command(int(named[1]))
         return command if b"dvc" in command else None
 
-    def curves(self) -> dict[str, list[Row]]:
-        """Return the logged rows of each training that has any."""
-        return {stage: rows for stage, log in self.logs.items() if (rows := log.rows())}
+    def curves(self, done: Container[str]) -> dict[str, list[Row]]:
+        """Return the rows of each training that has any.
+
+        They are those of its log; if it is one of `done` and its output is of another run, those of
+        the output.
+        """
+        found = {}
+        for stage, log in self.logs.items():
+            of_output = stage in done and not self.log_is_of_output(stage)
+            if rows := (self.output_curves[stage] if of_output else log).rows():
+                found[stage] = rows
+        return found
+
+    def log_is_of_output(self, stage: str) -> bool:
+        """Return whether a training's log ends like the curve of its output.
+
+        It does not if the output is of another run, as after `dvc checkout`. True if the output has
+        no curve.
+        """
+        rows, curve = self.logs[stage].rows(), self.output_curves[stage].rows()
+        return not curve or (bool(rows) and curve[-1].items() <= rows[-1].items())
 
 
 def time_left(progress: list[StageProgress], *, dvc_runs: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Follow the log of a training while it is written.
 
-Every run of a stage appends to `.gear/logs/<stage>.jsonl`: partial lines of a killed run, and rows
-that a resumed run writes again, are skipped.
+Every run of a stage writes `.gear/logs/<stage>.jsonl` anew, starting with the rows of the steps that
+it resumes after. Partial lines, and rows of steps that are trained again, are skipped.
 """
 
 from __future__ import annotations

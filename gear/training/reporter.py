@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gear.core.exit_codes import discard_output
+from gear.core.files import replace_file
 from gear.training.trackers import TrackedRun, Trackers
 
 # values of a row that are shown, in this order, and their labels
@@ -44,11 +46,12 @@ class Reporter:
             first: First step of this process.
             steps: Steps of the training.
             batch: Images a step.
-            log: File to append rows to, as JSON.
+            log: File of the rows, as JSON. It is written anew, starting with `earlier`.
             trackers: Names of the trackers.
             tracked: Description of the training for the trackers.
-            earlier: Logged rows of the steps before `first`. Trackers are rebuilt from them, since
-                a killed run may have left half a row, or rows of later steps.
+            earlier: Logged rows of the steps before `first`. The log and the trackers are rebuilt
+                from them, since they may be of another run, or a killed run may have left half a
+                row, or rows of later steps.
             enabled: Whether to report at all.
         """
         self.name, self.steps, self.first, self.batch = name, steps, first, batch
@@ -58,7 +61,7 @@ class Reporter:
         self.last_time = self.start = time.monotonic()
         if not enabled:
             return
-        log.parent.mkdir(parents=True, exist_ok=True)
+        start_log(log, earlier)
         self.log = log.open("a")
         self.trackers = Trackers(trackers, tracked, earlier)
         self._print(f"{name}: all values are in {log}")
@@ -106,6 +109,24 @@ class Reporter:
             self.bar.close()
         self.log.close()
         self.trackers.close(finished=self.last_step == self.steps)
+
+
+def start_log(log: Path, earlier: list[dict[str, float]]) -> None:
+    """Write the log of a run that starts or resumes.
+
+    Args:
+        log: `<stage>.jsonl`. If it is of another run, the pictures in `<stage>-samples/` beside it
+            are deleted.
+        earlier: Rows of the run's earlier steps.
+    """
+    rows = "".join(json.dumps(row) + "\n" for row in earlier).encode()
+    try:
+        resumed = bool(rows) and log.read_bytes().startswith(rows)
+    except FileNotFoundError:
+        resumed = False
+    if not resumed:
+        shutil.rmtree(log.with_name(f"{log.stem}-samples"), ignore_errors=True)
+    replace_file(log, rows)
 
 
 def headline(row: Mapping[str, float]) -> str:

@@ -5,19 +5,23 @@ is being written, and resumed with the same or another number of ranks. The tabl
 the models differ from those of an uninterrupted run. With the same number of ranks they must be
 bitwise equal. With another number they may differ about as much as uninterrupted runs of one and
 two ranks do. The exit code is 1 if a resumed run fails or differs by more.
+As many trainings run at a time as there are cores for their ranks.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -114,13 +118,33 @@ def difference(cwd: Path, other: Path, stage: str) -> float:
     return worst
 
 
+def run_case(
+    prepared: Path, whole: Path, stage: str, ranks: tuple[int, int], number: int, seed: int
+) -> Case | str:
+    """Kill a training of `ranks[0]` ranks, run it again with `ranks[1]`, compare it with `whole`.
+
+    The kill of an even `number` waits for a state that is being written. Return the last lines of
+    stderr if the second run fails.
+    """
+    cwd = twin(prepared, prepared.parent / f"killed-{number}", stage, ranks[0])
+    moments = random.Random(f"{seed} {stage} {ranks} {number}")
+    saving = kill(cwd, stage, number % 2 == 0, moments)
+    edit_params(cwd, host={"ranks": ranks[1]})
+    done = run_gear(cwd, stage)
+    try:
+        if done.returncode:
+            return done.stderr[-2000:]
+        return Case(saving, "resuming after step" in done.stderr, difference(cwd, whole, stage))
+    finally:
+        shutil.rmtree(cwd)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of each row (default 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     arguments = parser.parse_args()
-    moments = random.Random(arguments.seed)
     failed = 0
     print("| training | ranks | kills | while saving | resumed | equal to the bit | difference |")
     print("|---|---|---|---|---|---|---|", flush=True)
@@ -132,26 +156,22 @@ def main() -> int:
             whole = {ranks: uninterrupted(prepared, folder, stage, ranks) for ranks in (1, 2)}
             apart = difference(whole[1], whole[2], stage)
             print(f"| {stage} | 2 instead of 1 | none | | | | {apart:.1e} |", flush=True)
-            for before, after in RANKS:
-                cases = []
-                for number in range(arguments.kills):
-                    cwd = twin(prepared, folder / "killed", stage, before)
-                    saving = kill(cwd, stage, number % 2 == 0, moments)
-                    edit_params(cwd, host={"ranks": after})
-                    done = run_gear(cwd, stage)
-                    if done.returncode:
-                        failed += 1
-                        print(done.stderr[-2000:], file=sys.stderr, flush=True)
-                    else:
-                        gap = difference(cwd, whole[before], stage)
-                        cases.append(Case(saving, "resuming after step" in done.stderr, gap))
-                    shutil.rmtree(cwd)
+            for ranks in RANKS:
+                one = partial(
+                    run_case, prepared, whole[ranks[0]], stage, ranks, seed=arguments.seed
+                )
+                with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // max(ranks))) as pool:
+                    outcomes = list(pool.map(one, range(arguments.kills)))
+                cases = [outcome for outcome in outcomes if isinstance(outcome, Case)]
+                errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
+                for error in errors:
+                    print(error, file=sys.stderr, flush=True)
                 worst = max((case.difference for case in cases), default=0.0)
-                failed += worst > (0.0 if before == after else TIMES * apart)
-                ranks = str(before) if before == after else f"{before}, then {after}"
+                limit = 0.0 if ranks[0] == ranks[1] else TIMES * apart
+                failed += len(errors) + (worst > limit)
                 print(
-                    f"| {stage} | {ranks} | {len(cases)} | {sum(c.saving for c in cases)} | "
-                    f"{sum(c.resumed for c in cases)} | "
+                    f"| {stage} | {', then '.join(map(str, dict.fromkeys(ranks)))} | {len(cases)} | "
+                    f"{sum(c.saving for c in cases)} | {sum(c.resumed for c in cases)} | "
                     f"{sum(c.difference == 0 for c in cases)} | {worst:.1e} |",
                     flush=True,
                 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gear.core.yaml_text import parse_yaml
 from gear.report.live_page import LARGEST_STRIP, STRIPS, LivePage, stage_row, time_left
 from gear.runs.progress import StageProgress
 from tests.support.runs import git, toy_run
@@ -46,14 +47,22 @@ def test_the_parts_of_a_finished_run(checkout: Path) -> None:
     (checkout / "reports/index.html").write_text("<p>report")
     parts = LivePage(checkout).fragments()
     assert "All stages are done." in parts["progress"]
-    assert "No training has logged anything yet." in parts["curves"]
+    assert "Stage joint</h3>" in parts["curves"]  # as its output has it: there is no log
     assert "None: params.yaml is as committed." in parts["settings"]
     assert parts["samples"].strip() == ""
     assert "open it" not in parts["progress"]  # this pipeline has no stage that makes the report
 
 
+def change_steps(checkout: Path) -> None:
+    """Change a setting, so that joint is not done."""
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
+
+
 def test_curves_follow_the_log(checkout: Path) -> None:
+    change_steps(checkout)
     page = LivePage(checkout)
+    assert "No training has logged anything yet." in page.fragments()["curves"]
     write_log(checkout, {"step": 0, "fd": 9.0})
     assert page.fragments()["curves"].count("<circle") == 1
     write_log(checkout, {"step": 0, "fd": 9.0}, {"step": 5, "fd": 8.0})
@@ -61,6 +70,7 @@ def test_curves_follow_the_log(checkout: Path) -> None:
 
 
 def test_the_curves_of_a_second_run_replace_those_of_the_first(checkout: Path) -> None:
+    change_steps(checkout)
     page = LivePage(checkout)
     first = ({"step": 0, "fd": 9.0}, {"step": 5, "fd": 8.0})
     write_log(checkout, *first)
@@ -70,12 +80,32 @@ def test_the_curves_of_a_second_run_replace_those_of_the_first(checkout: Path) -
     assert after == LivePage(checkout).fragments()["curves"] != before
 
 
+def test_a_finished_training_shows_the_curve_of_its_output(checkout: Path) -> None:
+    made = (checkout / "data/models/joint/curves.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in made]
+    of_output = LivePage(checkout).fragments()["curves"]
+    write_strip(checkout, 0)
+    write_log(checkout, *rows[:-1], {**rows[-1], "fd": 12345.0})  # another run, then `dvc checkout`
+    parts = LivePage(checkout).fragments()
+    assert parts["curves"] == of_output
+    assert parts["samples"].strip() == ""
+    write_log(checkout, *rows[:-1], {**rows[-1], "lr/generator": 0.5})  # it logs more than it keeps
+    parts = LivePage(checkout).fragments()
+    assert parts["curves"] != of_output
+    assert parts["samples"].strip() != ""
+
+
 def test_settings_that_differ_from_the_commit(checkout: Path) -> None:
     page = LivePage(checkout)
     params = checkout / "params.yaml"
-    params.write_text(params.read_text().replace("steps: 300", "steps: 400"))
+    change_steps(checkout)
     rows = re.findall("<td>(.*?)</td>", page.fragments()["settings"])
     assert rows == ["joint.steps", "300", "400"]
+    params.write_text(
+        json.dumps({**parse_yaml(params.read_bytes(), "params.yaml"), "run": {"seed": 77}})
+    )
+    rows = re.findall("<td>(.*?)</td>", page.fragments()["settings"])
+    assert rows[-3:] == ["run.seed", "0", "77"]
     params.write_text("joint: [")
     assert "not YAML" in page.fragments()["settings"]  # while someone edits it
     git(checkout, "rm", "-q", "--cached", "params.yaml")
@@ -85,6 +115,7 @@ def test_settings_that_differ_from_the_commit(checkout: Path) -> None:
 
 
 def test_text_from_files_is_escaped(checkout: Path) -> None:
+    change_steps(checkout)
     write_log(checkout, {"step": 1, EVIL: 2.0})
     write_strip(checkout, 3)
     (checkout / "params.yaml").write_text(json.dumps({"joint": {EVIL: EVIL}}))
@@ -98,6 +129,7 @@ def test_text_from_files_is_escaped(checkout: Path) -> None:
 
 
 def test_the_page_in_one_file_asks_no_server(checkout: Path) -> None:
+    change_steps(checkout)
     for step in range(3 * STRIPS):
         write_strip(checkout, step)
     text = LivePage(checkout).html(whole=True)
@@ -109,6 +141,7 @@ def test_the_page_in_one_file_asks_no_server(checkout: Path) -> None:
 
 
 def test_samples_of_every_measurement(checkout: Path) -> None:
+    change_steps(checkout)
     page = LivePage(checkout)
     for step in (0, 200, 50):
         write_strip(checkout, step)
@@ -119,6 +152,7 @@ def test_samples_of_every_measurement(checkout: Path) -> None:
 
 
 def test_a_picture_that_is_being_written_is_no_picture(checkout: Path) -> None:
+    change_steps(checkout)
     page = LivePage(checkout)
     file = write_strip(checkout, 7)
     whole = file.read_bytes()

@@ -26,6 +26,7 @@ TOKENIZER = MODELS / "tokenizer"  # the tokenizer after its warm-up
 JOINT = MODELS / "joint"  # tokenizer/ and generator/ (both EMA), curves.jsonl
 GENERATOR = MODELS / "generator"  # tokenizer/ and generator/, what sampling uses
 # what each training writes
+STARTED_FROM = "started-from.json"  # in a training's folder: the state that `--from` named
 TRAININGS = {"tokenizer": TOKENIZER, "joint": JOINT, "generator": GENERATOR}
 SAMPLES = Path("data/samples")
 

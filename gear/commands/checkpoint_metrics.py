@@ -194,7 +194,7 @@ def _fidelity(models: Models, root: Path, samples: int, device: torch.device) ->
     reference = load_feature_reference(root / paths.REFERENCE, images)
     condition = config.data.condition
     wanted = sampling_set(samples, condition, root / paths.SHARDS, root / paths.FEATURES)
-    drawn = sampling_protocol(samples, condition, config.sample, config.run.seed)
+    drawn = sampling_protocol(wanted, config.sample, config.run.seed)
     seeds = sample_seeds(config.run.seed, samples)
     tokens = draw(
         generator.to(device), wanted.conditions, seeds, config.sample, config.host.sample_batch

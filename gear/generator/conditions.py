@@ -99,12 +99,14 @@ class SamplingSet:
     labels: Classes, (N,) int64.
     captions: N captions, or class names.
     conditions: Function from positions 0..N-1 to their conditions.
+    rule: How they were chosen, for metric records.
     """
 
     rows: np.ndarray | None
     labels: np.ndarray
     captions: list[str]
     conditions: Conditions
+    rule: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,24 +116,37 @@ def sampling_set(count: int, condition: str, shards: Path, features: Path) -> Sa
     """Return the conditions of `count` samples."""
     if condition == "class":
         names = load_manifest(shards)["classes"]
-        labels = np.arange(count, dtype=np.int64) % len(names)
+        labels, rule = sampled_classes(count, len(names))
         captions = [names[label] for label in labels]
-        return SamplingSet(None, labels, captions, lambda i: torch.from_numpy(labels[i]))
+        return SamplingSet(None, labels, captions, lambda i: torch.from_numpy(labels[i]), rule)
     val = read_split(shards / "val")
     rows = round_robin(count, len(val))
     of_val = conditions_for(val, condition, features)
     captions = [val.captions[row] for row in rows]
-    return SamplingSet(rows, val.labels[rows], captions, lambda i: of_val(rows[i]))
+    rule = "validation captions in turn"
+    return SamplingSet(rows, val.labels[rows], captions, lambda i: of_val(rows[i]), rule)
 
 
-def sampling_protocol(
-    count: int, condition: str, settings: SampleConfig, seed: int
-) -> dict[str, Any]:
-    """Return how `count` samples of a run with this seed are drawn, for metric records."""
-    balanced = "balanced class: i mod classes"
+def sampled_classes(count: int, classes: int) -> tuple[np.ndarray, str]:
+    """Return the classes of `count` samples, (count,) int64, and how they are chosen, as text.
+
+    All classes in turn; of more classes than samples, evenly spaced ones, since the first ones by
+    name may be all of one kind.
+
+    >>> sampled_classes(5, classes=3)[0].tolist(), sampled_classes(3, classes=9)[0].tolist()
+    ([0, 1, 2, 0, 1], [0, 4, 8])
+    """
+    labels = round_robin(count, classes)
+    if count < classes:
+        return labels, f"{count} evenly spaced classes of {classes}"
+    return labels, "balanced class: i mod classes"
+
+
+def sampling_protocol(wanted: SamplingSet, settings: SampleConfig, seed: int) -> dict[str, Any]:
+    """Return how the samples of a run with this seed are drawn, for metric records."""
     return {
-        "n": count,
-        "condition": balanced if condition == "class" else "validation captions in turn",
+        "n": len(wanted),
+        "condition": wanted.rule,
         "seeds": f"{seed} * {SEED_STRIDE} + i",
         "guidance": settings.guidance,
         "interval": list(settings.interval),

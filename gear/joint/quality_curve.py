@@ -16,7 +16,7 @@ from gear.encoders.efficientnet import build_encoder
 from gear.evaluation.efficientnet_reference import load_feature_reference
 from gear.evaluation.sample_quality import decoded_features
 from gear.generator.conditioning import Condition
-from gear.generator.conditions import Conditions
+from gear.generator.conditions import Conditions, sampled_classes
 from gear.generator.config import SampleConfig
 from gear.generator.sampling import SEED_STRIDE, sample, sample_seeds
 from gear.joint.config import JointConfig
@@ -78,13 +78,14 @@ def quality_hook(
     generator = guided.generator
     decoder = Tokenizer(tokenizer.config).to(run.device).eval()
     rows = round_robin(joint.fd_n, len(real.features))
+    labels, rule = sampled_classes(joint.fd_n, generator.classes or 1)
     settings = SampleConfig(n=joint.fd_n)
     seeds = sample_seeds(run.settings.run.seed, joint.fd_n)
 
     def conditions_of(part: slice) -> Condition:
         positions = np.arange(part.start, part.stop)
         if generator.classes:
-            return torch.from_numpy(positions % generator.classes)
+            return torch.from_numpy(labels[positions])
         return conditions(rows[positions])
 
     def draw_part(part: slice) -> np.ndarray:
@@ -114,9 +115,7 @@ def quality_hook(
         "fd": {
             **read_json(reference / "protocol.json"),
             "n": joint.fd_n,
-            "condition": "balanced class: i mod classes"
-            if generator.classes
-            else "training captions, evenly spaced",
+            "condition": rule if generator.classes else "training captions, evenly spaced",
             "seeds": f"{run.settings.run.seed} * {SEED_STRIDE} + i",
             "guidance": 1.0,
             "weights": "EMA",

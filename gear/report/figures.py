@@ -29,9 +29,11 @@ def grid_rows(
     """Select the images of a grid with a row per class; labels: (N,) class indices.
 
     Returns the indices of the images, (M,), their rows, (M,), and the names of the rows. A row has
-    at most `columns` images. Of more than `ROWS` classes, evenly spaced ones are shown.
+    at most `columns` images. Classes without an image have no row; of more than `ROWS` others,
+    evenly spaced ones are shown.
     """
-    chosen = evenly_spaced(len(classes), ROWS)
+    drawn = np.unique(labels)
+    chosen = drawn[evenly_spaced(len(drawn), ROWS)]
     parts = [np.flatnonzero(labels == label)[:columns] for label in chosen]
     return (
         np.concatenate(parts),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from gear import paths
-from gear.core.files import sha256_of
+from gear.core.files import read_object, sha256_of
 from gear.core.hardware import hardware_class
 
 PACKAGES = (
@@ -51,7 +51,21 @@ def run_provenance(
         ("sha256 of all settings", hashlib.sha256(text.encode()).hexdigest()),
         *((f"sha256 of {folder}", folder_hash(folder)) for folder in folders),
         *((name, _release(name)) for name in PACKAGES),
+        *_starts(),
     ]
+
+
+def _starts() -> list[tuple[str, str]]:
+    """Return a name and value for each training that started from another's state (`--from`)."""
+    found = []
+    for stage, folder in paths.TRAININGS.items():
+        file = folder / paths.STARTED_FROM
+        if file.exists():
+            start = read_object(file, step=int, differences=list)
+            differences = ", ".join(map(str, start["differences"])) or "equal settings"
+            value = f"the state of another training at step {start['step']}: {differences}"
+            found.append((f"{stage} started from", value))
+    return found
 
 
 def _release(package: str) -> str:

@@ -1,7 +1,7 @@
 """Follow the log of a training while it is written.
 
-Every run of a stage writes `.gear/logs/<stage>.jsonl` anew, starting with the rows of the steps that
-it resumes after. Partial lines, and rows of steps that are trained again, are skipped.
+Every run of a stage writes `.gear/logs/<stage>.jsonl` anew, starting with the rows of the steps
+that it resumes after. Partial lines, and rows of steps that are trained again, are skipped.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def run(config: Config) -> None:
         write_samples(images, wanted.labels, wanted.captions, draft)
         np.save(draft / "tokens.npy", tokens.astype(np.int32))
         np.save(draft / "labels.npy", wanted.labels)
-        protocol = sampling_protocol(settings.n, condition, settings, seed)
+        protocol = sampling_protocol(wanted, settings, seed)
         write_json(draft / "protocol.json", protocol)
         if prompts:
             captions = [prompts[row].caption for row in rows]

@@ -276,6 +276,18 @@ class CheckpointManager:
             delete_finished(self.folder.parent, but=self.folder, of_experiment=self.of_experiment)
         self.close()
 
+    def start(self) -> dict[str, Any] | None:
+        """Return the state of another training that this one started from; None if there is none.
+
+        It has the other's `stage` and `step`, and `differences`: how the other's settings, inputs,
+        code and versions differ from this one's, a phrase each.
+        """
+        other = self.started_from
+        if not other:
+            return None
+        differences = self.identity.differences(other) if self.identity else []
+        return {"stage": other.get("stage"), "step": other.get("step"), "differences": differences}
+
     def _whole_state(self, folder: Path) -> Path | None:
         """Return the newest undamaged state of a folder, found by rank zero; None if there is none.
 

@@ -24,8 +24,10 @@ from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
 from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
-from gear.training.states import describe_nearest, saved_step, was_started_from
+from gear.training.states import FROM, describe_nearest, saved_step, was_started_from
 from gear.training.trackers import TrackedRun
+
+LONGEST_NAME = 100  # characters of the other state's name in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class TrainingRun:
             (draft / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             if protocol:
                 write_json(draft / "curves-protocol.json", protocol)
+            if (start := self.checkpoints.start()) is not None:
+                write_json(draft / paths.STARTED_FROM, start)
 
         if self.context.is_rank_zero:
             replace_folder(folder, fill)
@@ -142,6 +146,20 @@ def _resumes(folder: Path, step: int | None, start_from: Path, steps: int) -> bo
     return step is not None and step <= steps and was_started_from(folder, start_from)
 
 
+def _folder_from(plain: Path, start_from: Path) -> Path:
+    """Return the folder of the states of a training that starts from another training's state.
+
+    It is not `plain`, the folder of the same training from its own start: without `start_from`,
+    that one must not resume weights of another. If `start_from` is the folder of such a training
+    itself, or `plain`, it is returned.
+    """
+    source = start_from.resolve()
+    own = source.name == plain.name or source.name.startswith(f"{plain.name}{FROM}")
+    if source.parent == plain.parent.resolve() and own:
+        return plain.with_name(source.name)
+    return plain.with_name(f"{plain.name}{FROM}{source.name[:LONGEST_NAME]}")
+
+
 def open_training(
     identity: Identity,
     settings: TrainingSettings,
@@ -162,7 +180,8 @@ def open_training(
         live: Folder of DVCLive's files, which holds one for each stage.
         preset: Preset nearest to the settings, for trackers.
         start_from: State of another training to start from: a folder that `gear states` lists.
-            If this training was started from that state before, it resumes its own state.
+            The training's states are then kept apart from those of a training without it. If it
+            was started from that state before, it resumes its own state.
 
     Raises:
         InputError: if `start_from` holds no state, or another process trains this stage in this
@@ -171,6 +190,8 @@ def open_training(
     if start_from is not None and not (start_from / "latest").is_file():
         raise InputError(f"{start_from}: no state of a training: `gear states` lists them")
     folder = states / identity.stage / identity.fingerprint
+    if start_from is not None:
+        folder = _folder_from(folder, start_from)
     step = saved_step(folder)
     is_shorter = start_from is None and step is not None and step > settings.steps
     if is_shorter:  # keep the state of the longer training

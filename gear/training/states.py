@@ -24,6 +24,7 @@ from gear.training.fingerprint import Identity
 DESCRIPTION = "description.json"
 NO_DESCRIPTION = "no description"
 LOCK = "lock"
+FROM = "-from-"  # in names of folders: between a training and the one whose state it started from
 OLDER = "older"  # folder of the state before the latest
 LONGEST_SAVE = 1800.0  # seconds
 SAVES = 2.0  # times the slowest save, granted to save once more and exit
@@ -37,7 +38,8 @@ class State:
     """One training's resumable state.
 
     finished: whether the training has ended and written its outputs.
-    differences: how its settings, inputs, code and versions differ from the current ones.
+    differences: how its settings, inputs, code and versions differ from the current ones, and the
+        state that it started from.
     """
 
     stage: str
@@ -199,6 +201,9 @@ def _read_state(folder: Path, identity: Identity) -> State:
     differences = identity.differences(description) if description else [NO_DESCRIPTION]
     if folder.name.partition("-")[0] == identity.fingerprint:
         differences = []  # also if a power cut left no description
+    origin = folder.name.partition(FROM)[2]
+    if origin:
+        differences = [*differences, f"--from {origin}"]
     return State(
         identity.stage,
         folder,

@@ -109,7 +109,7 @@ class Prepared:
         wanted = np.array(rows)
         labels = self.splits[1].labels[wanted]
         captions = [self.splits[1].captions[row] for row in rows]
-        chosen = SamplingSet(wanted, labels, captions, lambda i: torch.from_numpy(labels[i]))
+        chosen = SamplingSet(wanted, labels, captions, lambda i: torch.from_numpy(labels[i]), "")
         metrics = self.gallery.agreement(self.of_val[wanted], chosen, {})
         return {name: metric.record() for name, metric in metrics.items()}
 

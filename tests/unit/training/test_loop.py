@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -301,6 +302,25 @@ def test_start_from_goes_on_from_another_state_and_records_it(
     assert train(second) == whole
     description = (second.checkpoints.folder / "description.json").read_text()
     assert '"lr": 0.1' in description
+    second.finish(tmp_path / "made", {}, [])
+    start = json.loads((tmp_path / "made/started-from.json").read_text())
+    assert start == {"stage": "toy", "step": 6, "differences": ["lr 0.1 -> 0.2"]}
+
+
+def test_without_start_from_a_training_never_resumes_the_weights_of_another(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str], signals: None
+) -> None:
+    source = stopped_after_start_from(tmp_path)
+    capsys.readouterr()
+    plain = opened(tmp_path, 13, lr=0.2)
+    assert plain.checkpoints.latest_step() is None
+    assert f"at step 10 with --from {source.name}; starting anew" in capsys.readouterr().out
+    plain.checkpoints.close()
+    mixed = plain.checkpoints.folder.with_name(
+        f"{plain.checkpoints.folder.name}-from-{source.name}"
+    )
+    train(opened(tmp_path, 13, lr=0.2, start_from=mixed))  # its own state can be named, too
+    assert f"resuming after step 10 of {mixed}" in capsys.readouterr().err
 
 
 def stopped_after_start_from(folder: Path) -> Path:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from gear.core.errors import InputError
 from gear.git_project import git_root, project_prefix
-from gear.paths import PROVENANCE
+from gear.paths import TRAININGS
 from gear.process import Ended, run_child
+from gear.runs import costs
 from gear.runs.outside_inputs import partly_in_git
 from gear.runs.revision import LOCK, Cache, Locked, Revision
 
@@ -134,15 +135,24 @@ def clone(revision: Revision, cache: Cache, outside: Mapping[str, str]) -> Itera
                 f"{revision.commit[:12]} has no .dvc folder in git: commit .dvc/config"
             )
         (folder / ".dvc/config.local").write_text(CONFIG.format(folder=cache.folder))
-        recorded = revision.read_json(str(PROVENANCE)) or {}
         lock = revision.lock()
         everything = {**outside, **partly_in_git(revision, lock, folder)}
-        rerun = Rerun(folder, above, revision, everything, recorded.get("threads"))
+        rerun = Rerun(folder, above, revision, everything, _threads(revision, lock))
         rerun.link_outside(lock)
         yield rerun
     finally:
         signal.signal(signal.SIGTERM, before)
         shutil.rmtree(above, ignore_errors=True)
+
+
+def _threads(revision: Revision, lock: Mapping[str, Locked]) -> int | None:
+    """Return the threads of a recorded run's trainings; None if they are unknown."""
+    for stage in TRAININGS:
+        record = costs.find(revision.root, lock[stage]) if stage in lock else None
+        if record and "machine" in record:
+            return int(record["machine"]["threads"])
+    threads = revision.provenance().get("threads")
+    return None if threads is None else int(threads)
 
 
 def _remove(path: Path) -> None:

@@ -122,6 +122,18 @@ class Revision:
             )
         return parse_yaml(content, f"{path} of {self.name}")
 
+    def provenance(self) -> dict[str, Any]:
+        """Return reports/provenance.json; {} if it is missing, damaged or of another run.
+
+        It is of another run if DVC restored the report from its run cache, or `dvc checkout` did:
+        no stage ran that could have written it. `page_md5` in it, the page's hash, tells.
+        """
+        facts = self.read_json(str(paths.PROVENANCE))
+        report = self.lock().get("report")
+        page = None if report is None else report.outs.get(str(paths.PAGE))
+        of_this_run = isinstance(facts, dict) and facts.get("page_md5", page) == page
+        return facts if of_this_run else {}
+
     def read_json(self, path: str) -> Any:
         """Return a JSON file, or None if it is absent. Raises `InputError` if it is broken."""
         content = self.read(path)

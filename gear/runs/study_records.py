@@ -184,8 +184,7 @@ def keep_record(
     } | installed_code(lock)
     known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     trained_on = (known.get("joint") or {}).get("machine")
-    # the report's own is that of another run if DVC restored the stages from its run cache
-    provenance = trained_on or revision.read_json(str(paths.PROVENANCE)) or {}
+    provenance = trained_on or revision.provenance()
     values = {
         "arm": run.arm,
         "seed": run.seed,

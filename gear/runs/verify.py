@@ -232,7 +232,7 @@ class _RemadeOutputs:
         It is read from this machine's record of the stage, else from the run's provenance.
         """
         record = costs.find(self.revision.root, stage)
-        record = record or self.revision.read_json(str(paths.PROVENANCE)) or {}
+        record = record or self.revision.provenance()
         return str(record.get("hardware", ""))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import yaml
 from PIL import Image
@@ -83,7 +85,8 @@ def run(config: Config) -> None:
         params=yaml.safe_dump(settings, sort_keys=False),
     )
     replace_file(paths.PAGE, text.encode())
-    write_json(paths.PROVENANCE, machine_provenance())
+    page_md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    write_json(paths.PROVENANCE, {**machine_provenance(), "page_md5": page_md5})
     of_generator = generator_curve(curves["joint"], curves["generator"])
     if config.generator.start == "scratch":
         of_generator = curves["generator"]

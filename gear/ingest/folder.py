@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from gear.core.errors import InputError
-from gear.ingest.records import EncodedSample, Reject
+from gear.ingest.records import EncodedSample, Reject, class_as_caption
 
 CAPTIONS = "metadata.jsonl"
+TABLE = "metadata.csv"  # another file of captions in the Hugging Face layout
 LOOSE = "not in a class folder: <class>/<file> is read"
 NAMELESS = "images"  # the class of a flat folder whose path ends in no name, such as "."
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -24,7 +25,8 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
     class as caption.
 
     Rejects include images next to class folders, folders inside class folders, broken links, empty
-    files, and lines of metadata.jsonl that cannot be read or name no image.
+    files, lines of metadata.jsonl that cannot be read, name no image or give an image a second
+    caption, and metadata.csv.
 
     Args:
         root: The folder.
@@ -46,6 +48,8 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
     captions, bad_lines = ({}, []) if is_refused else _read_captions(root / CAPTIONS)
     yield from rejects
     yield from bad_lines
+    if (root / TABLE).is_file():
+        yield Reject(TABLE, f"not read: captions are lines of {CAPTIONS}")
     for name in sorted(captions.keys() - set(files) - {reject.file for reject in rejects}):
         captions.pop(name)
         yield Reject(f"{CAPTIONS}: {name}", "no image of this name")
@@ -53,7 +57,7 @@ def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedS
         file = root / name
         category = _category(file, root)
         if file.stat().st_size:
-            caption = captions.get(name, category.replace("_", " "))
+            caption = captions.get(name, class_as_caption(category))
             yield EncodedSample(name, caption, category, file.absolute())
         else:
             yield Reject(name, "empty file")
@@ -147,8 +151,14 @@ def _read_captions(file: Path) -> tuple[dict[str, str], list[Reject]]:
             name, text = row["file_name"], row["text"]
             if not isinstance(name, str) or not isinstance(text, str):
                 raise TypeError("no text")
-            captions[str(PurePosixPath(name))] = text
         except (ValueError, KeyError, TypeError, RecursionError):
             reason = 'not {"file_name": ..., "text": ...}, both texts'
             rejects.append(Reject(f"{file.name} line {number}", reason))
+            continue
+        name = str(PurePosixPath(name))
+        if name in captions:
+            reason = f"a second caption of {name}: the first is used"
+            rejects.append(Reject(f"{file.name} line {number}", reason))
+        else:
+            captions[name] = text
     return captions, rejects

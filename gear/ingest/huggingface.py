@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
-from gear.ingest.records import ONE_CLASS, EncodedSample, Reject
+from gear.ingest.records import ONE_CLASS, EncodedSample, Reject, class_as_caption
 
 
 def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject]:
     """Yield the rows of a dataset saved by `save_to_disk`, and rejects.
 
-    It has an `image` column, a caption column named `caption_key`, and perhaps a `label` column.
+    It has an `image` column, and a caption column named `caption_key` or a `label` column, or both.
+    If no column holds text, the caption of an image is the name of its class.
 
     Raises:
         InputError: if there is no dataset, or a column is absent.
@@ -31,11 +32,14 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
         raise InputError(
             f"data.root: {root} holds the splits {', '.join(table)}: name the folder of one"
         )
-    for column in ("image", caption_key):
-        if column not in table.column_names:
+    columns = table.column_names
+    has_text = any(getattr(kind, "dtype", "") == "string" for kind in table.features.values())
+    has_captions = caption_key in columns or has_text or "label" not in columns
+    for column in ("image", caption_key) if has_captions else ("image",):
+        if column not in columns:
             raise InputError(
-                f"data.root: {root} has no column {column!r}, it has "
-                f"{', '.join(table.column_names)}: see data.caption_key"
+                f"data.root: {root} has no column {column!r}, it has {', '.join(columns)}: see "
+                "data.caption_key"
             )
     names = getattr(table.features.get("label"), "names", None)
     try:
@@ -53,7 +57,7 @@ def huggingface(root: Path, caption_key: str) -> Iterator[EncodedSample | Reject
         except Exception as error:
             yield Reject(key, f"cannot be read: {error}")
             continue
-        caption = row[caption_key]
+        caption = row[caption_key] if has_captions else class_as_caption(category)
         if isinstance(caption, list):
             caption = caption[0] if caption else None
         image = (row["image"] or {}).get("bytes") or b""

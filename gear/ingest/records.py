@@ -18,6 +18,15 @@ LONGEST = 300  # maximum characters of a name or reason
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")  # memory address of an object, different in every run
 
 
+def class_as_caption(name: str) -> str:
+    """Return the caption of an image that has none: the name of its class.
+
+    >>> class_as_caption("Food_and_Drink")
+    'Food and Drink'
+    """
+    return name.replace("_", " ")
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image at training size; all images of a concept are in the same split.

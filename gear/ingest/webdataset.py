@@ -10,7 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gear.core.errors import InputError
-from gear.ingest.records import ONE_CLASS, BrokenArchive, EncodedSample, FileRange, Reject
+from gear.ingest.records import (
+    ONE_CLASS,
+    BrokenArchive,
+    EncodedSample,
+    FileRange,
+    Reject,
+    class_as_caption,
+)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("json", "txt", "cls")
@@ -20,11 +27,13 @@ MAX_MEMBER = 64 << 20  # bytes
 def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[EncodedSample | Reject]:
     """Yield the samples of tar shards, whose images are located but not read, and rejects.
 
-    Samples without image or caption, and those whose key occurred before, are rejects.
+    Samples without image, those with neither caption nor class, and those whose key occurred before,
+    are rejects.
 
     Args:
         root: Folder of the archives.
-        caption_key: Key of the caption in a sample's .json; a .txt file is used if it is absent.
+        caption_key: Key of the caption in a sample's .json; a .txt file is used if it is absent,
+            and the name of the class if there is none.
         max_broken: Share of archives that may be broken.
     """
     archive = ""
@@ -58,7 +67,11 @@ class Sample:
     parts: dict[str, bytes] = field(default_factory=dict)
 
     def describe(self, caption_key: str) -> tuple[str, str]:
-        """Return caption and class. Raises ValueError with the reason if there is no caption."""
+        """Return caption and class; without a caption, it is the name of the class.
+
+        Raises:
+            ValueError: with the reason, if there is neither.
+        """
         facts: dict[str, Any] = {}
         if "json" in self.parts:
             try:
@@ -70,11 +83,15 @@ class Sample:
         caption = facts.get(caption_key)
         if caption is None and "txt" in self.parts:
             caption = _text(self.parts["txt"], "txt")
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"no caption: neither {caption_key!r} in a .json nor a .txt beside it")
         label = facts.get("class", facts.get("label"))
         if label is None and "cls" in self.parts:
             label = _text(self.parts["cls"], "cls").strip()
+        if caption is None and label is not None:
+            caption = class_as_caption(str(label))
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(
+                f"no caption: neither {caption_key!r} in a .json nor a .txt beside it, and no class"
+            )
         return caption, ONE_CLASS if label is None else str(label)
 
 

@@ -91,6 +91,10 @@ def captions(*lines: bytes) -> Callable[[Path], None]:
     return write
 
 
+def table_of_captions(root: Path) -> None:
+    (root / "metadata.csv").write_text("file_name,text\ncats/0.png,a cat\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "file", "reason"),
     [
@@ -111,6 +115,12 @@ def captions(*lines: bytes) -> Callable[[Path], None]:
             "metadata.jsonl: cats/77.png",
             "no image of this name",
         ),
+        (
+            captions(*[b'{"file_name": "cats/0.png", "text": "a"}'] * 2),
+            "metadata.jsonl line 2",
+            "a second caption of cats/0.png",
+        ),
+        (table_of_captions, "metadata.csv", "captions are lines of metadata.jsonl"),
     ],
 )
 def test_what_cannot_be_read_in_a_folder_is_a_reject(

@@ -151,6 +151,28 @@ def test_a_hugging_face_dataset_on_disk(tmp_path: Path) -> None:
         ingest.run(captioned(tmp_path / "nothing", "huggingface"))
 
 
+def test_a_hugging_face_dataset_of_classes_needs_no_captions(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["red_fox", "b"])}
+    )
+    images = [{"bytes": picture(n), "path": None} for n in range(12)]
+    rows = {"image": images, "label": [n % 2 for n in range(12)]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "one"))
+    config = captioned(tmp_path / "one", "huggingface")
+    ingest.run(config)
+    assert load_manifest(paths.SHARDS)["train"] + load_manifest(paths.SHARDS)["val"] == 12
+    assert set(read_split(paths.SHARDS / "train").captions) == {"red fox", "b"}
+
+
+def test_archives_of_classes_need_no_captions(tmp_path: Path) -> None:
+    members = [(f"{n:02d}.jpg", picture(n)) for n in range(12)]
+    members += [(f"{n:02d}.cls", f"{n % 2}".encode()) for n in range(12)]
+    write_tar(tmp_path / "root/00.tar", sorted(members))
+    ingest.run(captioned(tmp_path / "root", "webdataset"))
+    assert load_manifest(paths.SHARDS)["classes"] == ["0", "1"]
+    assert set(read_split(paths.SHARDS / "train").captions) == {"0", "1"}
+
+
 def test_captions_beside_a_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("cats", "dogs"):

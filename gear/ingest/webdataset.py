@@ -27,8 +27,8 @@ MAX_MEMBER = 64 << 20  # bytes
 def webdataset(root: Path, caption_key: str, max_broken: float) -> Iterator[EncodedSample | Reject]:
     """Yield the samples of tar shards, whose images are located but not read, and rejects.
 
-    Samples without image, those with neither caption nor class, and those whose key occurred before,
-    are rejects.
+    Rejects are samples without image, with neither caption nor class, or with a key that occurred
+    before.
 
     Args:
         root: Folder of the archives.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -84,6 +85,7 @@ class Live:
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     folder = toy_run(tmp_path / "checkout")
+    shutil.rmtree(folder / "data/models/joint")  # a training that is not done
     (folder / ".gear/logs").mkdir(parents=True)
     with watching(folder) as url:
         yield Live(folder, url)

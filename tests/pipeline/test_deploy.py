@@ -21,6 +21,9 @@ from tests.support.wait import wait_until
 
 DEPLOY = REPO / "deploy"
 SRUN = """#!/bin/bash
+options=()
+while [[ $1 == --* ]]; do options+=("$1"); shift; done
+echo "${options[*]} with $SRUN_CPUS_PER_TASK CPUs: $*" >> "$SLURM_SUBMIT_DIR/srun.log"
 for rank in 0 1; do
     SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
     ranks+=($!)
@@ -90,6 +93,23 @@ def slurm(folder: Path) -> dict[str, str]:
         "SLURM_JOB_ID": "7",
         "MASTER_PORT": str(29600 + os.getpid() % 300),
     }
+
+
+def test_srun_gives_each_rank_its_cpus_and_ends_all_if_one_fails(tmp_path: Path) -> None:
+    """Test the job's commands with stubs of dvc, to which two stages are out of date, and python."""
+    environment = {**slurm(tmp_path), "SLURM_CPUS_PER_TASK": "6"}
+    (tmp_path / ".venv").unlink()
+    activate = tmp_path / ".venv/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.touch()
+    dvc = "#!/bin/bash\n[[ $1 != status || ! $3 =~ ^(joint|sample)$ ]]\n"
+    for name, text in (("dvc", dvc), ("python", "#!/bin/bash\n")):
+        (tmp_path / "stubs" / name).write_text(text)
+        (tmp_path / "stubs" / name).chmod(0o755)
+    subprocess.run(["bash", str(DEPLOY / "slurm-nodes.sh")], env=environment, check=True)
+    assert (tmp_path / "srun.log").read_text().splitlines() == [
+        f"--kill-on-bad-exit=1 with 6 CPUs: python -m gear {stage}" for stage in ("joint", "sample")
+    ]
 
 
 @pytest.mark.slow

@@ -16,12 +16,11 @@ MASTER_ADDR=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?}" | head -n 1)
 export MASTER_ADDR MASTER_PORT="${MASTER_PORT:-29500}"
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take it from sbatch
 
-alone() { env --unset=SLURM_NTASKS "$@"; } # a process that is no rank
-alone dvc repro validate
+dvc repro validate
 for stage in features reference tokenizer joint generator sample reconstruction evaluate codebook; do
-    if ! alone dvc status --quiet "$stage"; then
+    if ! dvc status --quiet "$stage"; then
         srun --kill-on-bad-exit=1 python -m gear "$stage"
-        alone dvc commit --force "$stage"
+        dvc commit --force "$stage"
     fi
 done
-alone dvc repro
+dvc repro

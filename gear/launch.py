@@ -27,7 +27,7 @@ LAUNCHER = "GEAR_LAUNCHER"  # environment variable: process id of a rank's launc
 SLURM = {  # variables that PyTorch expects, and those of srun that they are copied from
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
-    "WORLD_SIZE": "SLURM_NTASKS",
+    "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",  # SLURM_NTASKS is set outside srun, too: in the job
 }
 
 
@@ -37,14 +37,15 @@ def is_rank() -> bool:
     Under srun this also sets the environment variables that PyTorch expects.
 
     Raises:
-        InputError: if srun started several ranks without MASTER_ADDR.
+        InputError: if srun started several ranks without MASTER_ADDR or MASTER_PORT.
     """
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        if "MASTER_ADDR" not in os.environ:
-            raise InputError(
-                "srun starts several ranks and MASTER_ADDR is not set: export it, the name of the "
-                "first node, and MASTER_PORT (docs/scaling.md)"
-            )
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise InputError(
+                    f"srun starts several ranks and {name} is not set: export MASTER_ADDR, the "
+                    "name of the first node, and MASTER_PORT (docs/scaling.md)"
+                )
         for name, source in SLURM.items():
             os.environ[name] = os.environ[source]
     return "RANK" in os.environ

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gear.core.errors import InputError
-from gear.launch import free_gpus
+from gear.launch import free_gpus, is_rank
 from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.processes import is_alive, runs_in
 from tests.support.settings import edit_params
@@ -136,10 +136,47 @@ def test_bad_input_of_a_rank_other_than_zero_is_one_line(two: Path) -> None:
     assert not [*two.glob(".gear/logs/first-failure-*")]
 
 
+MASTER = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+IN_A_STEP = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_NTASKS": "8"},
+        {"SLURM_NTASKS": "8", **MASTER},
+        {**IN_A_STEP, "SLURM_STEP_NUM_TASKS": "1", **MASTER},
+    ],
+    ids=["batch script", "batch script with MASTER_ADDR", "salloc shell"],
+)
+def test_a_process_of_a_slurm_job_outside_srun_is_no_rank(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.setattr(os, "environ", environment)
+    assert not is_rank()
+
+
+def test_srun_s_step_has_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {**IN_A_STEP, "SLURM_STEP_NUM_TASKS": "2", **MASTER})
+    assert is_rank()
+    assert os.environ["WORLD_SIZE"] == "2"
+    assert os.environ["RANK"] == os.environ["LOCAL_RANK"] == "0"
+
+
+@pytest.mark.parametrize("name", MASTER)
+def test_srun_s_ranks_need_the_first_node_and_a_port(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    environment = {**IN_A_STEP, "SLURM_STEP_NUM_TASKS": "2", **MASTER}
+    monkeypatch.setattr(os, "environ", {k: v for k, v in environment.items() if k != name})
+    with pytest.raises(InputError, match=f"{name} is not set"):
+        is_rank()
+
+
 @pytest.mark.slow
 def test_ranks_that_something_else_started_join(two: Path) -> None:
     """Test that ranks started by srun or torchrun launch no ranks themselves."""
-    env = {**ENV, "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    env = {**ENV, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     command = [sys.executable, "-m", "gear", "joint"]
     done = subprocess.run(command, cwd=two, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2

@@ -25,7 +25,7 @@ options=()
 while [[ $1 == --* ]]; do options+=("$1"); shift; done
 echo "${options[*]} with $SRUN_CPUS_PER_TASK CPUs: $*" >> "$SLURM_SUBMIT_DIR/srun.log"
 for rank in 0 1; do
-    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
+    SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
     ranks+=($!)
 done
 code=0

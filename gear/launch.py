@@ -1,7 +1,7 @@
 """Launch the ranks of a stage on this node with torch elastic.
 
-A stage started by torchrun, the `deepspeed` launcher or srun is a rank already and joins the
-others: see docs/scaling.md.
+A stage started by torchrun, `deepspeed --no_local_rank --module gear STAGE` or srun is a rank
+already and joins the others: see docs/scaling.md.
 """
 
 from __future__ import annotations

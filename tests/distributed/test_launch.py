@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +17,7 @@ import pytest
 from gear.core.errors import InputError
 from gear.launch import free_gpus, is_rank
 from tests.support.commands import ENV, run_gear, start_joint
+from tests.support.docs import blocks
 from tests.support.processes import is_alive, runs_in
 from tests.support.settings import edit_params
 from tests.support.wait import wait_until
@@ -197,6 +201,24 @@ def test_ranks_that_something_else_started_join(two: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], outputs
     assert "joint 8/8" in outputs[0]
     assert "joint 8/8" not in outputs[1]
+
+
+def test_deepspeed_s_launcher_starts_the_documented_command(tmp_path: Path) -> None:
+    """Test its arguments with a stub of `gear` in the current folder."""
+    (tmp_path / "gear").mkdir()
+    (tmp_path / "gear/__main__.py").write_text("import sys; print(sys.argv[1:])")
+    (command,) = (b.text for b in blocks() if b.text.startswith("deepspeed "))
+    nodes = base64.urlsafe_b64encode(json.dumps({"localhost": [0]}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={nodes}"]
+    done = subprocess.run(
+        [*launcher, *shlex.split(command)[1:]],
+        cwd=tmp_path,
+        env={**ENV, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "['joint']" in done.stdout.splitlines()
 
 
 HOLD = """

@@ -3,7 +3,8 @@
 FLOPs are torch's count of matrix products and convolutions in forward passes over tensors without
 storage. A backward pass costs twice its forward pass, or once if no weight takes a gradient.
 Memory is the sum of model states (ZeRO, Rajbhandari et al. 2020, with fp32 weights, gradients and
-two Adam moments: 16 bytes per parameter), the fp32 average, and the bytes that autograd keeps.
+two Adam moments: 16 bytes per parameter; from stage 1 on DeepSpeed also holds a copy of the weights
+that a rank updates), the fp32 average, and the bytes that autograd keeps.
 """
 
 from __future__ import annotations
@@ -113,17 +114,29 @@ def model_states(
 ) -> tuple[float, float]:
     """Return bytes per GPU of weights, gradients and moments at a ZeRO stage, and of the averages.
 
-    Every rank holds all averages, at ZeRO-3 only its partition. offload: the moments are in CPU
-    memory.
+    Every rank holds all averages, at ZeRO-3 only its partition. offload: the moments and the
+    copy of the weights are in CPU memory.
     """
     trained = sum(p.parameters for p in parts if p.trains)
     frozen = sum(p.parameters for p in parts if not p.trains)
     # number of GPUs that share weights, gradients and moments
     shared = [1 if stage < level else gpus for level in (3, 2, 1)]
-    averaged = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
-    moments = 0 if offload else 8 / shared[2]
+    moments = 0 if offload else (8 + 4 * (stage > 0)) / shared[2]
     states = trained * (4 / shared[0] + 4 / shared[1] + moments) + 4 * frozen
-    return states, 4.0 * averaged / shared[0]
+    return states, 4.0 * _averaged(parts) / shared[0]
+
+
+def saved_bytes(parts: list[Part], stage: int) -> int:
+    """Return the bytes of a saved state: weights, moments and averages.
+
+    At ZeRO-1 and 2 it has the weights twice: as the model's, and as the copy that is updated.
+    """
+    trained = sum(p.parameters for p in parts if p.trains)
+    return trained * (16 if stage in (1, 2) else 12) + 4 * _averaged(parts)
+
+
+def _averaged(parts: list[Part]) -> int:
+    return sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
 
 
 def measure(config: Config) -> list[Part]:

@@ -10,10 +10,12 @@ from gear.commands.estimate import (
     kept_bytes,
     measure,
     model_states,
+    saved_bytes,
     teacher_flops,
     teacher_widths,
 )
 from gear.core.errors import InputError
+from gear.data.shards import VALIDATION_IMAGES
 from gear.encoders.teacher_features import LARGEST_CACHE, cache_bytes, is_cached
 from gear.params import Config
 from gear.training.reporter import duration
@@ -152,21 +154,21 @@ def teacher_line(config: Config, features: int, cached: bool) -> str:
 def disk_lines(config: Config, parts: list[Part], images: int, features: int) -> list[str]:
     """Return lines on the disk space of a run and of DVC's cache in GiB."""
     pixels = (config.data.size / 256) ** 2
-    trained = sum(part.parameters for part in parts if part.trains)
-    averages = sum(p.parameters for p in parts if p.trains and p.name != "discriminator")
+    validation = min(VALIDATION_IMAGES, round(images * config.data.val_share))
     sizes = {
         "shards": images * pixels * IMAGE_BYTES[config.data.encoding],
         "teacher features": features,
         "features of validation images": cache_bytes(
-            round(images * config.data.val_share), 1, config.grid, sum(teacher_widths(config))
+            validation, 1, config.grid, sum(teacher_widths(config))
         ),
         "tokens of stage 2": images * (1 + config.data.flip) * config.grid**2 * 2,
-        "two states": 2 * (12 * trained + 4 * averages),
+        # the newest, the one before it, and one that is being written
+        "three states": 3 * saved_bytes(parts, config.host.zero_stage),
         "samples": config.sample.n * pixels * IMAGE_BYTES["png"],
     }
     total = sum(sizes.values())
     listed = ", ".join(f"{name} {size / GIB:.3g}" for name, size in sizes.items() if size)
-    cached = total - sizes["tokens of stage 2"] - sizes["two states"]
+    cached = total - sizes["tokens of stage 2"] - sizes["three states"]
     return [
         f"disk: {total / GIB:.3g} GiB ({listed})",
         f"DVC's cache: {cached / GIB:.3g} GiB more on a file system without reflinks, such as ext4",

@@ -6,12 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from gear import paths
 from gear.cli import main
 from gear.commands import estimate as plan
+from gear.commands.plan_table import disk_lines
 from gear.commands.plan_table import plan as table
+from gear.data.shards import VALIDATION_IMAGES
+from gear.encoders.teacher_features import cache_bytes
 from gear.params import load_preset
+from gear.training.checkpoint_manager import CheckpointManager
+from gear.training.config import TrainConfig
+from gear.training.distributed import DistributedContext
+from gear.training.ema import EMA
+from gear.training.engine import build_engine, update_weights
 from tests.support.repo import REPO
 from tests.support.settings import tiny_settings, write_params
 
@@ -67,26 +77,65 @@ def test_zero_splits_what_it_says() -> None:
     sums = [plan.model_states(parts, stage, gpus=4)[0] for stage in range(4)]
     assert sums == [
         16_400,
-        4000 + 4000 + 2000 + 400,
-        4000 + 1000 + 2000 + 400,
-        1000 + 1000 + 2000 + 400,
+        4000 + 4000 + 1000 + 2000 + 400,
+        4000 + 1000 + 1000 + 2000 + 400,
+        1000 + 1000 + 1000 + 2000 + 400,
     ]
-    assert plan.model_states(parts, 1, gpus=4) == (4000 + 4000 + 2000 + 400, 4000)
+    assert plan.model_states(parts, 1, gpus=4) == (4000 + 4000 + 1000 + 2000 + 400, 4000)
     assert plan.model_states(parts, 3, gpus=4)[1] == 1000
     assert plan.model_states(parts, 2, gpus=4, offload=True)[0] == 4000 + 1000 + 400
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_saved_state_has_the_size_that_is_planned(
+    world: DistributedContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    monkeypatch.setattr(F, "linear", F.linear)  # undo what DeepSpeed replaces at ZeRO-3
+    module = torch.nn.Linear(512, 512)
+    train = TrainConfig(bf16=False)
+    engine = build_engine(module, train, world, lr=0.1, batch=1, zero_stage=stage)
+    average = EMA(engine.module, 0.9)
+    update_weights(engine, engine(torch.ones(1, 512)).sum(), "module", [])
+    work = CheckpointManager(tmp_path, world)
+    work.save({"module": engine}, {"step": 1, "averages": {"module": average.weights}})
+    work.close()
+    size = sum(file.stat().st_size for file in (tmp_path / "step-1").rglob("*.pt"))
+    planned = plan.saved_bytes([plan.Part("module", 512 * 513, True, 0, 0)], stage)
+    assert size == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_holds_a_copy_of_the_weights_that_it_updates(
+    world: DistributedContext, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    monkeypatch.setattr(F, "linear", F.linear)
+    module = torch.nn.Linear(512, 512)
+    engine = build_engine(module, TrainConfig(), world, lr=0.1, batch=1, zero_stage=stage)
+    if stage == 3:
+        (updated,) = engine.optimizer.fp32_partitioned_groups_flat
+        weights = [value.ds_tensor for value in module.parameters()]
+    else:
+        (updated,) = engine.optimizer.single_partition_of_fp32_groups
+        weights = [*module.parameters()]
+    storages = {value.untyped_storage().data_ptr() for value in weights}
+    assert updated.dtype == torch.float32
+    assert updated.untyped_storage().data_ptr() not in storages
 
 
 @pytest.mark.parametrize(
     ("preset", "measured"), [("imagenet256-b", 48.7), ("imagenet256-xl", 67.9)]
 )
 def test_the_memory_of_a_step_is_what_a_gpu_allocated(preset: str, measured: float) -> None:
-    """Test against GiB on an H100 for 32 images, without discriminator and checkpointing."""
+    """Test against GiB on an H100 for 32 images, without discriminator and checkpointing.
+
+    The plan is the sum of what the updates of a step hold, which is not held all at once.
+    """
     config = load_preset(preset)
     host = config.host.model_copy(update={"activation_checkpointing": False})
     config = config.model_copy(update={"host": host})
     parts = [part for part in plan.measure(config) if part.name != "discriminator"]
     expected = sum(plan.model_states(parts, 1, gpus=1)) + 32 * plan.kept_bytes(config, parts)
-    assert expected / plan.GIB == pytest.approx(measured, rel=0.06)
+    assert expected / plan.GIB == pytest.approx(measured, rel=0.1)
 
 
 def test_the_table_and_its_errors(
@@ -124,8 +173,6 @@ def test_the_images_are_those_of_the_shards_unless_told_otherwise(
 @pytest.mark.slow
 def test_a_joint_step_of_xl_width_runs() -> None:
     """Test shapes at scale: two XL blocks, full tokenizer, 256 px and 16384 codes, on CPU."""
-    import torch
-
     from gear.generator.transformer import Generator
     from gear.joint.alignment import Projector
     from gear.joint.model import GuidedGenerator
@@ -135,7 +182,6 @@ def test_a_joint_step_of_xl_width_runs() -> None:
     from gear.training.autoencoder import AutoencoderStep
     from gear.training.batches import Batch
     from gear.training.distributed import join_process_group
-    from gear.training.engine import build_engine
 
     base = load_preset("imagenet256-xl")
     config = base.model_copy(
@@ -184,6 +230,15 @@ def test_the_plan_says_how_a_run_fits_the_machine(capsys: pytest.CaptureFixture[
     assert "cached on disk (up to 64 GiB)" in capsys.readouterr().out
     assert main(["plan", "--preset", "imagenet256-b", "--gpus", "1", "--memory", "2"]) == 0
     assert "not one image fits 2 GiB" in capsys.readouterr().out
+
+
+def test_features_of_at_most_1024_validation_images_are_on_the_disk() -> None:
+    config = load_preset("imagenet256-b")
+    widths = sum(plan.teacher_widths(config))
+    for images, validation in ((1_281_167, VALIDATION_IMAGES), (5000, 200)):
+        line, _ = disk_lines(config, [], images, 0)
+        size = cache_bytes(validation, 1, config.grid, widths) / plan.GIB
+        assert f"features of validation images {size:.3g}," in line
 
 
 def test_checkpointing_keeps_the_inputs_of_blocks() -> None:

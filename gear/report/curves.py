@@ -21,7 +21,7 @@ class Curve:
 
 ENGINES = ("tokenizer", "generator", "discriminator")
 
-CURVES = (
+RECORDED_CURVES = (
     Curve("FD of fresh samples", {"fd": "fd"}, from_zero=True),
     Curve(
         "next-token loss, nats per token",
@@ -55,7 +55,8 @@ CURVES = (
     ),
     Curve("codebook usage", {"usage": "codebook/usage"}, from_zero=True),
     Curve("codebook perplexity", {"perplexity": "codebook/perplexity"}, from_zero=True),
-    # the following are in live logs only
+)
+LIVE_CURVES = (  # in live logs only
     Curve("images per second", {"images": "images_per_s"}, from_zero=True),
     Curve(
         "seconds a step",
@@ -69,6 +70,7 @@ CURVES = (
         "FLOP utilisation of the GPU", {"model": "mfu", "with recomputation": "hfu"}, from_zero=True
     ),
 )
+CURVES = RECORDED_CURVES + LIVE_CURVES
 
 
 def curve_charts(rows: list[dict[str, float]]) -> list[Markup]:

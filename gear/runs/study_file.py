@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.settings import Section, parse_section
+from gear.core.settings import Section, faults, parse_section
+from gear.core.text import one_line
 from gear.core.yaml_text import read_yaml
 from gear.params import Config, flatten, from_values, load, load_preset, result_settings
+from gear.runs.study_values import check_value
 
 SEED = "run.seed"
 NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
@@ -158,9 +160,9 @@ def load_study(file: Path) -> Study:
     Raises:
         InputError: if it is not valid; one line names the key or the arm.
     """
-    config = parse_section(
-        StudyConfig, read_yaml(file, "name a file like studies/toy.yaml"), f"{file}: "
-    )
+    values = read_yaml(file, "name a file like studies/toy.yaml")
+    _check_hypotheses(file, values.get("hypotheses"))
+    config = parse_section(StudyConfig, values, f"{file}: ")
     if not NAME.fullmatch(file.stem):
         raise InputError(f"{file}: the name of a study has letters, digits, '.', '_' and '-'")
     _check_names(file, config)
@@ -174,7 +176,22 @@ def load_study(file: Path) -> Study:
         if key in owners:
             raise InputError(f"{file}: {owners[key]} and {run.name} have the same settings")
         owners[key] = run.name
+    _check_values(file, config, {run.arm: run.config for run in runs})
     return Study(file.stem, file, config, tuple(runs))
+
+
+def _check_hypotheses(file: Path, hypotheses: Any) -> None:
+    """Check each prediction alone, so that an error names its hypothesis and key."""
+    for name, hypothesis in hypotheses.items() if isinstance(hypotheses, dict) else ():
+        predictions = hypothesis.get("predictions") if isinstance(hypothesis, dict) else None
+        for number, prediction in enumerate(predictions if isinstance(predictions, list) else ()):
+            try:
+                PredictionConfig.model_validate(prediction)
+            except ValidationError as error:
+                key, _, message = faults(PredictionConfig, error)[0]
+                place = f"hypotheses.{one_line(str(name), 60)}.predictions.{number}"
+                place += f".{key}" if key else ""
+                raise InputError(f"{file}: {place}: {message}") from None
 
 
 def _check_names(file: Path, config: StudyConfig) -> None:
@@ -194,6 +211,16 @@ def _check_names(file: Path, config: StudyConfig) -> None:
                         f"{file}: hypotheses.{name}: no arm {arm[:60]!r}: there are "
                         f"{', '.join(config.arms)}"
                     )
+
+
+def _check_values(file: Path, config: StudyConfig, configs: dict[str, Config]) -> None:
+    for name, hypothesis in config.hypotheses.items():
+        for prediction in hypothesis.predictions:
+            arms = {arm: configs[arm] for arm in (prediction.arm, *prediction.than)}
+            try:
+                check_value(prediction.kind, prediction.value, arms)
+            except InputError as error:
+                raise InputError(f"{file}: hypotheses.{name}: {prediction.kind}: {error}") from None
 
 
 def _plan(

@@ -23,13 +23,9 @@ from gear.runs import costs
 from gear.runs.recorded_pictures import first_samples
 from gear.runs.revision import MissingContentError, Revision, installed_code
 from gear.runs.study_file import PlannedRun, Study, short_hash
+from gear.runs.study_values import CODEBOOK, FEATURES, LIKENESS
 
 SHOWN = 24  # samples of a run on the page
-FEATURES = {  # features of the alignment analysis, and their names in a study file
-    "warm tokenizer's latents": "warm",
-    "joint tokenizer's latents": "latents",
-    "generator's tap": "tap",
-}
 Rows = list[dict[str, float]]
 
 
@@ -218,7 +214,7 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     details = revision.read_json(str(paths.REPORTS / "codebook-details.json")) or {}
     found = dict(records)
     for when, prefix in (("joint", ""), ("warm", "warm_")):
-        for name in ("usage", "perplexity"):
+        for name in CODEBOOK:
             if name in details.get(when, {}):
                 found[prefix + name] = Metric(details[when][name], {"split": "train"}).record()
     if "churn" in details:
@@ -228,10 +224,9 @@ def _metrics(revision: Revision) -> dict[str, dict[str, Any]]:
     teachers = list(dict.fromkeys(row["teacher"] for row in details.get("representation", ())))
     for row in details.get("representation", ()):
         place = f"{FEATURES[row['features']]}/{teachers.index(row['teacher']) + 1}"
-        names = ("cknna", "cka", "probe", "spatial")
         found |= {
             f"{name}/{place}": row[name]
-            for name in names
+            for name in LIKENESS
             if name in row and name not in absent_records(row)
         }
     return found

@@ -8,8 +8,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gear.core.errors import InputError
+from gear.core.files import read_json
 from gear.runs.study_file import load_study
 from gear.runs.study_runner import hydra_text
+from gear.runs.study_values import CURVE, end_metrics
 from tests.support.repo import REPO
 from tests.support.studies import STUDY
 
@@ -36,6 +38,7 @@ def test_studies_of_the_repository_are_sound(file: Path) -> None:
         ("joint.recipe: gear", "joint.speed: 2", "arm fast: unknown key 'joint.speed'"),
         ("joint.recipe: gear", "joint.recipe: llamagen_repa", "slow-0 and fast-0 have the same"),
         ("than: [slow]", "than: [slaw]", "hypotheses.H1: no arm 'slaw': there are slow, fast"),
+        ("than: [slow]", "than: slow", "hypotheses.H1.predictions.0.than: Input should be a list"),
         ("than: [slow]", "than: []", "name the arms to compare with in `than`"),
         ("kind: sooner", "kind: falls", "takes no `than`"),
         ("kind: sooner", "kind: lower, to: 2", "takes no `to`"),
@@ -43,6 +46,16 @@ def test_studies_of_the_repository_are_sound(file: Path) -> None:
         ("joint.recipe: gear", "host.threads: 1", "host.threads is not of an arm"),
         ("joint.recipe: gear", "run.seed: 1", "run.seed is not of an arm"),
         ("kind: sooner", "kind: faster", "'sooner', 'lower', 'higher' or 'falls'"),
+        ("kind: sooner", "kind: lower, value: fdd", "H1: lower: no metric and no quantity of the "),
+        ("kind: sooner", "kind: lower, value: ntp-bits", "'ntp-bits': did you mean 'ntp_bits'?"),
+        ("kind: sooner", "kind: lower, value: cka/tap/3", "did you mean 'cka/tap/2'?"),
+        ("kind: sooner", "kind: lower, value: fd@2", "no metric and no quantity of the curve"),
+        ("kind: sooner", "kind: sooner, value: ntp_bits", "did you mean 'val/ntp_bits'?"),
+        ("kind: sooner", "kind: sooner, value: coverage", "no quantity of the curve 'coverage'"),
+        ("kind: sooner", "kind: sooner, value: lr/generator", "no quantity of the curve"),
+        ("kind: sooner", "kind: sooner, value: val/teacher_cosine", "val/teacher_cosine is not "),
+        ("joint.fd_every: 2", "joint.fd_every: 0", "fd is in the curve only if joint.fd_every"),
+        ("recipe: gear}", "recipe: gear, joint.fd_n: 9}", "fast and slow differ in joint.fd_n"),
         ("  fast:", "  ../fast:", "arm '../fast'"),
         ("preset: tiny", "preset: ../tiny", "no preset '../tiny'"),
         ("preset: tiny", "presets: tiny", "presets: Extra inputs are not permitted"),
@@ -59,6 +72,39 @@ def test_mistakes_are_one_line_that_names_them(
     assert message in str(caught.value)
     assert str(file) in str(caught.value) or "preset" in message
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sample.guidance: 2", "fd"),
+        ("evaluate.neighbours: 3", "coverage"),
+        ("evaluate.input_size: 128", "rfd"),
+        ("teacher.encoders: [{input_size: 128}]", "cka/tap/1"),
+    ],
+)
+def test_arms_that_would_be_measured_differently_are_refused(
+    tmp_path: Path, setting: str, value: str
+) -> None:
+    file = tmp_path / "toy.yaml"
+    text = STUDY.replace("recipe: gear}", f"recipe: gear, {setting}}}")
+    file.write_text(text.replace("kind: sooner", f"kind: lower, value: {value}"))
+    with pytest.raises(InputError, match="measured under different protocols"):
+        load_study(file)
+    file.write_text(text.replace("kind: sooner", "kind: lower, value: psnr"))
+    load_study(file)
+
+
+def test_names_of_all_recorded_values_are_known() -> None:
+    config = load_study(REPO / "studies/openmoji.yaml").runs[0].config
+    metrics: set[str] = set(read_json(REPO / "reports/protocols.json"))
+    curve: set[str] = set()
+    for file in (REPO / "docs/studies").glob("*/runs/*.json"):
+        record = read_json(file)
+        metrics |= record["metrics"].keys()
+        curve |= {name for row in record["curve"] for name in row} - {"step"}
+    assert metrics - end_metrics(config) == set()
+    assert curve - CURVE == set()
 
 
 def test_runs_share_a_warm_up_if_no_setting_of_it_differs(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def ignored_files(project: Path, path: str) -> list[str]:
     return _list_files(project, path, "--others", "--ignored", "--exclude-standard")
 
 
+def untracked_files(project: Path, path: str) -> list[str]:
+    """Return the files of a project's file or folder that git neither tracks nor ignores."""
+    return _list_files(project, path, "--others", "--exclude-standard")
+
+
 def ignored_names(folder: Path, names: Iterable[str]) -> list[str]:
     """Return which of some names git would ignore in a folder; it and they need not exist."""
     folder = folder.absolute()

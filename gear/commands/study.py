@@ -16,6 +16,7 @@ from gear.dvc_experiments import copied_images, refuse_shallow_clone
 from gear.params import Config
 from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision
+from gear.runs.study_check import refuse_unlike
 from gear.runs.study_file import PlannedRun, Study, load_study
 from gear.runs.study_records import Record, keep_record, load_record
 from gear.runs.study_runner import finished, overrides, run_experiments, states_folder
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> str:
         overrides(run)  # raises an error if it cannot be passed on
     records = _load(study, study.runs)
     missing = [run for run in chosen if run.name not in records]
+    if missing and not arguments.page:
+        refuse_unlike(study, missing, records.values(), root, arguments.jobs)
     if arguments.dry_run:
         return plan(study, missing, records, arguments.jobs)
     failed: dict[str, str] = {}

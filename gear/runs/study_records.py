@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from gear.params import Config, from_values, result_settings
 from gear.report.curves import generator_curve
 from gear.runs import costs
 from gear.runs.recorded_pictures import first_samples
-from gear.runs.revision import MissingContentError, Revision, installed_code
+from gear.runs.revision import Locked, MissingContentError, Revision, installed_code
 from gear.runs.study_file import PlannedRun, Study, short_hash
 from gear.runs.study_values import CODEBOOK, FEATURES, LIKENESS
 
 SHOWN = 24  # samples of a run on the page
+CODE = "gear/"
+UNRECORDED = ("validate", "report")  # stages whose outputs are in no record
 Rows = list[dict[str, float]]
 
 
@@ -33,7 +35,7 @@ class Record(Section):
     """Measurements of one run.
 
     settings: All settings that can change a result, by dotted name.
-    commit: Commit of the DVC experiment. code: Hash of the code that ran.
+    commit: Commit of the DVC experiment. code: `code_hash` of the code that ran.
     plan: Hash of the study's arms, seeds, settings and predictions when the run ended.
     metrics: `{"value": ..., "protocol": ...}` by name.
     curve: Rows that the joint stage and stage 2 logged.
@@ -97,10 +99,28 @@ def by_arm_and_seed(records: Sequence[Record]) -> dict[str, Runs]:
 
 def unlike(one: Record, other: Record) -> str:
     """Return why two runs of a seed cannot be compared, such as other hardware; "" if they can."""
-    for name in ("hardware", "threads", "packages"):
-        if one.provenance.get(name) != other.provenance.get(name):
-            return f"made with other {name}"
+    if name := other_machine(one.provenance, other.provenance):
+        return f"made with other {name}"
     return "made by other code" if one.code != other.code else ""
+
+
+def other_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the first of hardware, threads and packages that differs; "" if none does."""
+    names = ("hardware", "threads", "packages")
+    return next((name for name in names if one.get(name) != other.get(name)), "")
+
+
+def code_hash(stages: Mapping[str, Locked]) -> str:
+    """Return the hash of the code of all stages whose outputs a record is made from."""
+    stages = {name: stage for name, stage in stages.items() if name not in UNRECORDED}
+    made = {path for stage in stages.values() for path in stage.outs}
+    files = {
+        path: md5
+        for stage in stages.values()
+        for path, md5 in stage.deps.items()
+        if path not in made and path.startswith(CODE)
+    }
+    return short_hash(files | installed_code(stages))
 
 
 def comparable_curves(one: Record, other: Record, quantity: str) -> bool:
@@ -171,13 +191,6 @@ def keep_record(
             f"`dvc exp remove {revision.name}`, and run the study again"
         )
     lock = revision.lock()
-    made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
-    code = {
-        path: md5
-        for stage in lock.values()
-        for path, md5 in stage.deps.items()
-        if path not in made and path.startswith("gear/")
-    } | installed_code(lock)
     known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     trained_on = (known.get("joint") or {}).get("machine")
     provenance = trained_on or revision.provenance()
@@ -186,7 +199,7 @@ def keep_record(
         "seed": run.seed,
         "settings": run.settings,
         "commit": revision.commit,
-        "code": short_hash(code),
+        "code": code_hash(lock),
         "plan": study.plan,
         "metrics": _metrics(revision),
         "curve": _curve(revision, ran, lock),

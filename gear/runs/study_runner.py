@@ -16,6 +16,7 @@ from typing import Any
 from dvc.repo import Repo
 
 from gear import paths
+from gear.core import portable
 from gear.core.errors import InputError
 from gear.core.text import one_line
 from gear.dvc_experiments import copied_images, end_experiments
@@ -62,7 +63,6 @@ def run_experiments(
     """
     waiting = list(runs)
     running: list[_Running] = []
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     # runs read `host` of params.yaml, whatever preset the study has; it outweighs OMP_NUM_THREADS
     is_set = load(root / paths.PARAMS).host.threads > 0
     try:
@@ -75,7 +75,7 @@ def run_experiments(
                 run = ready[0]
                 waiting.remove(run)
                 started(run)
-                running.append(_start(study, run, root, threads, is_set=is_set))
+                running.append(_start(study, run, root, threads_of(run, jobs), is_set=is_set))
                 continue
             time.sleep(POLL)
             for one in [one for one in running if one.child.poll() is not None]:
@@ -86,6 +86,16 @@ def run_experiments(
         end_experiments(
             {one.child: grace(states_folder(study, one.run, root)) for one in running}, root
         )
+
+
+def threads_of(run: PlannedRun, jobs: int) -> int:
+    """Return the CPU threads of a run of which `jobs` run at a time."""
+    return portable.THREADS if run.config.train.portable else thread_share(jobs)
+
+
+def thread_share(jobs: int) -> int:
+    """Return the share of the CPU threads that each of `jobs` runs has."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def overrides(run: PlannedRun) -> list[str]:

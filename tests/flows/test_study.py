@@ -87,11 +87,12 @@ def test_a_record_names_the_machine_that_trained_if_it_is_known(
     study = load_study(Path("studies/toy.yaml"))
     (run,) = (run for run in study.runs if run.name == "fast-1")
     revision = find_revision(run.experiment, folder)
-    assert keep_record(study, run, revision, {}).provenance == {"threads": 99}
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert keep_record(study, run, revision, {}).provenance == {"threads": share}
     cost = costs.record_path(folder, revision.lock()["joint"])
     cost.parent.mkdir(parents=True, exist_ok=True)
-    cost.write_text('{"seconds": 5.0, "machine": {"threads": 3}}')
-    assert keep_record(study, run, revision, {}).provenance == {"threads": 3}
+    cost.write_text('{"seconds": 5.0, "machine": {"threads": 99}}')
+    assert keep_record(study, run, revision, {}).provenance == {"threads": 99}
 
 
 @pytest.mark.slow
@@ -108,6 +109,44 @@ def test_a_run_made_again_has_the_numbers_of_its_record(studied: tuple[Path, str
         values.pop("commit")
         values.pop("seconds")
     assert after == before
+
+
+def test_a_run_that_no_record_of_its_seed_is_like_is_refused_before_it_starts(
+    tmp_path: Path,
+) -> None:
+    folder = study_checkout(tmp_path / "checkout")
+    pipeline = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(pipeline.replace("[make.py, data/m", "[gear/a.txt, data/m", 1))
+    (folder / "gear").mkdir()
+    (folder / "gear/a.txt").write_text("code")
+    commit(folder, "code")
+    cores = len(os.sched_getaffinity(0))
+    first = gear(folder, "study", "studies/toy.yaml", "--only", "slow-0", "--jobs", str(cores))
+    assert first.returncode == 0, first.stderr
+    before = ran(folder)
+    words = ["study", "studies/toy.yaml", "--only", "fast-0", "--dry-run", "--jobs"]
+    assert gear(folder, *words, str(cores)).returncode == 0, "the same code and threads"
+
+    file = folder / "docs/studies/toy/runs/slow-0.json"
+    record = json.loads(file.read_text())
+    for changes, message in (
+        ({"threads": cores + 1}, f"seed 0 has records of {cores + 1} threads, and this would use"),
+        ({"hardware": "an abacus"}, "`rm docs/studies/toy/runs/slow-0.json`"),
+    ):
+        file.write_text(json.dumps(record | {"provenance": record["provenance"] | changes}))
+        done = gear(folder, *words, str(cores))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+    file.write_text(json.dumps(record))
+    if cores > 1:
+        for what in (words[:4], words[:-1]):
+            done = gear(folder, *what, "--jobs", "1")
+            assert done.returncode == 2
+            assert f"records of 1 thread, and this would use {cores}, so" in done.stderr
+            assert f"give --jobs {cores}" in done.stderr
+    (folder / "gear/a.txt").write_text("other code")
+    assert "records of other code" in gear(folder, *words, str(cores)).stderr
+    assert ran(folder) == before
 
 
 def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: Path) -> None:

@@ -73,17 +73,25 @@ def _states(root: Path, stage: str) -> list[Checkpoint]:
         except (OSError, InputError):  # deleted meanwhile, or damaged
             continue
         where = _training_root(run, root)
+        if where is None:
+            continue
         states.append(Checkpoint(stage, run.name, where, run / tag, step_of(tag), saved))
     return states
 
 
-def _training_root(run: Path, root: Path) -> Path:
-    """Return where a run trains: a flow's experiments keep their states in the checkout."""
+def _training_root(run: Path, root: Path) -> Path | None:
+    """Return where a run trains: a flow's experiments keep their states in the checkout.
+
+    None if that was the folder of an experiment and is deleted: the checkout's models and data are
+    of other settings. A checkout that was moved is `root`.
+    """
     try:
         place = Path(json.loads((run / "settings.json").read_text())["root"])
     except (OSError, ValueError, KeyError):  # the error is raised when the settings are read
         return root
-    return root if place == root.resolve() or not place.is_dir() else place
+    if place.is_dir():
+        return root if place == root.resolve() else place
+    return None if read_description(run).get("of_experiment") else root
 
 
 def _finished_models(root: Path) -> list[Checkpoint]:

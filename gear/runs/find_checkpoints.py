@@ -97,15 +97,19 @@ def _training_root(run: Path, root: Path) -> Path | None:
 def _finished_models(root: Path) -> list[Checkpoint]:
     """Return the finished models of joint and generator.
 
-    A generator stage without steps copies the models of joint: they are returned once.
+    A generator stage without steps copies the models of joint: they are returned once. Finished
+    states of experiments, which may lie beside the checkout's, are not of these models.
     """
     models = []
     for stage in ("joint", "generator"):
         folder = root / paths.TRAININGS[stage]
+        descriptions = {
+            run.name: read_description(run) for run in state_folders(root / paths.WORK / stage)
+        }
         finished = [
-            run.name
-            for run in state_folders(root / paths.WORK / stage)
-            if read_description(run).get("finished")
+            run
+            for run, description in descriptions.items()
+            if description.get("finished") and not description.get("of_experiment")
         ]
         with suppress(OSError):
             saved = (folder / "generator/model.safetensors").stat().st_mtime_ns

@@ -29,3 +29,14 @@ def test_state_of_an_experiment_is_skipped_once_its_folder_is_gone(tmp_path: Pat
 def test_state_of_a_moved_checkout_is_found(tmp_path: Path) -> None:
     save_state(tmp_path / ".gear/joint/run", root=tmp_path / "before", of_experiment=False)
     assert [(found.run, found.root) for found in newest(tmp_path)] == [("run", tmp_path)]
+
+
+def test_finished_models_are_of_the_checkouts_run_not_of_an_experiments(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    save_state(tmp_path / ".gear/joint/a-experiment", root=gone, of_experiment=True)
+    save_state(tmp_path / ".gear/joint/checkout", root=tmp_path, of_experiment=False)
+    models = tmp_path / "data/models/joint"
+    (models / "generator").mkdir(parents=True)
+    (models / "generator/model.safetensors").write_bytes(b"later than the states")
+    (found,) = newest(tmp_path)
+    assert (found.run, found.folder, found.step) == ("checkout", models, None)

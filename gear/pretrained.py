@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -30,9 +33,10 @@ from gear.ingest.decode import square
 from gear.tokenizer import inference as tokenizer_inference
 from gear.tokenizer.model import Tokenizer
 
-Images = Image.Image | torch.Tensor | Sequence[Image.Image]
+Images = Image.Image | torch.Tensor | Iterable[Image.Image]
 
 LARGEST_SIZE = 2048  # maximum pixels a side
+LARGEST_SEED = 2**63 - 1
 
 
 class ImageTokenizer(HubModel):
@@ -54,14 +58,19 @@ class ImageTokenizer(HubModel):
         """Pixels a side that PIL images are resized to; None if it is not known.
 
         Raises:
-            InputError: if it is set to a number that is no multiple of `stride`, or is over 2048.
+            InputError: if it is set to anything but a multiple of `stride` up to 2048.
         """
         return self._size
 
     @size.setter
-    def size(self, size: int | None) -> None:
+    def size(self, size: SupportsIndex | None) -> None:
         if size is not None:
-            require_size(size, self.stride, f"tokenizer.size {size}")
+            name = f"tokenizer.size {size}"
+            try:
+                size = operator.index(size)  # JSON has no NumPy integers
+            except TypeError:
+                raise InputError(f"{name}: give a whole number") from None
+            require_size(size, self.stride, name)
         self._size = size
 
     @property
@@ -78,20 +87,20 @@ class ImageTokenizer(HubModel):
                 tensor (3, S, S) or (N, 3, S, S) in [-1, 1], which is used as it is.
 
         Raises:
-            InputError: if the list is empty, an image is too small or too large, `size` is None, or
-                a tensor has another shape, other values, or a side that `stride` does not divide.
+            InputError: if the list is empty or holds anything but PIL images, an image is too small
+                or too large, `size` is None, a tensor has another shape, other values, or a side
+                that `stride` does not divide, or the model is in float64.
         """
         if not isinstance(images, torch.Tensor):
-            several = [images] if isinstance(images, Image.Image) else images
-            if not several:
-                raise InputError("no image to encode")
-            return self.encode_pixels(np.stack([np.asarray(self.prepare(one)) for one in several]))
+            pictures = _pictures(images)
+            return self.encode_pixels(np.stack([np.asarray(self.prepare(one)) for one in pictures]))
         tensor = images[None] if images.dim() == 3 else images
         self._require_images(tensor)
         device = next(self.model.parameters()).device
         indices = [torch.zeros(0, (tensor.shape[2] // self.stride) ** 2, dtype=torch.int64)]
         for part in batches(len(tensor), tokenizer_inference.images_at_once(tensor.shape[2])):
-            indices.append(self.model.encode(tensor[part].to(device).float()).indices.cpu())
+            with self._autocast():
+                indices.append(self.model.encode(tensor[part].to(device).float()).indices.cpu())
         return torch.cat(indices)
 
     def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
@@ -99,7 +108,7 @@ class ImageTokenizer(HubModel):
 
         Raises:
             InputError: if the array has another type or shape, or a side that `stride` does not
-                divide.
+                divide, or the model is in float64.
         """
         if not isinstance(pixels, np.ndarray):
             raise InputError("pixels: give a NumPy array (N, S, S, 3) of uint8")
@@ -113,13 +122,15 @@ class ImageTokenizer(HubModel):
         if not len(pixels):
             return torch.zeros(0, (shape[1] // self.stride) ** 2, dtype=torch.int64)
         pixels = np.ascontiguousarray(pixels)  # PyTorch takes no mirrored views
-        return torch.from_numpy(tokenizer_inference.encode_images(self.model, pixels))
+        with self._autocast():
+            return torch.from_numpy(tokenizer_inference.encode_images(self.model, pixels))
 
     def decode(self, indices: torch.Tensor | np.ndarray) -> list[Image.Image]:
         """Return the images of token indices (N, L) or (L,), in raster order on a square grid.
 
         Raises:
-            InputError: if L is not a square number, or an index is no integer from 0 to codes - 1.
+            InputError: if L is not a square number, an index is no integer from 0 to codes - 1, or
+                the model is in float64.
         """
         try:
             indices = torch.as_tensor(indices)
@@ -136,7 +147,8 @@ class ImageTokenizer(HubModel):
             raise InputError(f"indices go from 0 to {codes - 1}")
         if not len(indices):
             return []
-        pixels = tokenizer_inference.decode_tokens(self.model, indices.cpu().numpy())
+        with self._autocast():
+            pixels = tokenizer_inference.decode_tokens(self.model, indices.cpu().numpy())
         return [Image.fromarray(one) for one in pixels]
 
     def prepare(self, image: Image.Image) -> Image.Image:
@@ -194,6 +206,15 @@ class ImageTokenizer(HubModel):
         if side % self.stride or not side:
             raise InputError(f"images of {side} pixels a side: take a multiple of {self.stride}")
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which a model in half precision takes images and codes in float32."""
+        weight = next(self.model.parameters())
+        if weight.dtype == torch.float32:
+            return nullcontext()
+        if weight.dtype not in (torch.float16, torch.bfloat16):
+            raise InputError(f"tokenizer.model is in {weight.dtype}: call tokenizer.model.float()")
+        return torch.autocast(weight.device.type, weight.dtype)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         size = {} if self.size is None else {"size": self.size}
         save_model(save_directory, self.model.state_dict(), {**self._config, **size})
@@ -244,9 +265,10 @@ class ImageGenerator(HubModel):
         some tokens.
 
         Args:
-            classes: Names or indices, for a class-conditional generator; default: each class once.
+            classes: Names or indices, for a class-conditional generator, as a list, array or
+                tensor; default: each class once.
             prompts: Captions, for a caption-conditional generator.
-            seed: 0 or more.
+            seed: 0 or more; `seed + i` is at most 2**63 - 1.
             guidance: Classifier-free guidance scale; 1 for no guidance.
             interval: Start and end of guidance, as fractions of the sequence in [0, 1].
             temperature: Divides the logits.
@@ -264,6 +286,9 @@ class ImageGenerator(HubModel):
             SampleConfig, {**options, "top_k": top_k, "top_p": top_p}, "sample: "
         )
         count, conditions = self.conditions(classes, prompts)
+        largest = LARGEST_SEED - max(count - 1, 0)
+        if seed > largest:
+            raise InputError(f"sample: seed: {seed} is over {largest}, the last for {count} images")
         seeds = seed + np.arange(count)
         return self.tokenizer.decode(self.draw(conditions, np.arange(count), seeds, settings))
 
@@ -276,8 +301,9 @@ class ImageGenerator(HubModel):
             InputError: as in `sample`.
         """
         for name, value in (("classes", classes), ("prompts", prompts)):
-            if isinstance(value, str):
-                raise InputError(f"{name}: give a list, such as [{value[:40]!r}]")
+            if value is not None and not _is_iterable(value):
+                shown = repr(value[:40] if isinstance(value, str) else value)
+                raise InputError(f"{name}: give a list, such as [{shown[:60]}]")
         if self.condition == "class":
             if prompts is not None:
                 raise InputError("this generator knows classes, not captions: give classes")
@@ -431,6 +457,8 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
     >>> class_index("a", ["A", "a"]), class_index(1, ["1", "0"]), class_index("1", ["1", "0"])
     (1, 1, 0)
     """
+    if isinstance(name, torch.Tensor) and not name.dim():  # an item of a tensor
+        name = name.item()
     if isinstance(name, str):
         if name in names:
             return names.index(name)
@@ -442,6 +470,41 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
         return int(text)
     known = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
     raise InputError(f"classes {text[:80]!r}: there are {len(names)}, by name or number: {known}")
+
+
+def _is_iterable(value: object) -> bool:
+    """Return whether a value is a list or another iterable; text is none."""
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return not isinstance(value, str | bytes)
+
+
+def _pictures(images: Any) -> list[Image.Image]:
+    """Return an image or several as a list.
+
+    Raises:
+        InputError: if there is none, or one is no PIL image.
+    """
+    pictures = list(images) if _is_iterable(images) else [images]
+    if not pictures:
+        raise InputError("no image to encode")
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise InputError(f"image of type {type(picture).__name__}: {_remedy(picture)}")
+    return pictures
+
+
+def _remedy(image: object) -> str:
+    """Return what to do about an image that is no PIL image."""
+    if isinstance(image, str | PathLike):
+        return "open a file with PIL.Image.open"
+    if isinstance(image, np.ndarray):
+        return "encode_pixels takes arrays, (N, S, S, 3) of uint8"
+    if isinstance(image, torch.Tensor):
+        return "torch.stack makes one tensor (N, 3, S, S) of a list"
+    return "give a PIL image, a list of them, or a tensor (N, 3, S, S)"
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gear.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -67,6 +69,22 @@ def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features, (N, C) and (M, C).
 
     Raises:
+        InputError: if a feature is not finite, or the sets have different numbers of channels.
         ValueError: if a set has another number of axes, or fewer than two rows.
     """
-    return Gaussian.fit(features1_NC).distance(Gaussian.fit(features2_MC))
+    _require_finite(features1_NC, "the first set")
+    _require_finite(features2_MC, "the second set")
+    first, second = Gaussian.fit(features1_NC), Gaussian.fit(features2_MC)
+    if len(first.mean) != len(second.mean):
+        raise InputError(
+            f"features of {len(first.mean)} and of {len(second.mean)} channels: "
+            "give two sets of the same network"
+        )
+    return first.distance(second)
+
+
+def _require_finite(features_NC: np.ndarray, name: str) -> None:
+    places = np.argwhere(~np.isfinite(np.asarray(features_NC, dtype=np.float64)))
+    if places.size:
+        row = places[0][0]
+        raise InputError(f"features: row {row} of {name} has a value that is not finite")

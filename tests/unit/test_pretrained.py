@@ -105,6 +105,20 @@ def test_a_size_that_the_tokenizer_cannot_encode_is_refused(checkpoint: Path, si
     assert tokenizer.encode(Image.new("L", (64, 64))).shape == (1, 81)
 
 
+@pytest.mark.parametrize("size", ["32", 32.0])
+def test_a_size_that_is_no_whole_number_is_refused(checkpoint: Path, size: Any) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    with pytest.raises(InputError, match=r"tokenizer\.size 32(\.0)?: give a whole number"):
+        tokenizer.size = size
+
+
+def test_a_size_that_numpy_computed_is_saved(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    tokenizer.size = np.int64(36)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert gear.load_tokenizer(tmp_path / "saved").size == 36
+
+
 def test_a_size_in_config_json_that_does_not_fit_is_refused(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +145,65 @@ def test_images_that_no_tokenizer_takes_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         gear.load_tokenizer(checkpoint).encode(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((32, 32, 3), np.uint8), "ndarray: encode_pixels takes arrays"),
+        ([np.zeros((32, 32, 3), np.uint8)], "ndarray: encode_pixels takes arrays"),
+        ([torch.zeros(3, 32, 32)], "Tensor: torch.stack"),
+        ("photo.jpg", r"str: open a file with PIL\.Image\.open"),
+        (Path("photo.jpg"), r"Path: open a file with PIL\.Image\.open"),
+        ([Image.new("L", (32, 32)), "photo.jpg"], r"str: open a file with PIL\.Image\.open"),
+        (None, "NoneType: give a PIL image"),
+        (iter([]), "no image"),
+    ],
+)
+def test_images_of_another_type_are_refused_with_what_to_give(
+    checkpoint: Path, images: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        gear.load_tokenizer(checkpoint).encode(images)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F", "HSV"])
+def test_images_may_be_of_any_mode_and_come_from_a_generator(checkpoint: Path, mode: str) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    picture = Image.new(mode, (40, 36))
+    expected = tokenizer.encode(picture)
+    assert torch.equal(tokenizer.encode([picture]), expected)
+    assert torch.equal(tokenizer.encode(one for one in [picture]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_tokenizer_in_half_precision_encodes_and_decodes(
+    checkpoint: Path, images: list[Image.Image], dtype: torch.dtype
+) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    expected = tokenizer.encode(images)
+    decoded = tokenizer.decode(expected)
+    tokenizer.model.to(dtype)
+    tensor = (
+        torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+        / 127.5
+        - 1
+    )
+    for given in (images, tensor):
+        assert (tokenizer.encode(given) == expected).float().mean() > 0.9
+    near = np.asarray(tokenizer.decode(expected)[0], dtype=int)
+    assert np.abs(near - np.asarray(decoded[0])).max() <= 16
+
+
+def test_a_tokenizer_in_double_precision_is_refused(
+    checkpoint: Path, images: list[Image.Image]
+) -> None:
+    tokenizer = gear.load_tokenizer(checkpoint)
+    tokenizer.model.double()
+    with pytest.raises(InputError, match=r"float64: call tokenizer\.model\.float\(\)"):
+        tokenizer.encode(images)
+    with pytest.raises(InputError, match=r"float64: call tokenizer\.model\.float\(\)"):
+        tokenizer.decode(torch.zeros(1, 64).long())
 
 
 @pytest.mark.parametrize(
@@ -221,6 +294,48 @@ def test_a_sample_depends_on_its_class_and_seed_alone(
     monkeypatch.setattr(inference, "CACHE", 1)  # bytes: one image at a time
     alone = generator.sample(classes=["cat", 0, "2"], seed=5)
     assert all(same(*pair) for pair in zip(alone, several, strict=True))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        np.array([0, 1]),
+        np.array(["dog", "Cat"]),
+        torch.tensor([0, 1]),
+        torch.tensor([0, 1], dtype=torch.uint8),
+        [torch.tensor(0), np.int32(1)],
+        range(2),
+        iter(["dog", 1]),
+    ],
+)
+def test_classes_come_from_a_list_an_array_or_a_tensor(checkpoint: Path, classes: Any) -> None:
+    generator = gear.load_generator(checkpoint)
+    expected = generator.sample(classes=[0, 1], seed=3)
+    given = generator.sample(classes=classes, seed=3)
+    assert [image.tobytes() for image in given] == [image.tobytes() for image in expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 0}, r"classes: give a list, such as \[0\]"),
+        ({"classes": torch.tensor(0)}, "classes: give a list"),
+        ({"classes": torch.tensor([0.0])}, r"classes '0\.0'"),
+        ({"classes": torch.tensor([3])}, "classes '3': there are 3"),
+        ({"classes": [0], "seed": 2**63}, "seed: 9223372036854775808 is over 9223372036854775807"),
+        ({"classes": [0, 1], "seed": 2**63 - 1}, "is over 9223372036854775806"),
+        ({"classes": [0, 1], "seed": np.int64(2**63 - 1)}, "is over 9223372036854775806"),
+    ],
+)
+def test_classes_and_seeds_that_cannot_be_sampled_are_refused(
+    checkpoint: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        gear.load_generator(checkpoint).sample(**options)
+
+
+def test_the_largest_seed_is_sampled(checkpoint: Path) -> None:
+    assert len(gear.load_generator(checkpoint).sample(classes=[0, 1], seed=2**63 - 2)) == 2
 
 
 def test_what_a_generator_does_not_know_is_refused(checkpoint: Path, tmp_path: Path) -> None:

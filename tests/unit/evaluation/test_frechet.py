@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from gear.core.errors import InputError
 from gear.evaluation import frechet
 
 
@@ -60,6 +61,24 @@ def test_a_gaussian_has_the_bits_of_numpy() -> None:
 def test_features_that_are_no_table_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"features of shape .*: give \(N, C\)"):
         frechet.distance(np.zeros(shape), np.zeros((50, 2)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    features = np.random.default_rng(4).normal(size=(20, 3))
+    other = features.copy()
+    other[[7, 9], 1] = value
+    with pytest.raises(InputError, match="row 7 of the second set has a value that is not finite"):
+        frechet.distance(features, other)
+    with pytest.raises(InputError, match="row 7 of the first set"):
+        frechet.distance(other, features)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_sets_of_different_channels_are_refused(channels: int) -> None:
+    random = np.random.default_rng(5)
+    with pytest.raises(InputError, match=f"features of 3 and of {channels} channels"):
+        frechet.distance(random.normal(size=(20, 3)), random.normal(size=(20, channels)))
 
 
 def test_too_few_features_are_refused() -> None:

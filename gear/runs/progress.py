@@ -186,7 +186,7 @@ class Pipeline:
         for name, outs in self.outs.items():
             for out in outs:
                 pid = pids.get(str(self.root / out))
-                if pid is not None and is_alive(pid):
+                if pid is not None and _dvc_process(pid) is not None:
                     found[name] = pid
         for name in paths.TRAININGS:
             pid = lock_holder(self.root / paths.WORK / name / "lock")
@@ -243,10 +243,7 @@ class Pipeline:
             named = re.fullmatch(rb"\s*(\d{1,9})\s*", (self.root / DVC_LOCK).read_bytes())
         except OSError:
             return None
-        if named is None or not is_alive(int(named[1])):
-            return None
-        command = _command(int(named[1]))
-        return command if b"dvc" in command else None
+        return None if named is None else _dvc_process(int(named[1]))
 
     def curves(self, done: Container[str]) -> dict[str, list[Row]]:
         """Return the rows of each training that has any.
@@ -365,6 +362,15 @@ def lock_holder(lock: Path) -> int | None:
         return None
     command = _command(int(named[1]))  # another program may have this id by now
     return int(named[1]) if b"gear" in command or b"python" in command else None
+
+
+def _dvc_process(pid: int) -> bytes | None:
+    """Return the command line of a process that runs DVC; None if it ended.
+
+    A DVC that was killed leaves its id in the locks, which another program may have by now.
+    """
+    command = _command(pid) if is_alive(pid) else b""
+    return command if b"dvc" in command else None
 
 
 def _command(pid: int) -> bytes:

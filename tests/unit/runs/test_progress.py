@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,28 @@ def checkout(tmp_path: Path) -> Path:
     return toy_run(tmp_path / "checkout")
 
 
+@contextmanager
+def sleeping_process(*arguments: str) -> Iterator[int]:
+    """Run a process that sleeps, with arguments that it ignores; yield its id."""
+    code = "import time; print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sleeper:
+        assert sleeper.stdout
+        sleeper.stdout.readline()
+        yield sleeper.pid
+        sleeper.kill()
+
+
 @pytest.fixture
 def process() -> Iterator[int]:
-    code = "import time; print(flush=True); time.sleep(60)"
-    sleeper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert sleeper.stdout
-    sleeper.stdout.readline()
-    yield sleeper.pid
-    sleeper.kill()
-    sleeper.wait()
+    with sleeping_process() as pid:
+        yield pid
+
+
+@pytest.fixture
+def dvc() -> Iterator[int]:
+    with sleeping_process("dvc", "repro") as pid:
+        yield pid
 
 
 def states(checkout: Path) -> dict[str, str]:
@@ -140,12 +154,23 @@ def test_a_lock_file_that_is_being_written_does_not_undo_what_was_known(checkout
     assert {one.state for one in pipeline.progress()} == {"left"}
 
 
-def test_what_dvc_writes_just_now_is_running(checkout: Path, process: int) -> None:
-    out = str(checkout.resolve() / "data/shards")
-    rwlock = checkout / ".dvc/tmp/rwlock"
-    rwlock.write_text(json.dumps({"write": {out: {"pid": process, "cmd": "dvc repro"}}}))
+def write_rwlock(checkout: Path, out: str, pid: int) -> None:
+    """Write DVC's lock of an output that the process `pid` writes."""
+    path = str(checkout.resolve() / out)
+    entry = {"write": {path: {"pid": pid, "cmd": "dvc repro"}}}
+    (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
+
+
+def test_what_dvc_writes_just_now_is_running(checkout: Path, dvc: int) -> None:
+    write_rwlock(checkout, "data/shards", dvc)
     found = states(checkout)
     assert found == {"shards": "running", "joint": "left", "evaluate": "left"}
+
+
+def test_a_lock_of_a_killed_dvc_leaves_its_stage(checkout: Path, process: int) -> None:
+    (checkout / "reports/metrics.json").unlink()
+    write_rwlock(checkout, "reports/metrics.json", process)  # another program has this id now
+    assert states(checkout)["evaluate"] == "left"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"write": []}', '{"write": {"x": {"pid": "y"}}}'])
@@ -190,14 +215,9 @@ def test_dvc_is_at_work_while_the_process_of_its_lock_lives(checkout: Path, proc
     assert not Pipeline(checkout).dvc_runs()  # the run of this checkout has ended
     lock.write_text(f" {process}\n")
     assert not Pipeline(checkout).dvc_runs()  # another program has this process id now
-    code = "import time; print(flush=True); time.sleep(60)  # dvc"
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as dvc:
-        assert dvc.stdout
-        dvc.stdout.readline()
-        lock.write_text(f" {dvc.pid}\n")
+    with sleeping_process("dvc", "repro") as dvc:
+        lock.write_text(f" {dvc}\n")
         assert Pipeline(checkout).dvc_runs()
-        dvc.kill()
     assert not Pipeline(checkout).dvc_runs()
 
 

@@ -70,6 +70,25 @@ def test_fewer_images_in_a_half_than_channels_have_no_fd_floor(
     assert (floor is not None) == has_floor
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [2 * WIDTH + 1],
+        [2 * WIDTH + 2],
+        [WIDTH + 1, WIDTH + 1],
+        [WIDTH + 2, WIDTH],
+        [2 * WIDTH - 3, 3, 3],
+        [2 * WIDTH - 2, 3, 3],
+    ],
+)
+def test_the_documented_number_of_images_has_an_fd_floor(sizes: list[int]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    documented = 2 * WIDTH + 2 + sum(size % 2 for size in sizes)  # docs/evaluation.md
+    features = World(4).draw(labels)
+    floor = fd_floor(features, labels, samples=400, reference=len(labels), seed=0, splits=2)
+    assert (floor is not None) == (len(labels) >= documented)
+
+
 def test_too_few_images_have_no_floor_of_neighbours() -> None:
     labels = np.arange(12) % 4
     features = np.random.default_rng(0).normal(size=(12, 3))

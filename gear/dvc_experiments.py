@@ -72,12 +72,13 @@ def copied_images(root: Path, images: str) -> list[str]:
 
 
 @contextmanager
-def _nothing_prepared(root: Path) -> Iterator[None]:
+def nothing_prepared(root: Path) -> Iterator[None]:
     """Hold DVC's lock of a checkout, so that no experiment is being prepared in it.
 
     `dvc exp run` prepares an experiment in the checkout: for a second or two, params.yaml has the
-    experiment's settings and HEAD is detached. A signal in between would leave it like that. If the
-    lock cannot be taken within `PREPARED` seconds, the body runs without it.
+    experiment's settings and HEAD is detached. A signal in between would leave it like that, and a
+    reader of params.yaml would take them for the checkout's. If the lock cannot be taken within
+    `PREPARED` seconds, the body runs without it.
     """
     from dvc.lock import LockError, make_lock
 
@@ -109,7 +110,7 @@ def end_experiments(children: Mapping[subprocess.Popen[str], float], root: Path)
     """
     running = [child for child in children if child.poll() is None]
     if running:
-        with _nothing_prepared(root):
+        with nothing_prepared(root):
             for child in running:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGINT)

@@ -16,6 +16,7 @@ from gear.core.errors import InputError
 from gear.core.settings import Section, faults, parse_section
 from gear.core.text import one_line
 from gear.core.yaml_text import read_yaml
+from gear.dvc_experiments import nothing_prepared
 from gear.params import Config, flatten, from_values, load, load_preset, result_settings
 from gear.runs.study_values import check_value
 
@@ -166,9 +167,11 @@ def load_study(file: Path) -> Study:
     if not NAME.fullmatch(file.stem):
         raise InputError(f"{file}: the name of a study has letters, digits, '.', '_' and '-'")
     _check_names(file, config)
-    declared = _declared(WARM_UP)
+    base, declared = _base_settings(config.preset), _declared(WARM_UP)
     runs = [
-        _plan(file, config, arm, seed, declared) for seed in config.seeds for arm in config.arms
+        _plan(file, config, base, arm, seed, declared)
+        for seed in config.seeds
+        for arm in config.arms
     ]
     owners: dict[str, str] = {}
     for run in runs:
@@ -223,10 +226,22 @@ def _check_values(file: Path, config: StudyConfig, configs: dict[str, Config]) -
                 raise InputError(f"{file}: hypotheses.{name}: {prediction.kind}: {error}") from None
 
 
+def _base_settings(preset: str) -> Config:
+    """Return the settings that all others are laid over."""
+    if preset != PRESENT:
+        return load_preset(preset)
+    with nothing_prepared(Path()):  # else it may have the settings of another study's experiment
+        return load()
+
+
 def _plan(
-    file: Path, config: StudyConfig, arm: str, seed: int, declared: frozenset[str]
+    file: Path,
+    config: StudyConfig,
+    base: Config,
+    arm: str,
+    seed: int,
+    declared: frozenset[str],
 ) -> PlannedRun:
-    base = load() if config.preset == PRESENT else load_preset(config.preset)
     values = base.model_dump(mode="json")
     for key, value in (config.settings | config.arms[arm] | {SEED: seed}).items():
         section, _, name = key.partition(".")

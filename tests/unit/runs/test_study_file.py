@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from dvc.lock import make_lock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gear.core.errors import InputError
 from gear.core.files import read_json
+from gear.dvc_experiments import REPOSITORY_LOCK
 from gear.runs.study_file import load_study
 from gear.runs.study_runner import hydra_text
 from gear.runs.study_values import CURVE, end_metrics
@@ -153,3 +158,30 @@ def test_a_plan_is_of_settings_and_claims_and_not_of_where_they_are_written(tmp_
     assert plan("settings: {", "settings: {joint.batch: 16, ") == written, "as the preset has it"
     assert plan("settings: {", "settings: {joint.batch: 8, ") != written
     assert plan("kind: sooner", "kind: lower, value: fd") != written
+
+
+def test_settings_of_an_experiment_that_is_being_prepared_are_not_the_checkouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test that params.yaml is read when DVC's lock of the checkout is free."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    shutil.copy(REPO / "dvc.yaml", "dvc.yaml")
+    file, own = tmp_path / "params.yaml", (REPO / "params.yaml").read_text()
+    (tmp_path / "toy.yaml").write_text(STUDY.replace("preset: tiny", "preset: params.yaml"))
+    held = threading.Event()
+
+    def prepare() -> None:
+        with make_lock(str(tmp_path / REPOSITORY_LOCK)):
+            file.write_text(own.replace("  codes: 512", "  codes: 64"))
+            held.set()
+            time.sleep(1)
+            file.write_text(own)
+
+    preparing = threading.Thread(target=prepare)
+    preparing.start()
+    assert held.wait(30)
+    assert "  codes: 64" in file.read_text()
+    study = load_study(tmp_path / "toy.yaml")
+    preparing.join()
+    assert {run.config.tokenizer.codes for run in study.runs} == {512}

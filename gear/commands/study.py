@@ -16,7 +16,7 @@ from gear.dvc_experiments import copied_images, refuse_shallow_clone
 from gear.params import Config
 from gear.report.study_page import describe, write_page
 from gear.runs.revision import checkout_root, find_revision
-from gear.runs.study_check import refuse_unlike
+from gear.runs.study_check import refuse_lost_warm_up, refuse_unlike
 from gear.runs.study_file import PlannedRun, Study, load_study
 from gear.runs.study_records import Record, keep_record, load_record
 from gear.runs.study_runner import finished, overrides, run_experiments, states_folder
@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> str:
     failed: dict[str, str] = {}
     if missing and not arguments.page:
         refuse_shallow_clone(root)
+        refuse_lost_warm_up(missing, root)
         for images in {run.config.data.root for run in missing}:
             copied_images(root, images)  # raises an error if they cannot be copied
         with exclusive_lock(

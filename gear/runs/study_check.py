@@ -1,4 +1,4 @@
-"""Refuse runs of a study that could be compared with no record of their seed."""
+"""Refuse runs of a study that could not be compared, before they start."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
+from dvc.repo.graph import collect_pipeline
+from dvc.stage import PipelineStage
 
 from gear import paths
 from gear.core.errors import InputError
 from gear.git_project import untracked_files
+from gear.params import flatten
 from gear.runs.revision import Locked, content_md5
 from gear.runs.study_file import PlannedRun, Study
 from gear.runs.study_records import CODE, Record, code_hash, other_machine, record_file
@@ -54,6 +57,63 @@ def refuse_unlike(
                 f"seed {run.seed} has {_what(names[0], same_seed[0], here)}, so that {run.name} "
                 f"would be compared with none of them: {_remedy(study, names[0], same_seed)}"
             )
+
+
+def refuse_lost_warm_up(runs: Sequence[PlannedRun], root: Path) -> None:
+    """Raise an error if runs would each make what they should share before joint training.
+
+    If dvc.lock has an output with a run's settings that DVC's cache lacks, as in a clone, DVC makes
+    it again in each experiment and does not look in its run cache.
+
+    Raises:
+        InputError: if there is such an output. One line names the stages to run once.
+    """
+    with Repo(str(root)) as repo:
+        graph = repo.index.graph
+        joint = repo.stage.load_one(name="joint")
+        above = [stage for stage in collect_pipeline(joint, graph) if stage is not joint]
+        uncached = {
+            stage.name
+            for stage in above
+            if any(out.use_cache and out.hash_info and out.changed_cache() for out in stage.outs)
+        }
+        lost = [] if not uncached else [name for run in runs for name in _matching(above, run)]
+    names = " ".join(stage.name for stage in above if stage.name in uncached.intersection(lost))
+    if names:
+        raise InputError(
+            f"dvc.lock has results of these settings that DVC's cache lacks, so that each run "
+            f"would make its own: first `dvc pull {names}` or `dvc repro {names}`"
+        )
+
+
+def _matching(stages: Sequence[PipelineStage], run: PlannedRun) -> list[str]:
+    """Return which stages, in the order of the graph, dvc.lock has with a run's settings."""
+    values = flatten(run.config.model_dump(mode="json"))
+    made = {out.def_path for stage in stages for out in stage.outs}
+    matching: set[str] = set()  # outputs
+    names = []
+    for stage in stages:
+        params = [d for d in stage.deps if isinstance(d, ParamsDependency)]
+        others = [d for d in stage.deps if not isinstance(d, ParamsDependency)]
+        if (
+            not stage.changed_stage()
+            and all(_has_settings(d, values) for d in params)
+            and all(
+                d.def_path in matching if d.def_path in made else d.exists and not d.changed()
+                for d in others
+            )
+        ):
+            matching |= {out.def_path for out in stage.outs}
+            names.append(stage.name)
+    return names
+
+
+def _has_settings(locked: ParamsDependency, values: dict[str, Any]) -> bool:
+    """Return whether recorded params are those of a run, or of the checkout in other files."""
+    if locked.def_path != str(paths.PARAMS):
+        return not locked.changed()
+    recorded = flatten(locked.hash_info.value or {})
+    return bool(recorded) and all(values.get(key) == value for key, value in recorded.items())
 
 
 def _difference(record: Record, here: dict[str, Any], code: str) -> str:

@@ -28,6 +28,7 @@ from gear.runs.study_values import CODEBOOK, FEATURES, LIKENESS
 SHOWN = 24  # samples of a run on the page
 CODE = "gear/"
 UNRECORDED = ("validate", "report")  # stages whose outputs are in no record
+OF_WARM_UP = ("run", "data", "tokenizer", "loss", "gan", "train")  # sections of its settings
 Rows = list[dict[str, float]]
 
 
@@ -40,7 +41,7 @@ class Record(Section):
     metrics: `{"value": ..., "protocol": ...}` by name.
     curve: Rows that the joint stage and stage 2 logged.
     curve_protocol: How the metrics of the curve were measured.
-    warm_up: Rows that the tokenizer stage logged.
+    warm_up: Rows that the tokenizer stage logged. tokenizer: md5 of its output; "" if unknown.
     seconds: Seconds by stage, for stages that ran on this machine.
     flops: FLOPs of all training steps by stage, estimated from shapes.
     provenance: Hardware, threads and package versions.
@@ -59,6 +60,7 @@ class Record(Section):
     seconds: dict[str, float]
     flops: dict[str, float]
     provenance: dict[str, Any]
+    tokenizer: str = ""
 
     def metric(self, name: str) -> Metric | None:
         """Return a metric; None if it was not measured."""
@@ -101,7 +103,25 @@ def unlike(one: Record, other: Record) -> str:
     """Return why two runs of a seed cannot be compared, such as other hardware; "" if they can."""
     if name := other_machine(one.provenance, other.provenance):
         return f"made with other {name}"
-    return "made by other code" if one.code != other.code else ""
+    if one.code != other.code:
+        return "made by other code"
+    return "started from another warm tokenizer" if _other_start(one, other) else ""
+
+
+def _other_start(one: Record, other: Record) -> bool:
+    """Return whether two runs with equal settings of the warm-up have different warm tokenizers.
+
+    Records without the md5 of the tokenizer are compared by the rows of its training.
+    """
+    first, second = (
+        {key: value for key, value in record.settings.items() if key.split(".")[0] in OF_WARM_UP}
+        for record in (one, other)
+    )
+    if first != second:
+        return False
+    if one.tokenizer and other.tokenizer:
+        return one.tokenizer != other.tokenizer
+    return bool(one.warm_up and other.warm_up) and one.warm_up != other.warm_up
 
 
 def other_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -191,6 +211,7 @@ def keep_record(
             f"`dvc exp remove {revision.name}`, and run the study again"
         )
     lock = revision.lock()
+    made = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
     known = {name: costs.find(revision.root, stage) for name, stage in lock.items()}
     trained_on = (known.get("joint") or {}).get("machine")
     provenance = trained_on or revision.provenance()
@@ -205,6 +226,7 @@ def keep_record(
         "curve": _curve(revision, ran, lock),
         "curve_protocol": revision.read_json(str(paths.JOINT / "curves-protocol.json")) or {},
         "warm_up": _rows(revision, paths.TOKENIZER),
+        "tokenizer": made.get(str(paths.TOKENIZER), ""),
         "seconds": {name: cost["seconds"] for name, cost in known.items() if cost},
         "flops": flops,
         "provenance": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from flows.pipeline import experiment
 from gear.core.errors import InputError
 from gear.runs import costs
 from gear.runs.revision import find_revision
+from gear.runs.study_check import refuse_lost_warm_up
 from gear.runs.study_file import load_study
 from gear.runs.study_records import keep_record
 from tests.support.prefect_server import latest
@@ -147,6 +149,35 @@ def test_a_run_that_no_record_of_its_seed_is_like_is_refused_before_it_starts(
     (folder / "gear/a.txt").write_text("other code")
     assert "records of other code" in gear(folder, *words, str(cores)).stderr
     assert ran(folder) == before
+
+
+def test_a_locked_warm_up_that_the_cache_lacks_is_made_once_for_all_arms(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test a clone of a finished run on another machine, whose warm-up has other bits here."""
+    folder = shutil.copytree(fresh, tmp_path / "checkout", symlinks=True)
+    with monkeypatch.context() as outside:
+        outside.setenv("GEAR_STATES", str(folder / "a/b/c"))
+        dvc(folder, "repro", "tokenizer")
+        commit(folder, "run")
+        lock = folder / "dvc.lock"
+        (md5,) = set(re.findall(r"\w+(?=\.dir)", lock.read_text()))
+        lock.write_text(lock.read_text().replace(md5, "0" * len(md5)))
+        commit(folder, "run elsewhere")
+        shutil.rmtree(folder / "data")
+
+        done = gear(folder, "study", "studies/toy.yaml", "--only", "slow-0", "fast-0")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "first `dvc pull tokenizer` or `dvc repro tokenizer`" in done.stderr
+        with monkeypatch.context() as inside:
+            inside.chdir(folder)
+            other_seed = [run for run in load_study(Path("studies/toy.yaml")).runs if run.seed]
+            refuse_lost_warm_up(other_seed, folder)  # whose settings dvc.lock does not have
+        dvc(folder, "repro", "tokenizer")
+    before = ran(folder)
+    done = gear(folder, "study", "studies/toy.yaml", "--only", "slow-0", "fast-0")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in ran(folder)[len(before) :] if line.startswith("tokenizer")]
 
 
 def test_a_shallow_clone_is_refused_before_the_first_run(fresh: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,14 @@ def refuse_unlike(
 
 
 def refuse_lost_warm_up(runs: Sequence[PlannedRun], root: Path) -> None:
-    """Raise an error if runs would each make what they should share before joint training.
+    """Raise an error if runs would each train the warm tokenizer that they should share.
 
     If dvc.lock has an output with a run's settings that DVC's cache lacks, as in a clone, DVC makes
-    it again in each experiment and does not look in its run cache.
+    it again in each experiment and does not look in its run cache. Of stages before the tokenizer,
+    that costs time only: a note names them.
 
     Raises:
-        InputError: if there is such an output. One line names the stages to run once.
+        InputError: if the tokenizer is such an output. One line names the stages to run once.
     """
     with Repo(str(root)) as repo:
         graph = repo.index.graph
@@ -79,11 +81,12 @@ def refuse_lost_warm_up(runs: Sequence[PlannedRun], root: Path) -> None:
         }
         lost = [] if not uncached else [name for run in runs for name in _matching(above, run)]
     names = " ".join(stage.name for stage in above if stage.name in uncached.intersection(lost))
+    once = f"first `dvc pull {names}` or `dvc repro {names}`"
+    lacks = "dvc.lock has results of these settings that DVC's cache lacks"
+    if "tokenizer" in names.split():
+        raise InputError(f"{lacks}, so that each run would train its own warm tokenizer: {once}")
     if names:
-        raise InputError(
-            f"dvc.lock has results of these settings that DVC's cache lacks, so that each run "
-            f"would make its own: first `dvc pull {names}` or `dvc repro {names}`"
-        )
+        print(f"note: {lacks}: each run makes its own. To save time, {once}", file=sys.stderr)
 
 
 def _matching(stages: Sequence[PipelineStage], run: PlannedRun) -> list[str]:

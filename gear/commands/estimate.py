@@ -220,6 +220,51 @@ def alone(config: Config) -> tuple[float, float]:
         return warm, 3 * _forward(guided, guided, tokens, _condition(config))[0]
 
 
+def perceptual_network(config: Config) -> Part | None:
+    """Return LPIPS with VGG16, in fp32, for an image; None if the loss does not use it.
+
+    It runs forward for the image and its reconstruction, and backward to the reconstruction.
+    """
+    if not (config.loss.perceptual and config.loss.vgg16.path):
+        return None
+    import lpips
+
+    with FakeTensorMode():
+        metric = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+        metric.eval().requires_grad_(False)
+        images = torch.empty(1, 3, config.data.size, config.data.size)
+        flops, kept = _forward(metric, metric, images.clone().requires_grad_(), images)
+        return Part("LPIPS", _count(metric), False, 1.5 * flops, 2 * kept)
+
+
+def survey_flops(config: Config, steps: int) -> float:
+    """Return FLOPs for an image of the pass over a whole batch before its parts are trained on.
+
+    steps: the tokenizer's steps by the end of the stage; the discriminator counts if it joins
+    before. See `AutoencoderStep.survey`.
+    """
+    adversarial = config.loss.adversarial and config.gan.start_step < steps
+    judged = adversarial and (config.loss.adaptive or config.gan.lecam > 0)
+    if not (config.loss.entropy or judged):
+        return 0.0
+    with FakeTensorMode():
+        tokenizer = Tokenizer(config.tokenizer).eval()
+        images = torch.empty(1, 3, config.data.size, config.data.size)
+        flops = _forward(tokenizer, tokenizer, images)[0]
+        if judged:  # forward for real and for fake images
+            discriminator = PatchDiscriminator(config.gan.filters, config.gan.layers)
+            flops += 2 * _forward(discriminator, discriminator, images)[0]
+    return flops
+
+
+def warm_up_flops(config: Config, *, parts: int) -> float:
+    """Return FLOPs of a warm-up step for an image, with LPIPS, in some parts a step."""
+    warm = alone(config)[0]
+    if network := perceptual_network(config):
+        warm += network.flops
+    return warm + (survey_flops(config, config.tokenizer.steps) if parts > 1 else 0.0)
+
+
 def teacher_widths(config: Config) -> tuple[int, ...]:
     return tuple(TEACHER_WIDTHS.get(one.name, 768) for one in config.teacher.encoders)
 

@@ -10,14 +10,19 @@ from gear.commands.estimate import (
     kept_bytes,
     measure,
     model_states,
+    perceptual_network,
     saved_bytes,
+    survey_flops,
     teacher_flops,
     teacher_widths,
+    warm_up_flops,
 )
 from gear.core.errors import InputError
 from gear.data.shards import VALIDATION_IMAGES
 from gear.encoders.teacher_features import LARGEST_CACHE, cache_bytes, is_cached
+from gear.joint.recipes import RECIPES
 from gear.params import Config
+from gear.training.engine import accumulation
 from gear.training.reporter import duration
 
 USABLE = 0.85  # share of a GPU's memory for states and activations
@@ -42,11 +47,23 @@ def plan(
     if config.joint.batch % gpus:
         raise InputError(f"--gpus {gpus}: joint.batch {config.joint.batch} does not divide by it")
     parts = measure(config)
+    trains = RECIPES[config.joint.recipe].tokenizer_trains
+    if trains and (network := perceptual_network(config)):
+        parts.append(network)
+    share = config.joint.batch // gpus
+    each = kept_bytes(config, parts)
+    offload = config.host.offload_optimizer
+    fixed = sum(model_states(parts, config.host.zero_stage, gpus, offload=offload))
+    size = fitting_size(share, each, fixed, memory * GIB)
+    in_parts = config.host.micro_batch or size or 1
     features = cache_bytes(images, 1 + config.data.flip, config.grid, sum(teacher_widths(config)))
     cached = is_cached(config.teacher.cache, features)
     extra = {} if cached else {"teacher": sum(map(teacher_flops, config.teacher.encoders))}
     if config.host.activation_checkpointing:
         extra["recomputed"] = forward_flops(config)
+    teaching = sum(extra.values())
+    if trains and accumulation(config.joint.batch, gpus, in_parts) > 1:
+        extra["whole batch"] = survey_flops(config, config.tokenizer.steps + config.joint.steps)
     lines = [
         f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, "
         f"batch {config.joint.batch} on {gpus} GPU{'s' if gpus > 1 else ''}",
@@ -63,30 +80,24 @@ def plan(
         f"joint step: {image * config.joint.batch / 1e12:.2f} TFLOP, "
         f"{seconds:.3g} s at {tflops:g} TFLOP/s a GPU",
     ]
-    warm, stage2 = alone(config)
-    stage2 += sum(extra.values())
-    steps = {
-        f"{config.tokenizer.steps} warm-up steps": warm
-        * config.tokenizer.batch
-        * config.tokenizer.steps,
-        f"{config.joint.steps} joint steps": image * config.joint.batch * config.joint.steps,
-        f"{config.generator.steps} steps of stage 2": stage2
-        * config.joint.batch
-        * config.generator.steps,
+    warm_parts = accumulation(config.tokenizer.batch, gpus, in_parts)
+    of_image = {
+        "warm-up": warm_up_flops(config, parts=warm_parts),
+        "joint": image,
+        "stage 2": alone(config)[1] + teaching,
     }
+    rates = {name: gpus * tflops * 1e12 / flops for name, flops in of_image.items()}  # images/s
     lines += [
-        f"{name}: {duration(flops / (gpus * tflops * 1e12))}" for name, flops in steps.items()
+        f"{count} {name}: {duration(count * batch / rates[stage])}"
+        for stage, name, count, batch in (
+            ("warm-up", "warm-up steps", config.tokenizer.steps, config.tokenizer.batch),
+            ("joint", "joint steps", config.joint.steps, config.joint.batch),
+            ("stage 2", "steps of stage 2", config.generator.steps, config.joint.batch),
+        )
     ]
-    lines += [
-        "(the perceptual loss's network is not counted)",
-        "",
-        "memory a GPU, GiB",
-    ]
+    lines += [time_line(config, cached), "", "memory a GPU, GiB"]
     lines += [f"  {'':8s}{'states':>8s}{'average':>9s}{'kept':>8s}{'sum':>8s}"]
-    share = config.joint.batch // gpus
-    each = kept_bytes(config, parts)
     kept = each * share
-    offload = config.host.offload_optimizer
     for stage in range(4):
         states, average = model_states(parts, stage, gpus, offload=offload and stage > 0)
         lines.append(
@@ -98,8 +109,7 @@ def plan(
         "workspaces come on top",
         "",
     ]
-    fixed = sum(model_states(parts, config.host.zero_stage, gpus, offload=offload))
-    lines += [micro_batch_line(share, each, fixed, memory * GIB)]
+    lines += [micro_batch_line(size, share, each, fixed, memory * GIB)]
     if config.host.compile:
         lines += [
             "host.compile: not counted: a step took about half this memory on the one GPU where it "
@@ -107,33 +117,57 @@ def plan(
         ]
     lines += [teacher_line(config, features, cached)]
     lines += disk_lines(config, parts, images, features if cached else 0)
-    rate = config.joint.batch / seconds
     at_256, at_most = LOADER_RATE[config.data.encoding]
     per_core = min(at_256 * (256 / config.data.size) ** 2, at_most)
+    if cached:  # stage 2 reads tokens and features alone
+        del rates["stage 2"]
+    of_stages = ", ".join(
+        f"{stage} {rate:.0f} images/s ({rate / per_core:.1f} cores)"
+        for stage, rate in rates.items()
+    )
     lines += [
-        f"loader: {rate:.0f} images/s, {rate / per_core:.1f} cores at {per_core:.0f} images/s "
-        f"a core ({config.data.encoding}, by benchmarks/loader.py)"
+        f"loader: {of_stages}",
+        f"({per_core:.0f} images/s a core, {config.data.encoding}, by benchmarks/loader.py)",
     ]
     return "\n".join(lines)
 
 
-def micro_batch_line(share: int, each: float, fixed: float, memory: float) -> str:
+def time_line(config: Config, cached: bool) -> str:
+    """Return a line on what the hours leave out."""
+    slow = [] if cached else ["the teacher"]
+    if config.loss.perceptual and config.loss.vgg16.path:
+        slow.append("LPIPS")
+    in_fp32 = f"; {' and '.join(slow)} run in fp32, which is slower" if slow else ""
+    packaged = config.loss.perceptual and not config.loss.vgg16.path
+    uncounted = "; the perceptual loss's network is not counted" if packaged else ""
+    return f"(lower bounds: benchmarks.gpu times bf16 steps without teacher{in_fp32}{uncounted})"
+
+
+def fitting_size(share: int, each: float, fixed: float, memory: float) -> int | None:
+    """Return the largest part of a GPU's share of a batch that fits its memory; None if none does.
+
+    Args: those of `micro_batch_line`.
+    """
+    room = USABLE * memory - fixed
+    sizes = (size for size in range(share, 0, -1) if share % size == 0 and size * each <= room)
+    return next(sizes, None)
+
+
+def micro_batch_line(size: int | None, share: int, each: float, fixed: float, memory: float) -> str:
     """Return a line on the largest host.micro_batch that fits into a GPU's memory.
 
     Args:
+        size: Images of the largest part that fits; None if not one image fits.
         share: Images of a step on a GPU.
         each: Bytes of activations an image.
         fixed: Bytes of states and averages.
         memory: Bytes of a GPU.
     """
-    room = USABLE * memory - fixed
-    fitting = [size for size in range(share, 0, -1) if share % size == 0 and size * each <= room]
-    if not fitting:
+    if size is None:
         return (
             f"host.micro_batch: not one image fits {memory / GIB:.0f} GiB: use a higher "
             "host.zero_stage, more GPUs, host.activation_checkpointing or host.offload_optimizer"
         )
-    size = fitting[0]
     used = (fixed + size * each) / GIB
     parts = "1 part" if size == share else f"{share // size} parts"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,15 @@ from gear.commands.plan_table import plan as table
 from gear.data.shards import VALIDATION_IMAGES
 from gear.encoders.teacher_features import cache_bytes
 from gear.params import load_preset
+from gear.tokenizer.model import Tokenizer
+from gear.training.autoencoder import AutoencoderStep
+from gear.training.batches import Batch
 from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
 from gear.training.ema import EMA
 from gear.training.engine import build_engine, update_weights
+from gear.training.step_meter import FlopCounter
 from tests.support.repo import REPO
 from tests.support.settings import tiny_settings, write_params
 
@@ -147,7 +152,7 @@ def test_the_table_and_its_errors(
     assert "774.7 M" in text
     assert "ZeRO-3" in text
     assert "1281167 training images (as many as ImageNet has" in text
-    assert "400000 joint steps: 56 h " in text
+    assert "400000 joint steps: 58 h " in text
     assert main(["plan", "--preset", "imagenet256-xl", "--gpus", "7"]) == 2
     assert "joint.batch 256 does not divide" in capsys.readouterr().err
     assert main(["plan", "--preset", "nothing"]) == 2
@@ -178,9 +183,6 @@ def test_a_joint_step_of_xl_width_runs() -> None:
     from gear.joint.model import GuidedGenerator
     from gear.joint.recipes import RECIPES
     from gear.joint.step import JointStep
-    from gear.tokenizer.model import Tokenizer
-    from gear.training.autoencoder import AutoencoderStep
-    from gear.training.batches import Batch
     from gear.training.distributed import join_process_group
 
     base = load_preset("imagenet256-xl")
@@ -230,6 +232,49 @@ def test_the_plan_says_how_a_run_fits_the_machine(capsys: pytest.CaptureFixture[
     assert "cached on disk (up to 64 GiB)" in capsys.readouterr().out
     assert main(["plan", "--preset", "imagenet256-b", "--gpus", "1", "--memory", "2"]) == 0
     assert "not one image fits 2 GiB" in capsys.readouterr().out
+
+
+def test_parts_of_a_step_cost_one_more_pass_of_the_tokenizer(world: DistributedContext) -> None:
+    config = load_preset("tiny", {"loss": {"vgg16": {"path": "", "sha256": ""}}})
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(config.tokenizer)
+    train = TrainConfig(bf16=False)
+    engine = build_engine(tokenizer, train, world, lr=1e-4, batch=4, accumulation=2)
+    step = AutoencoderStep(tokenizer, engine, config.loss, config.gan, bf16=False)
+    size = config.data.size
+    batch = Batch(torch.rand(4, 3, size, size) * 2 - 1, None, None, list("abcd"))
+    halves = batch.micro_batches(2)
+    with FlopCounter() as survey:
+        step.survey(halves, 0)
+    with FlopCounter() as steps:
+        for half in halves:
+            step(half, 0)
+    planned = plan.warm_up_flops(config, parts=2) / plan.warm_up_flops(config, parts=1)
+    assert planned == pytest.approx((survey.total + steps.total) / steps.total, rel=0.03)
+    without = load_preset("tiny", {"loss": {"entropy": 0.0}})
+    assert plan.survey_flops(without, without.tokenizer.steps) == 0
+
+
+def test_lpips_costs_three_passes_of_vgg16() -> None:
+    network = plan.perceptual_network(load_preset("imagenet256-b"))
+    assert network is not None
+    forward = 2 * 15.3e9 * (256 / 224) ** 2  # VGG16's published multiply-adds at 224 px
+    assert network.flops == pytest.approx(3 * forward, rel=0.02)
+    assert plan.perceptual_network(load_preset("tiny")) is None
+
+
+def test_the_loader_s_rates_are_images_over_the_seconds_of_each_stage() -> None:
+    config = load_preset("imagenet256-b")
+    options = {"gpus": 8, "tflops": 105.0, "memory": 80.0, "images": 1_281_167, "source": ""}
+    lines = table(config, **options).splitlines()
+    (line,) = [line for line in lines if line.startswith("loader:")]
+    (time,) = [line for line in lines if "steps of stage 2:" in line]
+    hours, minutes = (int(word) for word in re.findall(r"(\d+) h (\d+) min", time)[0])
+    images = config.joint.batch * config.generator.steps
+    rate = int(re.findall(r"stage 2 (\d+) images/s", line)[0])
+    assert rate == pytest.approx(images / (3600 * hours + 60 * minutes), rel=0.01)
+    cached = table(config, **{**options, "images": 50_000})
+    assert not [x for x in cached.splitlines() if x.startswith("loader:") and "stage 2" in x]
 
 
 def test_features_of_at_most_1024_validation_images_are_on_the_disk() -> None:

@@ -73,7 +73,13 @@ FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
 COPY --from=code --chown=1000:1000 /gear /gear
 
+# g++: host.compile's
 FROM runtime AS cuda
+USER 0
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends "g++=4:12.*" \
+ && rm -rf /var/lib/apt/lists/*
+USER 1000:1000
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility NVIDIA_REQUIRE_CUDA="cuda>=13.0"
 COPY --from=packages-cuda /opt/venv /opt/venv
 COPY --from=code --chown=1000:1000 /gear /gear

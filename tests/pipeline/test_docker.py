@@ -71,6 +71,11 @@ def test_images_install_what_the_makefile_does_in_its_order(target: str) -> None
     assert [a for a in arguments(target, "COPY") if a.startswith(f"--from=packages-{target} ")]
 
 
+def test_blocks_can_be_compiled_in_the_image_for_gpus() -> None:
+    assert [run for run in arguments("cuda", "RUN") if "apt-get install" in run and '"g++=' in run]
+    assert arguments("cuda", "USER")[-1] == "1000:1000"
+
+
 def test_images_run_the_python_that_the_makefile_asks_for() -> None:
     (version,) = [a for name, a in read_dockerfile() if name == "ARG" and a.startswith("PYTHON=")]
     major, minor = version.removeprefix("PYTHON=").split(".")[:2]

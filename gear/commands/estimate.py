@@ -9,6 +9,7 @@ that a rank updates), the fp32 average, and the bytes that autograd keeps.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -229,7 +230,8 @@ def perceptual_network(config: Config) -> Part | None:
         return None
     import lpips
 
-    with FakeTensorMode():
+    with FakeTensorMode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips uses deprecated arguments of torchvision
         metric = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
         metric.eval().requires_grad_(False)
         images = torch.empty(1, 3, config.data.size, config.data.size)

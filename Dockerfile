@@ -73,9 +73,9 @@ FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
 COPY --from=code --chown=1000:1000 /gear /gear
 
-# g++: host.compile's
 FROM runtime AS cuda
 USER 0
+# host.compile needs a C++ compiler
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends "g++=4:12.*" \
  && rm -rf /var/lib/apt/lists/*

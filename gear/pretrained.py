@@ -472,10 +472,10 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
     raise InputError(f"classes {text[:80]!r}: there are {len(names)}, by name or number: {known}")
 
 
-def _is_iterable(value: object) -> bool:
+def _is_iterable(value: Any) -> bool:
     """Return whether a value is a list or another iterable; text is none."""
     try:
-        iter(value)  # type: ignore[call-overload]
+        iter(value)
     except TypeError:
         return False
     return not isinstance(value, str | bytes)

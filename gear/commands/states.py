@@ -138,7 +138,9 @@ def table(states: list[tuple[State, Group]]) -> str:
             format_size(state.size),
             format_age(state.age),
             str(state.folder),
-            group.fault or ", ".join(state.differences) or "nothing: the next run resumes from it",
+            group.fault
+            or ", ".join(state.all_differences())
+            or "nothing: the next run resumes from it",
         )
         for state, group in sorted(states, key=lambda entry: entry[0].age)
     ]

@@ -10,6 +10,7 @@ from gear.core.settings import quoted
 from gear.params import Config, result_settings
 from gear.report.curves import RECORDED_CURVES
 from gear.report.page import TITLES
+from gear.runs.comparison import SAMPLING
 
 FEATURES = {  # features of the alignment analysis, and their names in a study file
     "warm tokenizer's latents": "warm",
@@ -34,25 +35,24 @@ OF_CAPTIONS = {
     for seen in ("", "_seen")
     for part in ("", "_low", "_high", "_floor")
 }
-OF_SAMPLES = (TITLES.keys() - OF_MODELS) | {
-    *OF_CAPTIONS,
-    *("clip_score", "clip_score_seen", "val_captions_seen"),
-    *("fd_floor", "coverage_floor", "recall_floor", "fid_floor"),
-    *("memorised_floor", "memorised_tokens_floor"),
+FLOORS = {
+    f"{name}_floor" for name in ("fd", "coverage", "recall", "fid", "memorised", "memorised_tokens")
 }
+OF_SAMPLES = (
+    (TITLES.keys() - OF_MODELS)
+    | OF_CAPTIONS
+    | FLOORS
+    | {"clip_score", "clip_score_seen", "val_captions_seen"}
+)
 SWEPT = {"fd", "coverage"} | OF_CAPTIONS  # measured at each of evaluate.guidances too
 CURVE = {name for curve in RECORDED_CURVES for name in curve.lines.values()} | {
     "gan/adaptive_weight"
 }
 MEASURED = ("fd", "val", "guidance")  # groups of the curve that joint.fd_every measures
 FALLING = {name for name in CURVE if name in ("fd", "val/ntp_bits") or name.startswith("loss/")}
-SAMPLING = (
-    *("sample.n", "sample.guidance", "sample.interval"),
-    *("sample.temperature", "sample.top_k", "sample.top_p"),
-)
-EXTRACTION = (
-    *("evaluate.input_size", "evaluate.neighbours", "evaluate.inception"),
-    *("evaluate.reference", "evaluate.clip"),
+SAMPLE_SETTINGS = ("sample.n", *(f"sample.{name}" for name in SAMPLING))
+EVALUATION_SETTINGS = tuple(
+    f"evaluate.{name}" for name in ("input_size", "neighbours", "inception", "reference", "clip")
 )
 
 
@@ -111,7 +111,8 @@ def _protocol_settings(value: str, from_curve: bool) -> tuple[str, ...]:
         return ("joint.fd_n", "evaluate.input_size") if value == "fd" else ()
     name = value.partition("@")[0]
     if name in OF_SAMPLES:
-        return (*SAMPLING, *EXTRACTION, *(("evaluate.guidance_n",) if "@" in value else ()))
+        swept = ("evaluate.guidance_n",) if "@" in value else ()
+        return SAMPLE_SETTINGS + EVALUATION_SETTINGS + swept
     if name in OF_LIKENESS:
         return ("teacher",)
     if name == "fd_untrained":

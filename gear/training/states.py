@@ -38,8 +38,8 @@ class State:
     """One training's resumable state.
 
     finished: whether the training has ended and written its outputs.
-    differences: how its settings, inputs, code and versions differ from the current ones, and the
-        state that it started from.
+    differences: how its settings, inputs, code and versions differ from the current ones.
+    started_from: name of the state that `--from` named; "" if it has its own start.
     """
 
     stage: str
@@ -49,6 +49,12 @@ class State:
     size: int  # bytes
     age: float  # seconds since it was saved
     differences: list[str]
+    started_from: str
+
+    def all_differences(self) -> list[str]:
+        """Return its differences, and its start if that is another training's state."""
+        start = [f"--from {self.started_from}"] if self.started_from else []
+        return self.differences + start
 
 
 def list_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
@@ -84,10 +90,10 @@ def describe_nearest(root: Path, identity: Identity) -> str | None:
     states = list_states(root, {identity.stage: identity})
     if not states:
         return None
-    nearest = min(states, key=lambda state: len(state.differences))
+    nearest = min(states, key=lambda state: len(state.all_differences()))
     return (
         f"found a state of {nearest.stage} at step {nearest.step} with "
-        f"{', '.join(nearest.differences[:6])}; starting anew "
+        f"{', '.join(nearest.all_differences()[:6])}; starting anew "
         f"(`gear {nearest.stage} --from {nearest.folder}` to go on from it)"
     )
 
@@ -201,9 +207,6 @@ def _read_state(folder: Path, identity: Identity) -> State:
     differences = identity.differences(description) if description else [NO_DESCRIPTION]
     if folder.name.partition("-")[0] == identity.fingerprint:
         differences = []  # also if a power cut left no description
-    origin = folder.name.partition(FROM)[2]
-    if origin:
-        differences = [*differences, f"--from {origin}"]
     return State(
         identity.stage,
         folder,
@@ -212,4 +215,5 @@ def _read_state(folder: Path, identity: Identity) -> State:
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         time.time() - latest.stat().st_mtime,
         differences,
+        folder.name.partition(FROM)[2],
     )

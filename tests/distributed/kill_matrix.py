@@ -169,8 +169,9 @@ def main() -> int:
                 worst = max((case.difference for case in cases), default=0.0)
                 limit = 0.0 if ranks[0] == ranks[1] else TIMES * apart
                 failed += len(errors) + (worst > limit)
+                row = str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}, then {ranks[1]}"
                 print(
-                    f"| {stage} | {', then '.join(map(str, dict.fromkeys(ranks)))} | {len(cases)} | "
+                    f"| {stage} | {row} | {len(cases)} | "
                     f"{sum(c.saving for c in cases)} | {sum(c.resumed for c in cases)} | "
                     f"{sum(c.difference == 0 for c in cases)} | {worst:.1e} |",
                     flush=True,

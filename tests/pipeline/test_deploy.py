@@ -96,7 +96,7 @@ def slurm(folder: Path) -> dict[str, str]:
 
 
 def test_srun_gives_each_rank_its_cpus_and_ends_all_if_one_fails(tmp_path: Path) -> None:
-    """Test the job's commands with stubs of dvc, to which two stages are out of date, and python."""
+    """Test the job's commands with stubs of python and of dvc, which finds two stages changed."""
     environment = {**slurm(tmp_path), "SLURM_CPUS_PER_TASK": "6"}
     (tmp_path / ".venv").unlink()
     activate = tmp_path / ".venv/bin/activate"

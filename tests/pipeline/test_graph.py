@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.checkout import checkout, run
 
@@ -30,6 +31,14 @@ def test_the_results_are_there(first: Path) -> None:
     page = (first / "reports/index.html").read_text()
     assert "<img" in page
     assert "data:image/png;base64" in page
+    provenance = json.loads((first / "reports/provenance.json").read_text())
+    lock = yaml.safe_load((first / "dvc.lock").read_text())
+    (page_md5,) = (
+        out["md5"]
+        for out in lock["stages"]["report"]["outs"]
+        if out["path"] == "reports/index.html"
+    )
+    assert provenance["page_md5"] == page_md5
 
 
 @pytest.mark.slow

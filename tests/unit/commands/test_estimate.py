@@ -140,7 +140,7 @@ def test_the_memory_of_a_step_is_what_a_gpu_allocated(preset: str, measured: flo
     config = config.model_copy(update={"host": host})
     parts = [part for part in plan.measure(config) if part.name != "discriminator"]
     expected = sum(plan.model_states(parts, 1, gpus=1)) + 32 * plan.kept_bytes(config, parts)
-    assert expected / plan.GIB == pytest.approx(measured, rel=0.1)
+    assert measured <= expected / plan.GIB <= 1.1 * measured
 
 
 def test_the_table_and_its_errors(

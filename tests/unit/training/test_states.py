@@ -53,6 +53,16 @@ def test_prune_keeps_the_current_state_and_those_in_use(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_a_state_that_started_from_another_is_listed_as_such_and_not_pruned(tmp_path: Path) -> None:
+    plain = save(tmp_path, identity(1), 2)
+    folder = plain.rename(plain.with_name(f"{plain.name}-from-3f0c"))
+    (state,) = list_states(tmp_path, {"joint": identity(1)})
+    assert state.all_differences() == ["--from 3f0c"]
+    assert not prune_states(tmp_path, {"joint": identity(1)})
+    assert prune_states(tmp_path, {"joint": identity(2)})
+    assert not folder.exists()
+
+
 def test_an_input_that_is_absent_now_is_no_reason_to_prune(tmp_path: Path) -> None:
     with_data = Identity("joint", {}, {"data/shards": "1234"}, {}, {}, {})
     folder = save(tmp_path, with_data, 2)

@@ -34,7 +34,7 @@ def fd_floor(
     reference: int,
     seed: int,
     splits: int = SPLITS,
-) -> Floor | None:
+) -> Floor | Absent:
     """Estimate the FD of new real images, balanced over classes, to the training images.
 
     The FD of n images to m others is b + c (1/n + 1/m) to first order. b is the FD of all images,
@@ -51,11 +51,18 @@ def fd_floor(
         splits: Number of random splits into halves.
 
     Returns:
-        None if a half has no more images than features have channels: the covariance of so few is
+        Absent if a half has no more images than features have channels: the covariance of so few is
         singular, and the floor would come out a fifth too low.
     """
-    if min(map(len, halves(labels, np.random.default_rng(seed)))) <= features_MC.shape[1]:
-        return None
+    half, channels = (
+        min(map(len, halves(labels, np.random.default_rng(seed)))),
+        features_MC.shape[1],
+    )
+    if half <= channels:
+        return Absent(
+            f"it needs more training images: half of them, {half}, have to be more than the "
+            f"features have channels, {channels}"
+        )
     every = Gaussian.fit(features_MC)
     balanced = Gaussian.fit_weighted(features_MC, balancing_weights(labels))
     imbalance = balanced.distance(every)
@@ -80,7 +87,7 @@ def neighbour_floor(
     samples: int,
     least: int,
     seed: int,
-) -> Floor | None:
+) -> Floor | Absent:
     """Estimate the score of new real images, balanced over classes, in a nearest-neighbour metric.
 
     Such a metric depends on the ratio of samples to training images, and little on their numbers.
@@ -95,14 +102,17 @@ def neighbour_floor(
         seed: Of the random splits.
 
     Returns:
-        The floor, or None if there are too few training images.
+        The floor; Absent if there are too few training images.
     """
     values = []
     for number in range(SPLITS):
         random = np.random.default_rng([seed, number])
         rows, others = balanced_split(labels, samples / len(features_MC), random)
-        if min(len(rows), len(others)) < least:
-            return None
+        if (few := min(len(rows), len(others))) < least:
+            return Absent(
+                f"it needs more training images: split into two sets, the smaller one has {few} "
+                f"of them, and {least} are needed"
+            )
         values.append(metric(features_MC[others], features_MC[rows]))
     return _mean(values)
 

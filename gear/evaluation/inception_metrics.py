@@ -95,13 +95,17 @@ def sample_metrics(
         "inception_precision": Metric(precision, near),
         "inception_recall": Metric(recall(training.features, statistics.pooled, NEIGHBOURS), near),
     }
-    floor = _fid_floor(inception, training, statistics.n, seed, own_images, ranks)
-    if floor is not None:
-        metrics["fid_floor"] = floor
-    if reference.spatial is not None:
+    metrics["fid_floor"] = _fid_floor(inception, training, statistics.n, seed, own_images, ranks)
+    if reference.spatial is None:
+        metrics["sfid"] = Absent(
+            "the reference statistics have no spatial features (mu_s, sigma_s)"
+        )
+    else:
         layer = {**against, "features": "mixed_6/conv, 7 channels"}
         metrics["sfid"] = Metric(statistics.spatial.distance(reference.spatial), layer)
-    if statistics.n >= SPLITS:
+    if statistics.n < SPLITS:
+        metrics["inception_score"] = Absent(f"it needs a sample for each of {SPLITS} splits")
+    else:
         mean, deviation = inception_score(statistics.logits)
         split = {**base, "splits": SPLITS, "shuffle_seed": SHUFFLE_SEED}
         metrics["inception_score"] = Metric(mean, split)
@@ -116,11 +120,8 @@ def _fid_floor(
     seed: int,
     own_images: Pixels | None,
     ranks: Ranks,
-) -> Metric | Absent | None:
-    """Return the FID of real images, as a perfect generator would draw, to the training images.
-
-    None if there are too few training images.
-    """
+) -> Metric | Absent:
+    """Return the FID of real images, as a perfect generator would draw, to the training images."""
     protocol = {**extractor_protocol(inception), **training.reference.protocol, "n": samples}
     if own_images is not None:
         images = len(own_images)
@@ -142,8 +143,8 @@ def _fid_floor(
         seed=seed,
         splits=FLOOR_SPLITS,
     )
-    if floor is None:
-        return None
+    if isinstance(floor, Absent):
+        return floor
     protocol |= {"images": "training images, splits of them", "splits": FLOOR_SPLITS}
     return Metric(floor.value, {**protocol, "deviation": floor.deviation, "seed": seed})
 

@@ -66,10 +66,8 @@ def class_floors(
     neighbours: int,
     seed: int,
     protocol: dict[str, Any],
-) -> dict[str, Metric]:
+) -> dict[str, Metric | Absent]:
     """Return `fd_floor`, `coverage_floor` and `recall_floor` of samples balanced over classes.
-
-    Those that need more training images than there are are left out.
 
     Args:
         reference: Features of the training images.
@@ -83,7 +81,7 @@ def class_floors(
     features_MC, classes = reference.features, labels
     if len(images) < len(labels):  # else the whole array would be copied
         features_MC, classes = features_MC[images], labels[images]
-    floors: dict[str, Floor | None] = {
+    floors: dict[str, Floor | Absent] = {
         "fd": fd_floor(features_MC, classes, samples=count, reference=len(images), seed=seed)
     }
     for name, metric in (("coverage", coverage.coverage), ("recall", coverage.recall)):
@@ -99,9 +97,10 @@ def class_floors(
     if len(images) < len(labels):
         real[DISTINCT] = len(images)
     return {
-        f"{name}_floor": Metric(floor.value, {**real, "deviation": floor.deviation, "seed": seed})
+        f"{name}_floor": floor
+        if isinstance(floor, Absent)
+        else Metric(floor.value, {**real, "deviation": floor.deviation, "seed": seed})
         for name, floor in floors.items()
-        if floor is not None
     }
 
 

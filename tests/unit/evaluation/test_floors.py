@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gear.evaluation import coverage
-from gear.evaluation.floors import balanced_split, fd_floor, halves, neighbour_floor
+from gear.evaluation.floors import Floor, balanced_split, fd_floor, halves, neighbour_floor
 from gear.evaluation.frechet import Gaussian, distance
+from gear.evaluation.metric_protocol import Absent
 
 CLASSES = 5
 SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)
@@ -43,6 +44,7 @@ def test_a_perfect_generator_scores_the_fd_floor(samples: int, seed: int) -> Non
     world = World(seed)
     features, labels = world.training()
     floor = fd_floor(features, labels, samples=samples, reference=TRAIN, seed=0)
+    assert isinstance(floor, Floor)
     perfect = [distance(world.draw(np.arange(samples) % CLASSES), features) for _ in range(4)]
     spread = np.hypot(floor.deviation, np.std(perfect, ddof=1))
     assert np.mean(perfect) == pytest.approx(floor.value, abs=3 * spread)
@@ -55,7 +57,7 @@ def test_a_perfect_generator_scores_the_floor_of_neighbours(metric: object) -> N
     features, labels = world.training()
     score = partial(metric, k=5)  # type: ignore[call-overload]
     floor = neighbour_floor(score, features, labels, samples=1300, least=6, seed=0)
-    assert floor is not None
+    assert isinstance(floor, Floor)
     perfect = [score(features, world.draw(np.arange(1300) % CLASSES)) for _ in range(3)]
     assert np.mean(perfect) == pytest.approx(floor.value, abs=3 * floor.deviation)
 
@@ -67,7 +69,7 @@ def test_fewer_images_in_a_half_than_channels_have_no_fd_floor(
     labels = np.arange(images) % CLASSES
     features = World(4).draw(labels)
     floor = fd_floor(features, labels, samples=400, reference=images, seed=0)
-    assert (floor is not None) == has_floor
+    assert isinstance(floor, Floor if has_floor else Absent)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +88,23 @@ def test_the_documented_number_of_images_has_an_fd_floor(sizes: list[int]) -> No
     documented = 2 * WIDTH + 2 + sum(size % 2 for size in sizes)  # docs/evaluation.md
     features = World(4).draw(labels)
     floor = fd_floor(features, labels, samples=400, reference=len(labels), seed=0, splits=2)
-    assert (floor is not None) == (len(labels) >= documented)
+    assert isinstance(floor, Floor if len(labels) >= documented else Absent)
 
 
 def test_too_few_images_have_no_floor_of_neighbours() -> None:
     labels = np.arange(12) % 4
     features = np.random.default_rng(0).normal(size=(12, 3))
     score = partial(coverage.coverage, k=5)
-    assert neighbour_floor(score, features, labels, samples=12, least=6, seed=0) is None
+    floor = neighbour_floor(score, features, labels, samples=12, least=6, seed=0)
+    assert isinstance(floor, Absent)
+    assert "the smaller one has 4 of them, and 6 are needed" in floor.reason
 
 
 def test_a_collapsed_generator_is_far_from_the_floor() -> None:
     world = World(3)
     features, labels = world.training()
     floor = fd_floor(features, labels, samples=1300, reference=TRAIN, seed=0)
+    assert isinstance(floor, Floor)
     one_class = world.draw(np.zeros(1300, np.int64))
     assert distance(one_class, features) > floor.value + 10 * floor.deviation
 

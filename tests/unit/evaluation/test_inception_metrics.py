@@ -22,7 +22,7 @@ from gear.evaluation.inception_statistics import (
     load_training_statistics,
     save_training_statistics,
 )
-from gear.evaluation.metric_protocol import Absent
+from gear.evaluation.metric_protocol import Absent, absent_records, describe, require_records
 from gear.tokenizer.model import Tokenizer
 from tests.support.images import N, pictures
 from tests.support.settings import tiny_settings
@@ -111,7 +111,10 @@ def test_metrics_are_those_of_torch_fidelity_on_the_same_images(
 
 
 def test_each_metric_carries_its_protocol(records: dict[str, dict], inception: Inception) -> None:
-    for record in records.values():
+    absent = absent_records(records)
+    assert set(absent) == {"fid_floor"}
+    assert "the features have channels, 2048" in describe(absent["fid_floor"])
+    for record in require_records(records, "").values():
         assert record["protocol"]["weights_sha256"] == inception.weights_sha256
         assert record["protocol"]["resize"].startswith("bilinear")
     assert (

@@ -51,9 +51,19 @@ def test_floors_of_classes_split_distinct_images() -> None:
     rows, labels = np.repeat(TRAIN, 2, axis=0), np.repeat(LABELS, 2)
     plain = class_floors(reference(TRAIN, np.arange(400)), LABELS, 300, K, 0, {})
     doubled = class_floors(reference(rows, np.arange(400) * 2), labels, 300, K, 0, {})
-    assert {n: m.value for n, m in doubled.items()} == {n: m.value for n, m in plain.items()}
-    assert {m.protocol.get("distinct_images") for m in doubled.values()} == {400}
-    assert {m.protocol.get("distinct_images") for m in plain.values()} == {None}
+    assert values(doubled) == values(plain)
+    assert None not in values(plain).values()
+    assert {m.record()["protocol"].get("distinct_images") for m in doubled.values()} == {400}
+    assert {m.record()["protocol"].get("distinct_images") for m in plain.values()} == {None}
+
+
+def test_a_floor_of_classes_of_too_few_images_is_absent_and_says_why() -> None:
+    images = 2 * WIDTH  # a half has as many as the features have channels
+    rows, labels = TRAIN[:images], LABELS[:images]
+    floors = class_floors(reference(rows, np.arange(images)), labels, 300, K, 0, {})
+    reasons = {n: floor.reason for n, floor in floors.items() if isinstance(floor, Absent)}
+    assert set(floors) == {"fd_floor", "coverage_floor", "recall_floor"}
+    assert "the features have channels" in reasons["fd_floor"]
 
 
 @pytest.mark.parametrize(

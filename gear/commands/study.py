@@ -19,7 +19,7 @@ from gear.runs.revision import checkout_root, find_revision
 from gear.runs.study_check import refuse_lost_warm_up, refuse_unlike
 from gear.runs.study_file import PlannedRun, Study, load_study
 from gear.runs.study_records import Record, keep_record, load_record
-from gear.runs.study_runner import finished, overrides, run_experiments, states_folder
+from gear.runs.study_runner import finished, log_of, overrides, run_experiments, states_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +189,7 @@ def _run_missing(
         left,
         root,
         jobs=jobs,
-        started=lambda run: print(f"{run.name}: started", flush=True),
+        started=lambda run: print(f"{run.name}: started, log {log_of(study, run)}", flush=True),
     )
     for ended, outcome in enumerate(outcomes, start=1):
         run, minutes = outcome.run, outcome.seconds / 60

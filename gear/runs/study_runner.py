@@ -137,7 +137,7 @@ def hydra_text(value: Any) -> str:
 
 
 def _start(study: Study, run: PlannedRun, root: Path, threads: int, *, is_set: bool) -> _Running:
-    log = root / paths.LOGS / f"study-{study.name}" / f"{run.name}.log"
+    log = root / log_of(study, run)
     log.parent.mkdir(parents=True, exist_ok=True)
     settings = overrides(run)
     if is_set and not run.config.train.portable:  # portable: always two threads
@@ -162,6 +162,11 @@ def _start(study: Study, run: PlannedRun, root: Path, threads: int, *, is_set: b
             preexec_fn=prepare_child,
         )
     return _Running(run, child, log, time.monotonic())
+
+
+def log_of(study: Study, run: PlannedRun) -> Path:
+    """Return the file that a run's output goes to, relative to the checkout."""
+    return paths.LOGS / f"study-{study.name}" / f"{run.name}.log"
 
 
 def states_folder(study: Study, run: PlannedRun, root: Path) -> Path:

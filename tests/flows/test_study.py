@@ -57,6 +57,13 @@ def test_arms_of_a_seed_share_the_warm_up_and_threads_are_divided(
     assert {tuple(line[3:]) for line in lines} == {(share, share)}, "params.yaml says 7"
 
 
+def test_the_log_of_each_run_is_named_when_it_starts(studied: tuple[Path, str]) -> None:
+    logs = dict(re.findall(r"^(\S+): started, log (\S+)$", studied[1], re.MULTILINE))
+    assert set(logs) == {"slow-0", "fast-0", "slow-1", "fast-1"}
+    for name, log in logs.items():
+        assert name in (studied[0] / log).read_text()
+
+
 def test_the_verdict_counts_what_was_measured(studied: tuple[Path, str]) -> None:
     """Test ratios of speed: `fast` falls by 4.0 and 4.1 a step, `slow` by 2.0 and 2.1."""
     mean = (4.0 / 2.0 * 4.1 / 2.1) ** 0.5

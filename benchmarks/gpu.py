@@ -116,7 +116,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in options.preset:
         config = load_preset(name)
-        flops = sum(part.flops for part in measure(config)) * options.micro_batch
+        # the steps come before `gan.start_step`: they have no discriminator
+        parts = [part for part in measure(config) if part.name != "discriminator"]
+        flops = sum(part.flops for part in parts) * options.micro_batch
         try:
             seconds, most = time_preset(
                 config, options.micro_batch, options.steps, compiled=options.compile

@@ -27,7 +27,7 @@ STAGES = {
     "validate": "gate the shards with Great Expectations",
     "features": "compute teacher features and text states",
     "reference": "compute the statistics that samples are compared with",
-    "tokenizer": "warm up the VQ tokenizer",
+    "tokenizer": "train the tokenizer alone (warm-up)",
     "joint": "train tokenizer and generator together",
     "generator": "train the generator on, tokenizer frozen",
     "sample": "draw images",
@@ -37,35 +37,38 @@ STAGES = {
     "report": "one HTML page",
 }
 COMMANDS = {  # module of gear.commands, help
-    "init": ("init", "a project folder for your images: settings fitted to them and this machine"),
+    "init": (
+        "init",
+        "create a project for your images, with settings that fit them",
+    ),
     "preset": ("preset", "write a preset to params.yaml and show what changed"),
     "states": ("states", "list the resumable states of trainings; `prune` deletes old ones"),
     "generate": ("generate", "draw images of a checkpoint into one picture"),
     "reconstruct": (
         "reconstruct",
-        "your images, their tokens, reconstructions and errors in one picture",
+        "draw your images, their tokens, reconstructions and errors into one picture",
     ),
-    "encode": ("encode", "the token indices of images in a NumPy file"),
+    "encode": ("encode", "write the token indices of images to a NumPy file"),
     "publish": (
         "publish",
-        "a run's models with a model card, in a folder or on the Hugging Face Hub",
+        "write a run's models with a model card to a folder or the Hugging Face Hub",
     ),
     "import": (
         "import_checkpoint",
-        "a public checkpoint (LlamaGen, IBQ, Open-MAGVIT2, GEAR) to a native folder",
+        "convert a public checkpoint (LlamaGen, IBQ, Open-MAGVIT2, GEAR) to a native folder",
     ),
     "export": (
         "export_checkpoint",
-        "a native VQ tokenizer or generator to LlamaGen's layout",
+        "convert a native VQ tokenizer or generator to LlamaGen's layout",
     ),
-    "doctor": ("doctor", "what this machine and checkout have and lack for a run"),
+    "doctor": ("doctor", "check what this machine and checkout have and lack for a run"),
     "plan": (
         "plan",
-        "parameters, FLOPs, memory and hours of params.yaml at scale, without a GPU",
+        "estimate parameters, FLOPs, memory and hours of params.yaml, without a GPU",
     ),
     "dataset": (
         "dataset",
-        "a new version of the data: ingest, gate, drift from the last accepted one, verdict",
+        "check a new version of the data: ingest, gate, drift from the last accepted one",
     ),
     "monitor": (
         "monitor",

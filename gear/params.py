@@ -54,7 +54,7 @@ class Config(Section):
 
     run: RunConfig = Field(RunConfig(), description="The run as a whole.")
     host: HostConfig = Field(
-        HostConfig(), description="How this machine does the work; changes no result."
+        HostConfig(), description="How this machine does the work; no stage depends on it."
     )
     data: DataConfig = Field(DataConfig(), description="The images and how they become shards.")
     text: TextConfig = Field(

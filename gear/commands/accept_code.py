@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Return what was proved, in one line."""
+    """Return which stages ran again with the same outputs, in one line."""
     from gear.runs.accept_code import accept_code
 
     return accept_code(arguments.unproved, everything=arguments.all)

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--across",
         choices=["sample"],
-        help="compare runs whose sampling differs as well (guidance, temperature, top-k, top-p); "
-        "all else of their protocols has to be the same",
+        help="compare runs whose sampling differs as well (guidance and its interval, temperature, "
+        "top-k, top-p); all else of their protocols has to be the same",
     )
 
 

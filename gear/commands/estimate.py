@@ -239,11 +239,11 @@ def perceptual_network(config: Config) -> Part | None:
         return Part("LPIPS", _count(metric), False, 1.5 * flops, 2 * kept)
 
 
-def survey_flops(config: Config, steps: int) -> float:
+def whole_batch_flops(config: Config, steps: int) -> float:
     """Return FLOPs for an image of the pass over a whole batch before its parts are trained on.
 
     steps: the tokenizer's steps by the end of the stage; the discriminator counts if it joins
-    before. See `AutoencoderStep.survey`.
+    before. See `AutoencoderStep.measure_batch`.
     """
     adversarial = config.loss.adversarial and config.gan.start_step < steps
     judged = adversarial and (config.loss.adaptive or config.gan.lecam > 0)
@@ -264,7 +264,7 @@ def warm_up_flops(config: Config, *, parts: int) -> float:
     warm = alone(config)[0]
     if network := perceptual_network(config):
         warm += network.flops
-    return warm + (survey_flops(config, config.tokenizer.steps) if parts > 1 else 0.0)
+    return warm + (whole_batch_flops(config, config.tokenizer.steps) if parts > 1 else 0.0)
 
 
 def teacher_widths(config: Config) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         default=Path("data/models/generator"),
-        help="folder of tokenizer/ and generator/",
+        help="folder of tokenizer/ and generator/, or owner/name of the Hugging Face Hub",
     )
     parser.add_argument(
         "--classes",

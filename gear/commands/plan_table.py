@@ -12,10 +12,10 @@ from gear.commands.estimate import (
     model_states,
     perceptual_network,
     saved_bytes,
-    survey_flops,
     teacher_flops,
     teacher_widths,
     warm_up_flops,
+    whole_batch_flops,
 )
 from gear.core.errors import InputError
 from gear.data.shards import VALIDATION_IMAGES
@@ -63,7 +63,9 @@ def plan(
         extra["recomputed"] = forward_flops(config)
     teaching = sum(extra.values())
     if trains and accumulation(config.joint.batch, gpus, in_parts) > 1:
-        extra["whole batch"] = survey_flops(config, config.tokenizer.steps + config.joint.steps)
+        extra["whole batch"] = whole_batch_flops(
+            config, config.tokenizer.steps + config.joint.steps
+        )
     lines = [
         f"recipe {config.joint.recipe}, {config.data.size} px, {config.grid**2} tokens, "
         f"batch {config.joint.batch} on {gpus} GPU{'s' if gpus > 1 else ''}",

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         default=Path("data/models/generator"),
-        help="folder of tokenizer/ and generator/ (default: the pipeline's own)",
+        help="folder of tokenizer/ and generator/, or owner/name of the Hugging Face Hub "
+        "(default: the pipeline's own)",
     )
     parser.add_argument(
         "--hub",

@@ -20,9 +20,9 @@ class RunConfig(Section):
 
 
 class HostConfig(Section):
-    """How this machine does the work.
+    """How this machine does the work; no stage depends on it.
 
-    No value here changes what a run computes, so no stage depends on it.
+    Threads, ranks, device, ZeRO stage and compilation change results by rounding only.
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -63,8 +63,8 @@ class HostConfig(Section):
     )
     activation_checkpointing: bool = Field(
         False,
-        description="Recompute the generator's blocks in the backward pass: less memory, a third "
-        "more time.",
+        description="Recompute the generator's blocks in the backward pass: less memory, up to "
+        "a third more FLOPs.",
     )
     compile: bool = Field(
         False,

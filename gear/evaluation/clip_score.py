@@ -40,7 +40,7 @@ def clip_score(
         samples: The samples with their captions.
         device: Device of the model.
         protocol: How the samples were drawn.
-        seen_N: Which samples are of captions that are in the training split too; None for no one.
+        seen_N: Which samples are of captions that are in the training split too; None if none is.
         ranks: Share the work.
 
     Raises:

@@ -25,8 +25,8 @@ class FeatureReference:
     gaussian: fitted to all of them.
     features: (N, C) float32.
     input_size: side in pixels to which images are resized for the encoder.
-    distinct: ascending rows of distinct images, which neighbours and floors are taken of. An image
-        with several captions is in several rows.
+    distinct: ascending rows of distinct images, for nearest neighbours and floors. An image with
+        several captions is in several rows.
     """
 
     gaussian: Gaussian

@@ -14,7 +14,7 @@ CAPTIONS = "metadata.jsonl"
 TABLE = "metadata.csv"  # another file of captions in the Hugging Face layout
 LOOSE = "not in a class folder: <class>/<file> is read"
 NAMELESS = "images"  # the class of a flat folder whose path ends in no name, such as "."
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 
 
 def image_folder(root: Path, *, follow_links: bool = False) -> Iterator[EncodedSample | Reject]:

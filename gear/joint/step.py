@@ -69,10 +69,10 @@ class JointStep:
         if self.autoencoder is not None:
             self.autoencoder.restore(state)
 
-    def survey(self, micro_batches: list[Batch[Condition]], step: int) -> None:
+    def measure_batch(self, micro_batches: list[Batch[Condition]], step: int) -> None:
         """Measure what losses need of the whole batch, before training on its micro-batches."""
         if self.autoencoder is not None:
-            self.autoencoder.survey(micro_batches, step)
+            self.autoencoder.measure_batch(micro_batches, step)
 
     def __call__(self, batch: Batch[Condition], step: int) -> tuple[Losses, torch.Tensor]:
         """Train one step. Returns detached scalar losses and the hard indices, (B, L) int64."""

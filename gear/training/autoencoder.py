@@ -49,7 +49,7 @@ def no_extra_loss(
 
 
 @dataclass(frozen=True)
-class Survey:
+class BatchStatistics:
     """Values measured over a whole batch before its micro-batches are trained on."""
 
     adaptive_weight: torch.Tensor | None
@@ -79,7 +79,7 @@ class AutoencoderStep:
         self.perceptual = perceptual
         self.discriminator_engine, self.gan_from = discriminator_engine, gan_from
         self.lecam = Lecam(next(tokenizer.parameters()).device)
-        self.surveyed: Survey | None = None
+        self.batch_statistics: BatchStatistics | None = None
 
     @property
     def engines(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class AutoencoderStep:
         """Return whether the discriminator takes part in a step."""
         return self.discriminator_engine is not None and step >= self.gan_from
 
-    def survey(self, micro_batches: list[Batch[Any]], step: int) -> None:
+    def measure_batch(self, micro_batches: list[Batch[Any]], step: int) -> None:
         """Measure what losses need of a whole batch before gradients of micro-batches accumulate.
 
         These are the mean assignment for the entropy loss, the adaptive weight and LeCam's anchors.
@@ -149,7 +149,7 @@ class AutoencoderStep:
         if judged and self.gan.lecam:
             self.lecam.move(torch.stack(logits).detach().mean(0))
         factor = gradient_ratio(torch.stack(gradients).mean(0)) if adaptive else None
-        self.surveyed = Survey(factor)
+        self.batch_statistics = BatchStatistics(factor)
 
     def update(
         self,
@@ -226,7 +226,7 @@ class AutoencoderStep:
             loss = hinge_generator(discriminator(reconstruction))
             if self.loss.adaptive:
                 last_layer = self.tokenizer.decoder.conv_out.weight
-                factor = self.surveyed.adaptive_weight if self.surveyed else None
+                factor = self.batch_statistics.adaptive_weight if self.batch_statistics else None
                 if factor is None:
                     factor = adaptive_weight(torch.stack(rebuilt).sum(), loss, last_layer)
                 losses["gan/adaptive_weight"] = factor
@@ -239,7 +239,7 @@ class AutoencoderStep:
         on_real, on_fake = engine(torch.cat([batch.images(), fake])).chunk(2)
         loss = losses["loss/discriminator"] = hinge_discriminator(on_real, on_fake)
         if self.gan.lecam:
-            penalty = self.lecam.penalty if self.surveyed else self.lecam
+            penalty = self.lecam.penalty if self.batch_statistics else self.lecam
             losses["loss/lecam"] = penalty(on_real, on_fake)
             loss = loss + self.gan.lecam * losses["loss/lecam"]
         update_weights(engine, loss, "discriminator", batch.keys)

@@ -20,7 +20,8 @@ class EMA:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module, self.decay = module, decay
         self._averages = {
-            name: held(value).detach().float().clone() for name, value in named(module).items()
+            name: local_partition(value).detach().float().clone()
+            for name, value in named(module).items()
         }
 
     @torch.no_grad()
@@ -29,7 +30,7 @@ class EMA:
         live = named(self.module)
         torch._foreach_lerp_(
             list(self._averages.values()),
-            [held(live[name]).float() for name in self._averages],
+            [local_partition(live[name]).float() for name in self._averages],
             1 - self.decay,
         )
 
@@ -53,7 +54,7 @@ class EMA:
         for name, average in self._averages.items():
             value = weights[name]
             if is_partitioned(live[name]):
-                value = own_part(value, average.numel())
+                value = cut_partition(value, average.numel())
             if value.shape != average.shape:
                 raise RuntimeError(f"{name}: {tuple(value.shape)}, not {tuple(average.shape)}")
             average.copy_(value)
@@ -62,7 +63,9 @@ class EMA:
 def whole_weights(module: nn.Module) -> Tensors:
     """Return a module's weights and buffers by name; under ZeRO-3 all ranks have to ask."""
     return {
-        name: gather(held(value).detach(), value) if is_partitioned(value) else value.detach()
+        name: gather(local_partition(value).detach(), value)
+        if is_partitioned(value)
+        else value.detach()
         for name, value in named(module).items()
     }
 
@@ -78,7 +81,7 @@ def is_partitioned(value: torch.Tensor) -> bool:
     return hasattr(value, "ds_tensor")
 
 
-def held(value: torch.Tensor) -> torch.Tensor:
+def local_partition(value: torch.Tensor) -> torch.Tensor:
     """Return a parameter or buffer, or under ZeRO-3 this rank's flat partition of a parameter."""
     part: torch.Tensor = getattr(value, "ds_tensor", value)
     return part
@@ -95,7 +98,7 @@ def gather(part: torch.Tensor, parameter: Any) -> torch.Tensor:
     return whole
 
 
-def own_part(whole: torch.Tensor, size: int) -> torch.Tensor:
+def cut_partition(whole: torch.Tensor, size: int) -> torch.Tensor:
     """Return this rank's flat partition of a tensor: `size` elements, padded with zeros."""
     part = whole.flatten()[dist.get_rank() * size :][:size]
     return nn.functional.pad(part, (0, size - part.numel()))

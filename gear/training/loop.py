@@ -43,7 +43,7 @@ class TrainingStep(Protocol):
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Load a saved `state`."""
 
-    def survey(self, micro_batches: list[Batch[Any]], step: int) -> None:
+    def measure_batch(self, micro_batches: list[Batch[Any]], step: int) -> None:
         """Measure what losses need of a whole batch before its gradients accumulate."""
 
     def __call__(self, batch: Batch[Any], step: int) -> tuple[Losses, torch.Tensor]:
@@ -174,7 +174,7 @@ class Training:
         try:
             micro_batches = batch.micro_batches(run.accumulation)
             if len(micro_batches) > 1:
-                self.step.survey(micro_batches, number)
+                self.step.measure_batch(micro_batches, number)
             done = []
             for micro_batch in micro_batches:
                 with drawn_by_image(micro_batch.seeds):

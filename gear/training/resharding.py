@@ -119,7 +119,7 @@ def _of_stage_3(folder: Path, ranks: int) -> WholeState:
 def _cut(groups: list[torch.Tensor], start: int, length: int) -> torch.Tensor:
     """Return a view of `length` elements at offset `start` of the concatenated groups.
 
-    All of them are in one group. Nothing is read from the disk yet.
+    The range lies within one group. Nothing is read from the disk yet.
     """
     for group in groups:
         if start < group.numel():
@@ -139,12 +139,12 @@ def _optimizers(folder: Path, ranks: int) -> Iterator[dict[str, Any]]:
 class _Fragment:
     """A piece of a parameter that this rank's optimizer holds, `length` elements.
 
-    held, at: the optimizer's own flat parameter, and the offset of the piece in it.
+    flat, offset: the optimizer's own flat parameter, and the offset of the piece in it.
     name, start: the module's parameter, and the offset of the piece in it, flattened.
     """
 
-    held: torch.Tensor
-    at: int
+    flat: torch.Tensor
+    offset: int
     name: str
     start: int
     length: int
@@ -165,18 +165,19 @@ def load_whole_state(engine: Any, state: WholeState) -> None:
         engine.optimizer.refresh_fp32_params()
     if not state.updates:
         return
-    held: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+    states: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for fragment in _fragments(engine):
-        if fragment.held not in held:
-            held[fragment.held] = {
-                "step": torch.tensor(state.updates, device=fragment.held.device),
-                **{key: torch.zeros_like(fragment.held) for key in MOMENTS},
+        if fragment.flat not in states:
+            states[fragment.flat] = {
+                "step": torch.tensor(state.updates, device=fragment.flat.device),
+                **{key: torch.zeros_like(fragment.flat) for key in MOMENTS},
             }
         for key in MOMENTS:
             whole = state.moment(key, fragment.name)
             mine = whole.narrow(0, fragment.start, fragment.length)
-            held[fragment.held][key].view(-1).narrow(0, fragment.at, fragment.length).copy_(mine)
-    engine.basic_optimizer.state.update(held)
+            own = states[fragment.flat][key].view(-1)
+            own.narrow(0, fragment.offset, fragment.length).copy_(mine)
+    engine.basic_optimizer.state.update(states)
 
 
 def _load_gathered(module: nn.Module, weights: Tensors) -> None:
@@ -198,14 +199,14 @@ def _fragments(engine: Any) -> Iterator[_Fragment]:
         if stage == 0:
             yield _Fragment(parameter, 0, name, 0, parameter.numel())
         elif stage == 3:
-            group, at, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = size * engine.global_rank
             length = min(size, parameter.ds_numel - start)
             if length > 0:  # else there is padding only
-                held = optimizer.fp32_partitioned_groups_flat[group]
-                yield _Fragment(held, at, name, start, length)
+                flat = optimizer.fp32_partitioned_groups_flat[group]
+                yield _Fragment(flat, offset, name, start, length)
         elif parameter._hp_mapping is not None:  # else another rank holds it
             mapping = parameter._hp_mapping
-            (held,) = optimizer.single_partition_of_fp32_groups
+            (flat,) = optimizer.single_partition_of_fp32_groups
             place, own = mapping.get_hp_fragment_address(), mapping.lp_fragment_address
-            yield _Fragment(held, place.start, name, own.start, place.numel)
+            yield _Fragment(flat, place.start, name, own.start, place.numel)

@@ -2,8 +2,8 @@
 
 At most `ROWS` images represent a version: those whose keys have the lowest hashes, so that most of
 them stay if the version grows. Distances are Evidently's. Thresholds are calibrated by bootstrap:
-two resamples of the reference, of the sizes compared, exceed the threshold of some column with
-probability 1 %. Distances below `LEAST` never count, since with many images any difference is
+two resamples of the reference, of the sizes compared, exceed the threshold of some column in 1 to 2
+of 100 cases. Distances below `LEAST` never count, since with many images any difference is
 significant.
 """
 
@@ -139,7 +139,7 @@ def _method(column: str) -> str:
 
 
 def _thresholds(reference: pd.DataFrame, current_rows: int, seed: int) -> dict[str, float]:
-    """Return a threshold per column; 1 % of bootstrap comparisons exceed that of some column."""
+    """Return a threshold per column; 1 % of these bootstrap comparisons exceed one of them."""
     random = np.random.default_rng(seed)
     classes, labels = np.unique(reference["class"].to_numpy(dtype=str), return_inverse=True)
     columns = [

@@ -72,7 +72,7 @@ def train(
     for number in numbers:
         pieces = share(batch(small(quantizer), number, IMAGES), world).micro_batches(parts)
         if parts > 1:
-            step.survey(pieces, number)
+            step.measure_batch(pieces, number)
         for piece in pieces:
             step(piece, number)
 

@@ -244,15 +244,15 @@ def test_parts_of_a_step_cost_one_more_pass_of_the_tokenizer(world: DistributedC
     size = config.data.size
     batch = Batch(torch.rand(4, 3, size, size) * 2 - 1, None, None, list("abcd"))
     halves = batch.micro_batches(2)
-    with FlopCounter() as survey:
-        step.survey(halves, 0)
+    with FlopCounter() as measured:
+        step.measure_batch(halves, 0)
     with FlopCounter() as steps:
         for half in halves:
             step(half, 0)
     planned = plan.warm_up_flops(config, parts=2) / plan.warm_up_flops(config, parts=1)
-    assert planned == pytest.approx((survey.total + steps.total) / steps.total, rel=0.03)
+    assert planned == pytest.approx((measured.total + steps.total) / steps.total, rel=0.03)
     without = load_preset("tiny", {"loss": {"entropy": 0.0}})
-    assert plan.survey_flops(without, without.tokenizer.steps) == 0
+    assert plan.whole_batch_flops(without, without.tokenizer.steps) == 0
 
 
 def test_lpips_costs_three_passes_of_vgg16() -> None:

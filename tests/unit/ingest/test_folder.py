@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gear import paths
 from gear.core.errors import InputError
 from gear.data.shards import read_split
-from gear.ingest.folder import image_folder
+from gear.ingest.folder import IMAGE_ENDINGS, image_folder
+from gear.ingest.image_headers import FORMATS
 from gear.ingest.records import EncodedSample, Reject
 from gear.stages import ingest
 from tests.support.datasets import picture, settings
@@ -84,6 +86,11 @@ def test_images_beside_class_folders_are_rejects() -> None:
     assert {item.category for item in samples(root)} == {"robins"}
     rejects = [item for item in image_folder(root) if isinstance(item, Reject)]
     assert [item.file for item in rejects] == ["0.png", "1.png"]
+
+
+def test_flat_folders_take_every_format_that_can_be_decoded() -> None:
+    kinds = Image.registered_extensions()
+    assert {kinds[ending] for ending in IMAGE_ENDINGS} == set(FORMATS)
 
 
 def test_a_folder_without_images_is_refused() -> None:

@@ -16,7 +16,7 @@ IMAGES, STEPS = 6, 4
 Found = dict[str, torch.Tensor]
 
 
-def train(world: DistributedContext, parts: int, *, survey: bool = True) -> Found:
+def train(world: DistributedContext, parts: int, *, measure: bool = True) -> Found:
     """Train some steps; return the weights, LeCam's anchors and the last losses."""
     config = small()
     tokenizer, _ = models(config)
@@ -33,8 +33,8 @@ def train(world: DistributedContext, parts: int, *, survey: bool = True) -> Foun
     means: Found = {}
     for number in range(STEPS):
         pieces = batch(config, number, IMAGES).micro_batches(parts)
-        if parts > 1 and survey:
-            step.survey(pieces, number)
+        if parts > 1 and measure:
+            step.measure_batch(pieces, number)
         done = [step(piece, number)[0] for piece in pieces]
         means = {name: torch.stack([losses[name] for losses in done]).mean() for name in done[0]}
     return {
@@ -60,9 +60,11 @@ def test_parts_take_the_steps_of_the_whole_batch(
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=5e-6, msg=name)
 
 
-def test_without_a_survey_parts_take_other_steps(world: DistributedContext, whole: Found) -> None:
-    """Test that the survey matters, as some losses are not means over images."""
-    found = train(world, 2, survey=False)
+def test_parts_take_other_steps_if_the_whole_batch_is_not_measured(
+    world: DistributedContext, whole: Found
+) -> None:
+    """Test that measuring the whole batch matters, as some losses are not means over images."""
+    found = train(world, 2, measure=False)
     moved = [n for n, v in whole.items() if (found[n] - v).abs().max() > 2e-5]
     assert any(name.startswith("tokenizer.") for name in moved)
     assert "anchors" in moved

@@ -24,6 +24,7 @@ from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
 
 LAUNCHER = "GEAR_LAUNCHER"  # environment variable: process id of a rank's launcher
+PATIENCE = 7200  # seconds that ranks may take to save after a signal to their launcher
 SLURM = {  # variables that PyTorch expects, and those of srun that they are copied from
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
@@ -129,7 +130,8 @@ _held = ExitStack()  # locks that are held until this process ends
 def run_ranks(words: list[str], ranks: int) -> None:
     """Run `gear WORDS` as several ranks and wait for all of them.
 
-    If one fails, the others get SIGTERM, and SIGKILL after half a minute. Only the first rank to
+    If one fails, the others get SIGTERM, and SIGKILL after half a minute. A signal to this process
+    is passed on, and the ranks may take `PATIENCE` to save. Only the first rank to
     fail prints its error. After a crash each rank prints its own: which came first is not known.
 
     Raises:
@@ -157,6 +159,7 @@ def run_ranks(words: list[str], ranks: int) -> None:
         max_restarts=0,
         monitor_interval=0.5,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a temporary folder is left
+        shutdown_timeout=PATIENCE,
     )
     print(f"{words[0]}: {ranks} ranks", flush=True)
     try:

@@ -55,6 +55,7 @@ COMPARISONS = REPORTS / "compare"  # volatile: pages of `gear compare`, not hash
 LIVE = REPORTS / "live"  # volatile: DVCLive's files of trainings, for `dvc plots`, not hashed
 
 WORK = Path(".gear")  # resumable training state and run logs; outside DVC and git
+TOKENS = WORK / "tokens"  # cached tokens of frozen tokenizers
 LOGS = WORK / "logs"  # of trainings, and tracebacks of unforeseen errors
 # Resumable states. `dvc exp run --temp` uses a new folder each time, so flows set GEAR_STATES to
 # the folder of their own checkout.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gear import paths
 from gear.core.errors import InputError
+from gear.core.files import LockedError, exclusive_lock
 
 if TYPE_CHECKING:
     from gear.params import Config
@@ -68,11 +70,30 @@ def run(arguments: argparse.Namespace) -> str:
         ]
         freed = sum(state.size for state in deleted)
         lines = [f"deleted {state.folder}" for state in deleted]
+        lines += [f"deleted {file}, tokens of an earlier tokenizer" for file in prune_tokens()]
         return "\n".join([*lines, f"states deleted: {len(deleted)}, {format_size(freed)}"])
     states = [
         (state, group) for group in groups for state in list_states(group.folder, group.identities)
     ]
     return table(states) or f"no states in {paths.STATES}"
+
+
+def prune_tokens() -> list[Path]:
+    """Delete cached tokens of frozen tokenizers, except the newest file. Returns what was deleted.
+
+    Nothing is deleted while a training of this checkout runs that may read them.
+    """
+    files = sorted(paths.TOKENS.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    try:
+        with ExitStack() as locks:
+            for stage in ("joint", "generator") if files[:-1] else ():
+                lock = paths.WORK / stage / "lock"
+                locks.enter_context(exclusive_lock(lock, "held by {holder}"))
+            for file in files[:-1]:
+                file.unlink()
+    except LockedError:
+        return []
+    return files[:-1]
 
 
 def study_groups(current: Mapping[str, Identity]) -> list[Group]:

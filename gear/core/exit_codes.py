@@ -126,6 +126,16 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def discard_closed_terminals() -> None:
+    """Redirect stdout and stderr to /dev/null where their terminal was closed."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            poll = select.poll()
+            poll.register(descriptor, 0)
+            if any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0)):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def has_no_space(error: BaseException) -> bool:
     """Return whether an error, or one in its chain of causes, says that a disk or quota is full."""
     behind: BaseException | None = error

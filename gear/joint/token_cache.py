@@ -36,7 +36,7 @@ def cached_tokens(
     """Return the tokens of a split by row and view, (N, views, L); view 1 is the mirror image.
 
     Mirroring is the only augmentation, so two views are all that a training can ask for. Ranks
-    share the work; rank zero writes. Later calls read the file.
+    share the work; rank zero writes. Later calls read the file, unless it is damaged.
 
     Args:
         tokenizer: The frozen tokenizer.
@@ -66,14 +66,14 @@ def cached_tokens(
         seen = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])][:views]
         return np.stack([encode_images(tokenizer, view) for view in seen], axis=1).astype(dtype)
 
-    if not file.exists():
+    shape = (len(split), views, grid**2)
+    (is_usable,) = context.map(lambda kept: _load(kept, shape, dtype) is not None, [file])
+    if not is_usable:
         parts = list(batches(len(split)))
         tokens = None
         if context.is_rank_zero:
             cache.mkdir(parents=True, exist_ok=True)
-            tokens = new_array_file(
-                file.with_suffix(".partial"), dtype, (len(split), views, grid**2)
-            )
+            tokens = new_array_file(file.with_suffix(".partial"), dtype, shape)
         for part, found in zip(parts, context.map(encode, parts), strict=True):
             if tokens is not None:
                 tokens[part] = found
@@ -83,3 +83,12 @@ def cached_tokens(
     dist.barrier()
     result: np.ndarray = np.load(file, mmap_mode="r")
     return result
+
+
+def _load(file: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray | None:
+    """Return the tokens of a cache file; None if it is absent or damaged."""
+    try:
+        tokens: np.ndarray = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return tokens if (tokens.shape, tokens.dtype) == (shape, np.dtype(dtype)) else None

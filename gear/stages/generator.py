@@ -84,7 +84,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
         tokenizer,
         data.split,
         training.context,
-        cache=paths.WORK / "tokens",
+        cache=paths.TOKENS,
         contents=(paths.SHARDS, paths.JOINT / "tokenizer/model.safetensors"),
         grid=config.grid,
         flip=config.data.flip,

@@ -101,7 +101,7 @@ def run(config: Config, start_from: Path | None = None) -> None:
             tokenizer,
             data.split,
             training.context,
-            cache=paths.WORK / "tokens",
+            cache=paths.TOKENS,
             contents=(paths.SHARDS, paths.TOKENIZER / "tokenizer/model.safetensors"),
             grid=config.grid,
             flip=config.data.flip,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,11 +24,19 @@ from gear.training.distributed import DistributedContext
 from gear.training.engine import apply_settings
 from gear.training.fingerprint import Identity
 from gear.training.resharding import load_whole_state, read_whole_state
-from gear.training.state_files import FileFacts, find_whole, flush, retire, write_manifest
+from gear.training.state_files import (
+    FileFacts,
+    damage,
+    find_whole,
+    flush,
+    retire,
+    write_manifest,
+)
 from gear.training.states import (
     DESCRIPTION,
     LOCK,
     OLDER,
+    SECONDS,
     delete_finished,
     read_description,
     read_tag,
@@ -87,6 +96,7 @@ class CheckpointManager:
         self.of_experiment = of_experiment
         self.started_from: dict[str, Any] | None = None  # description of the state of --from
         self.save_seconds: float | None = None  # duration of the last save
+        self.measure_seconds: float | None = None  # duration of the slowest measurement
         self._writer = BackgroundWriter()
         self._pending: _Pending | None = None
         self.locks = ExitStack()
@@ -99,6 +109,7 @@ class CheckpointManager:
             message = f"{folder}: another process is training this very run ({{holder}}): {wait}"
             self.locks.enter_context(exclusive_lock(folder / LOCK, message))
             (folder / "stop").unlink(missing_ok=True)  # a request to the previous run
+            self._clear_drafts()
             if identity is not None:
                 self.note("settings.json", {"root": str(Path.cwd()), "config": identity.params})
         dist.barrier()
@@ -161,12 +172,18 @@ class CheckpointManager:
             self._drop_old()
 
     def roll_back(self) -> Path | None:
-        """Make the last healthy state the latest. Returns the state that the next run loads."""
+        """Make the last healthy state the latest. Returns the state that the next run loads.
+
+        If that state is damaged, the latest stays, with a warning.
+        """
         self.finish_save()
         healthy = self.read("healthy")
         if self.context.is_rank_zero and healthy is not None:
-            self._point("latest", healthy)
-            self.describe(step_of(healthy))
+            if fault := damage(self.folder / healthy):
+                print(f"{fault}: it was the last healthy state", file=sys.stderr)
+            else:
+                self._point("latest", healthy)
+                self.describe(step_of(healthy))
         dist.barrier()
         latest = self.read("latest")
         return self.folder / latest if latest else None
@@ -259,8 +276,10 @@ class CheckpointManager:
         facts = self.identity.facts() if self.identity else {}
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
         facts |= {"of_experiment": self.of_experiment}
-        before = read_description(self.folder).get("save_seconds")
-        facts |= {"save_seconds": before if self.save_seconds is None else self.save_seconds}
+        before = read_description(self.folder)
+        for name in SECONDS:
+            taken = getattr(self, name)
+            facts |= {name: before.get(name) if taken is None else taken}
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
@@ -316,6 +335,10 @@ class CheckpointManager:
                 saved.rename(whole)
             if self.read("latest") != saved.name:
                 self._point("latest", saved.name)
+            healthy = self.read("healthy")
+            if healthy is not None and step_of(healthy) > step_of(saved.name):
+                # the training was healthy after this state, and the newer ones are damaged
+                self._point("healthy", saved.name)
         dist.barrier()
         return whole
 
@@ -343,8 +366,7 @@ class CheckpointManager:
         began = time.monotonic()
         draft = self.folder / f"{tag}.partial"
         if self.context.is_rank_zero:
-            for left in (*self.folder.glob("*step-*.partial"), *self.folder.glob("*.deleted")):
-                shutil.rmtree(left, ignore_errors=True)  # of a save that was killed or failed
+            self._clear_drafts()
             draft.mkdir()
         dist.barrier()
         for name, engine in engines.items():
@@ -356,10 +378,15 @@ class CheckpointManager:
 
     def _put_in_place(self, saved: _Pending) -> None:
         """Wait until all ranks have written a state, and rename it to its final name."""
-        writes = self._writer.wait()
+        draft = self.folder / f"{saved.tag}.partial"
+        try:
+            writes = self._writer.wait()
+        except Exception:
+            if self.context.size == 1:  # of several, another may still be writing
+                shutil.rmtree(draft, ignore_errors=True)  # makes room on a full disk
+            raise
         began = time.monotonic()
         facts = self._of_all_ranks({path: write.facts for path, write in writes.items()})
-        draft = self.folder / f"{saved.tag}.partial"
         if self.context.is_rank_zero:
             write_manifest(draft, facts)
             retire(self.folder / saved.tag)  # from an earlier run of these steps
@@ -367,6 +394,11 @@ class CheckpointManager:
             flush(self.folder)
         seconds = sum(write.seconds for write in writes.values()) + time.monotonic() - began
         self.save_seconds = round(saved.copy_seconds + seconds, 1)
+
+    def _clear_drafts(self) -> None:
+        """Delete what saves that were killed or failed have left."""
+        for left in (*self.folder.glob("*step-*.partial"), *self.folder.glob("*.deleted")):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _of_all_ranks(self, facts: dict[Path, FileFacts]) -> dict[Path, FileFacts]:
         """Return the files that all ranks wrote; waits until all have written."""

@@ -51,6 +51,7 @@ NEUTRAL_FILES = (
 )
 
 ABSENT = "absent"  # in place of the hash of a missing input
+MISSING = "-"  # of a value that only one of two trainings has
 LARGE_FILE = 64 << 20  # bytes; of larger files, evenly spaced blocks are hashed
 BLOCKS = 17
 BLOCK = 1 << 20
@@ -95,7 +96,8 @@ class Identity:
     def differences(self, description: Mapping[str, Any]) -> list[str]:
         """Return how a described state differs from this training, one phrase a difference.
 
-        Inputs that are missing now are not compared.
+        Inputs that are missing now are not compared, nor code that only one of the two runs: which
+        code that is can depend on such an input.
         """
         phrases = [
             f"{name} {old} -> {new}"
@@ -104,7 +106,12 @@ class Identity:
         ]
         for kind in ("inputs", "code"):
             changed = _changed(description.get(kind, {}), getattr(self, kind))
-            phrases += [f"other {kind} {name}" for name, _, new in changed if new != ABSENT]
+            phrases += [
+                f"other {kind} {name}"
+                for name, old, new in changed
+                if new != ABSENT
+                and not (kind == "code" and self.has_absent_inputs and MISSING in (old, new))
+            ]
         return phrases
 
 
@@ -209,7 +216,7 @@ def _code_hash(source: str) -> str:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     return [
-        (name, old.get(name, "-"), new.get(name, "-"))
+        (name, old.get(name, MISSING), new.get(name, MISSING))
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]

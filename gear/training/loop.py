@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from gear.core.errors import InputError, StageFailed
+from gear.core.exit_codes import discard_closed_terminals
 from gear.nn.dropout import drawn_by_image
 from gear.training.autoencoder import Losses
 from gear.training.batches import Batch, BatchLoader, prefetch
@@ -78,7 +79,7 @@ class StopRequested(StageFailed):
 
 INTERRUPTED = b"saving after this step; Ctrl-C again ends at once, without saving\n"
 REPEAT = 1.0  # seconds within which another Ctrl-C is ignored: a launcher forwards the first one
-REQUESTED = 1  # code of a stop request; signal numbers are larger
+REQUESTED = 128  # code of a stop request; signal numbers are smaller
 
 
 class Training:
@@ -161,9 +162,9 @@ class Training:
             reporter.close()
             if run.context.size == 1:  # of several, one may have failed, and finishing needs all
                 run.checkpoints.finish_save()
+        _release_signals()
         if first == steps > 0:
             curve = self._ended_curve()
-        _release_signals()
         return curve
 
     def _train_step(self, batch: Batch[Any], number: int) -> Losses:
@@ -285,9 +286,13 @@ class Training:
     def _measure(self, done: int) -> Row:
         if self.hook is None:
             return {}
+        began = time.monotonic()
         measured = self.hook.measure(self.averages)
         if self.hook.show is not None:
             self.hook.show(done)
+        slowest = self.run.checkpoints.measure_seconds or 0.0
+        taken = round(time.monotonic() - began, 1)
+        self.run.checkpoints.measure_seconds = max(slowest, taken)
         return measured
 
     def _state(self, done: int) -> dict[str, Any]:
@@ -349,9 +354,10 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _catch_signals() -> dict[str, int]:
-    """Record SIGTERM and SIGINT instead of exiting. Returns {"signal": the last one, or 0}.
+    """Record SIGTERM, SIGINT and SIGHUP instead of exiting. Returns {"signal": the last, or 0}.
 
-    The loop saves and stops after the current step. A second Ctrl-C ends the process at once.
+    The loop saves and stops after the current step. A second Ctrl-C ends the process at once. A
+    closed terminal (SIGHUP) is not written to any more; under nohup SIGHUP stays ignored.
     """
     caught = {"signal": 0}
     first = time.monotonic()
@@ -366,10 +372,13 @@ def _catch_signals() -> dict[str, int]:
             first = now
             if signal_number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
                 os.write(2, INTERRUPTED)  # print may have been interrupted, and cannot be reentered
+        if signal_number == signal.SIGHUP:
+            discard_closed_terminals()
         caught["signal"] = signal_number
 
-    signal.signal(signal.SIGTERM, remember)
-    signal.signal(signal.SIGINT, remember)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, remember)
     return caught
 
 
@@ -377,6 +386,8 @@ def _release_signals() -> None:
     """Let signals end the process at once again: outputs are written atomically."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _largest_of_ranks(numbers: list[int], context: DistributedContext) -> list[int]:

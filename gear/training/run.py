@@ -16,6 +16,7 @@ from gear.core.errors import InputError
 from gear.core.files import replace_folder, write_json
 from gear.core.host_config import HostConfig, RunConfig
 from gear.core.model_folder import save_model
+from gear.core.text import one_line
 from gear.tokenizer.config import TokenizerShape
 from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.compiled import compile_parts
@@ -24,7 +25,13 @@ from gear.training.distributed import DistributedContext, join_process_group
 from gear.training.ema import EMA
 from gear.training.engine import accumulation, build_engine
 from gear.training.fingerprint import Identity
-from gear.training.states import FROM, describe_nearest, saved_step, was_started_from
+from gear.training.states import (
+    FROM,
+    describe_nearest,
+    read_description,
+    saved_step,
+    was_started_from,
+)
 from gear.training.trackers import TrackedRun
 
 LONGEST_NAME = 100  # characters of the other state's name in the name of a folder
@@ -184,11 +191,18 @@ def open_training(
             was started from that state before, it resumes its own state.
 
     Raises:
-        InputError: if `start_from` holds no state, or another process trains this stage in this
-            checkout or this state in any.
+        InputError: if `start_from` holds no state or one of another stage, or another process
+            trains this stage in this checkout or this state in any.
     """
     if start_from is not None and not (start_from / "latest").is_file():
         raise InputError(f"{start_from}: no state of a training: `gear states` lists them")
+    if start_from is not None:
+        other = read_description(start_from).get("stage", identity.stage)
+        if other != identity.stage:
+            raise InputError(
+                f"{start_from}: a state of {one_line(str(other), 40)}, and this trains "
+                f"{identity.stage}: `gear states` lists each state with its stage"
+            )
     folder = states / identity.stage / identity.fingerprint
     if start_from is not None:
         folder = _folder_from(folder, start_from)

@@ -78,12 +78,15 @@ def damage(state: Path) -> str | None:
         return f"{state / MANIFEST} is damaged"
     for name, (size, sha256) in expected.items():
         file = state / name
-        if not file.is_file():
-            return f"{file} is not there"
-        if file.stat().st_size != size:
-            return f"{file} has {file.stat().st_size} bytes, not {size}"
-        if sha256_of(file) != sha256:
-            return f"{file} is not what was written (another sha256)"
+        try:
+            if not file.is_file():
+                return f"{file} is not there"
+            if file.stat().st_size != size:
+                return f"{file} has {file.stat().st_size} bytes, not {size}"
+            if sha256_of(file) != sha256:
+                return f"{file} is not what was written (another sha256)"
+        except OSError as error:  # such as a bad sector
+            return f"{file}: {error.strerror}"
     return None
 
 

@@ -26,10 +26,11 @@ NO_DESCRIPTION = "no description"
 LOCK = "lock"
 FROM = "-from-"  # in names of folders: between a training and the one whose state it started from
 OLDER = "older"  # folder of the state before the latest
-LONGEST_SAVE = 1800.0  # seconds
-SAVES = 2.0  # times the slowest save, granted to save once more and exit
+LONGEST = 1800.0  # seconds of a save or measurement that count at most
+TIMES = 2.0  # times the slowest save and measurement, granted to do both once more and exit
 # facts of a description that may change while the weights of the state stay as they are
-NOT_OF_WEIGHTS = ("finished", "of_experiment", "save_seconds")
+NOT_OF_WEIGHTS = ("finished", "of_experiment", "save_seconds", "measure_seconds")
+SECONDS = ("save_seconds", "measure_seconds")  # facts of a description
 TAG = re.compile(r"(stopped-)?step-[0-9]{1,12}")
 
 
@@ -71,11 +72,15 @@ def prune_states(root: Path, current: Mapping[str, Identity]) -> list[State]:
     """Delete the states that differ from the current identities and that no process has locked.
 
     A state without a description is kept if an input is absent, as a study's are: the next run may
-    resume from it.
+    resume from it. What killed saves left of trainings without any state is deleted too.
 
     Returns:
         The deleted states.
     """
+    for stage in current:
+        for lock in (root / stage).glob(f"*/{LOCK}"):
+            if not _has_states(lock.parent):
+                delete_unlocked(lock.parent)
     deleted = []
     for state in list_states(root, current):
         if state.differences == [NO_DESCRIPTION] and current[state.stage].has_absent_inputs:
@@ -91,9 +96,9 @@ def describe_nearest(root: Path, identity: Identity) -> str | None:
     if not states:
         return None
     nearest = min(states, key=lambda state: len(state.all_differences()))
+    differing = ", ".join(nearest.all_differences()[:6]) or "the same settings and fewer steps"
     return (
-        f"found a state of {nearest.stage} at step {nearest.step} with "
-        f"{', '.join(nearest.all_differences()[:6])}; starting anew "
+        f"found a state of {nearest.stage} at step {nearest.step} with {differing}; starting anew "
         f"(`gear {nearest.stage} --from {nearest.folder}` to go on from it)"
     )
 
@@ -101,15 +106,19 @@ def describe_nearest(root: Path, identity: Identity) -> str | None:
 def delete_finished(stage_folder: Path, *, but: Path, of_experiment: bool) -> None:
     """Delete the states of finished trainings of a stage, except one.
 
+    A state of the same training after more steps is kept too.
+
     Args:
         stage_folder: The folder of the stage's states.
         but: The state to keep.
         of_experiment: Delete those of experiments in temporary folders, else those of the checkout.
     """
+    kept = saved_step(but) or 0
     for folder in state_folders(stage_folder):
         description = read_description(folder)
         same_kind = bool(description.get("of_experiment")) == of_experiment
-        if folder != but and description.get("finished") and same_kind:
+        is_longer = _fingerprint(folder) == _fingerprint(but) and (saved_step(folder) or 0) > kept
+        if folder != but and description.get("finished") and same_kind and not is_longer:
             delete_unlocked(folder)
 
 
@@ -154,15 +163,18 @@ def _of_weights(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grace(root: Path) -> float:
-    """Return how many seconds to let a training save and exit, before it is killed.
+    """Return how many seconds to let a training finish its step, save and exit.
 
-    That is `GRACE` plus twice the slowest save under `root`, of which half an hour counts at most.
-    Saves of a study's runs count too.
+    That is `GRACE` plus twice the slowest save and twice the slowest measurement under `root`, of
+    each of which half an hour counts at most. Those of a study's runs count too.
     """
     files = [*root.glob(f"*/*/{DESCRIPTION}"), *root.glob(f"study-*/*/*/*/{DESCRIPTION}")]
-    taken = [read_description(file.parent).get("save_seconds") for file in files]
-    known = [seconds for seconds in taken if isinstance(seconds, float) and seconds > 0]
-    return GRACE + SAVES * min(max(known, default=0.0), LONGEST_SAVE)
+    found = [read_description(file.parent) for file in files]
+    slowest = [
+        max((s for s in taken if isinstance(s, float) and s > 0), default=0.0)
+        for taken in ([one.get(name) for one in found] for name in SECONDS)
+    ]
+    return GRACE + TIMES * sum(min(seconds, LONGEST) for seconds in slowest)
 
 
 def read_tag(folder: Path) -> str:
@@ -201,11 +213,21 @@ def step_of(tag: str) -> int:
     return int(tag.rsplit("-", 1)[1])
 
 
+def _fingerprint(folder: Path) -> str:
+    return folder.name.partition("-")[0]
+
+
+def _has_states(folder: Path) -> bool:
+    """Return whether a training's folder holds a state, also one that nothing points to."""
+    whole = (*folder.glob("*step-*"), *(folder / OLDER).glob("*step-*"))
+    return (folder / "latest").exists() or any(TAG.fullmatch(path.name) for path in whole)
+
+
 def _read_state(folder: Path, identity: Identity) -> State:
     description = read_description(folder)
     latest = folder / "latest"
     differences = identity.differences(description) if description else [NO_DESCRIPTION]
-    if folder.name.partition("-")[0] == identity.fingerprint:
+    if _fingerprint(folder) == identity.fingerprint:
         differences = []  # also if a power cut left no description
     return State(
         identity.stage,

@@ -7,6 +7,7 @@ has.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -130,8 +131,12 @@ class TensorBoard:
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        home, end = run.home / "tensorboard", f"-{run.run[:8]}"
-        earlier = sorted(home.glob(f"*{end}"))  # the name may change with the number of steps
+        # other trainings of the same identity have other folders of states: shorter ones, or --from
+        _, dash, rest = run.state.name.partition("-")
+        home, end = run.home / "tensorboard", f"-{run.run[:8]}{dash}{rest}"
+        earlier = sorted(
+            home.glob(f"*{glob.escape(end)}")
+        )  # the name may change with the number of steps
         folder = earlier[0] if earlier else home / f"{run.name.replace(' ', '-')}{end}"
         folder.mkdir(parents=True, exist_ok=True)
         before = [*folder.glob("events.out.tfevents.*")]

@@ -272,3 +272,37 @@ def test_a_rank_that_hangs_ends_the_job(two: Path) -> None:
     assert wait_until(lambda: not runs_in(two), 15)
     edit_params(two, host={"rank_timeout": 600}, joint={"steps": 8})
     assert run_gear(two, "joint").returncode == 0
+
+
+SLOW_RANK = """
+import os, signal, time
+from pathlib import Path
+
+rank, caught = os.environ["RANK"], []
+signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+Path(f"ready-{rank}").touch()
+while not caught:
+    time.sleep(0.1)
+time.sleep(35)  # PyTorch's launcher kills after 30 seconds by default
+Path(f"saved-{rank}").touch()
+"""
+LAUNCHER = """
+import os
+from gear.launch import run_ranks
+
+os.environ["PYTHONPATH"] = os.getcwd()  # with the package of the slow ranks
+run_ranks(["joint"], 2)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_may_take_longer_than_half_a_minute_to_save(tmp_path: Path) -> None:
+    (tmp_path / "gear").mkdir()
+    (tmp_path / "gear/__init__.py").touch()
+    (tmp_path / "gear/__main__.py").write_text(SLOW_RANK)
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    child = subprocess.Popen([sys.executable, "-P", "launcher.py"], cwd=tmp_path, env=ENV)
+    assert wait_until(lambda: len([*tmp_path.glob("ready-*")]) == 2, 60)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=120) == 128 + signal.SIGTERM
+    assert len([*tmp_path.glob("saved-*")]) == 2

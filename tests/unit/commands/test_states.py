@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gear.cli import main
+from gear.core.files import exclusive_lock
 from gear.params import load_for_stage
 from gear.stages.joint import identity
 from tests.support.repo import REPO
@@ -59,6 +60,22 @@ def test_prune_deletes_the_states_of_other_settings(
     assert main(["states", "prune"]) == 0
     assert "states deleted: 1" in capsys.readouterr().out
     assert not state.exists()
+
+
+def test_prune_keeps_the_newest_tokens_of_a_frozen_tokenizer(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = Path(".gear/tokens/b.npy"), Path(".gear/tokens/a.npy")
+    old.parent.mkdir()
+    for seconds, file in enumerate((old, new)):
+        file.touch()
+        os.utime(file, (seconds, seconds))
+    with exclusive_lock(Path(".gear/generator/lock"), "held"):
+        assert main(["states", "prune"]) == 0
+    assert old.exists(), "a training may read it"
+    assert main(["states", "prune"]) == 0
+    assert f"deleted {old}, tokens of an earlier tokenizer" in capsys.readouterr().out
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_states_of_an_empty_checkout(

@@ -66,6 +66,18 @@ def test_a_second_call_reads_the_file(shards: Path, world: DistributedContext) -
     assert files(shards) == {name}
 
 
+@pytest.mark.parametrize("content", [b"", b"junk", None], ids=["empty", "junk", "cut"])
+def test_a_damaged_file_is_made_again(
+    shards: Path, world: DistributedContext, content: bytes | None
+) -> None:
+    tokens = cached(shards, world).copy()
+    (name,) = files(shards)
+    file = shards.parent / "tokens" / name
+    file.write_bytes(file.read_bytes()[:-3] if content is None else content)
+    assert np.array_equal(cached(shards, world), tokens)
+    assert files(shards) == {name}
+
+
 def test_what_decides_the_tokens_names_the_file(
     shards: Path, world: DistributedContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,17 @@ def test_fewer_steps_than_the_state_has_train_anew_and_keep_it(
     assert "resuming after step 6" in capsys.readouterr().err
 
 
+def test_a_shorter_training_keeps_the_finished_state_of_the_longer_one(
+    world: DistributedContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(opened(tmp_path / "whole", 11))
+    train(opened(tmp_path / "parts", 7))
+    train(opened(tmp_path / "parts", 4))
+    capsys.readouterr()
+    assert train(opened(tmp_path / "parts", 11)) == whole
+    assert "resuming after step 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "junk", "step-1\0"])
 def test_a_training_resumes_if_the_file_latest_is_damaged(
     world: DistributedContext,
@@ -383,6 +394,17 @@ def test_start_from_with_fewer_steps_than_its_own_state_starts_from_it(
 def test_start_from_a_folder_without_a_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no state of a training"):
         opened(tmp_path, 3, start_from=tmp_path)
+
+
+def test_start_from_a_state_of_another_stage_is_refused(
+    world: DistributedContext, tmp_path: Path
+) -> None:
+    run = opened(tmp_path, 3)
+    train(run)
+    file = run.checkpoints.folder / "description.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"stage": "other"}))
+    with pytest.raises(InputError, match="a state of other, and this trains toy"):
+        opened(tmp_path / "second", 3, start_from=run.checkpoints.folder)
 
 
 def test_only_the_last_finished_state_of_a_stage_is_kept(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,8 @@ import torch
 from torch import nn
 
 from gear.core.errors import InputError
-from gear.training import checkpoint_manager
+from gear.core.files import sha256_of
+from gear.training import background_writer, checkpoint_manager, state_files
 from gear.training.checkpoint_manager import CheckpointManager
 from gear.training.config import TrainConfig
 from gear.training.distributed import DistributedContext
@@ -89,6 +92,19 @@ def test_whatever_file_is_damaged_the_state_before_is_loaded(
         warning = capsys.readouterr().err
         assert warning.count("\n") == 1, name
         assert f"going on from {folder / 'older/step-1'}" in warning
+
+
+def test_a_file_that_cannot_be_read_is_damaged(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bad_sector(file: Path) -> str:
+        if file.parent.parent.name == "step-2":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return sha256_of(file)
+
+    monkeypatch.setattr(state_files, "sha256_of", bad_sector)
+    assert find_whole(saved) == saved / "older/step-1"
+    assert "Input/output error: going on from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spoil", DAMAGES, ids=lambda f: f.__name__)
@@ -205,6 +221,62 @@ def test_a_kill_in_a_save_leaves_the_state_before(
         assert found is not None
         assert found.name in ("step-2", "step-3")
         assert damage(found) is None
+
+
+def test_a_failed_write_leaves_no_draft_that_fills_the_disk(
+    world: DistributedContext, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "run")
+    manager = CheckpointManager(folder, world)
+
+    def full(copy: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(background_writer, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        manager.save({}, {"step": 3})
+    manager.close()
+    assert not [*folder.glob("*.partial")]
+    assert find_whole(folder) == folder / "step-2"
+
+
+def test_a_training_that_starts_clears_up_after_a_killed_save(
+    world: DistributedContext, saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "run")
+    (folder / "step-3.partial").mkdir()
+    CheckpointManager(folder, world).close()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"step-2", "older"}
+
+
+def test_after_damage_a_collapse_goes_back_to_a_state_that_is_whole(
+    world: DistributedContext, saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "run")
+    manager, trained = CheckpointManager(folder, world), engine(world)
+    manager.mark_healthy()
+    truncate(folder / "step-2/state.pt")
+    assert manager.load({"model": trained}) is not None
+    manager.save({"model": trained}, {"step": 3})
+    assert manager.roll_back() == folder / "step-1"
+    state = manager.load({"model": trained})
+    assert state is not None
+    assert state["step"] == 1
+    manager.close()
+
+
+def test_a_collapse_does_not_go_back_to_a_damaged_state(
+    world: DistributedContext, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "run")
+    manager = CheckpointManager(folder, world)
+    manager.mark_healthy()
+    manager.save({"model": engine(world)}, {"step": 3})
+    truncate(folder / "step-2/state.pt")
+    assert manager.roll_back() == folder / "step-3"
+    assert "it was the last healthy state" in capsys.readouterr().err
+    manager.close()
 
 
 def test_a_save_that_fails_loses_nothing_and_the_next_one_clears_up(

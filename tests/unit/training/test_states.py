@@ -11,6 +11,7 @@ from gear.process import GRACE
 from gear.training.fingerprint import Identity
 from gear.training.states import (
     delete_finished,
+    describe_nearest,
     grace,
     list_states,
     prune_states,
@@ -61,6 +62,39 @@ def test_a_state_that_started_from_another_is_listed_as_such_and_not_pruned(tmp_
     assert not prune_states(tmp_path, {"joint": identity(1)})
     assert prune_states(tmp_path, {"joint": identity(2)})
     assert not folder.exists()
+
+
+def test_code_that_depends_on_an_absent_input_is_no_reason_to_prune(tmp_path: Path) -> None:
+    def trained(teacher: str, **code: str) -> Identity:
+        return Identity("joint", {}, {"data/features": teacher}, {"step.py": "1", **code}, {}, {})
+
+    folder = save(tmp_path, trained("1234", **{"vision.py": "2"}), 2)
+    assert not prune_states(tmp_path, {"joint": trained("absent")})
+    assert prune_states(tmp_path, {"joint": trained("1234")}), "its teacher's code is needed now"
+    assert not folder.exists()
+    folder = save(tmp_path, trained("1234"), 2)
+    assert not prune_states(tmp_path, {"joint": trained("absent", **{"vision.py": "2"})})
+    assert prune_states(tmp_path, {"joint": trained("absent", **{"step.py": "2"})})
+
+
+def test_prune_deletes_what_killed_saves_left_and_no_state_that_lost_its_pointer(
+    tmp_path: Path,
+) -> None:
+    draft, lost, running = (tmp_path / "joint" / name for name in ("a", "b", "c"))
+    for folder, state in ((draft, "step-3.partial"), (lost, "older/step-3"), (running, "x")):
+        (folder / state).mkdir(parents=True)
+        (folder / "lock").touch()
+    with exclusive_lock(running / "lock", "held"):
+        assert not prune_states(tmp_path, {"joint": identity(1)})
+    assert [folder.exists() for folder in (draft, lost, running)] == [False, True, True]
+
+
+def test_the_nearest_state_may_differ_in_its_steps_alone(tmp_path: Path) -> None:
+    plain = save(tmp_path, identity(1), 2)
+    plain.rename(plain.with_name(f"{plain.name}-2"))
+    message = describe_nearest(tmp_path, identity(1))
+    assert message is not None
+    assert "a state of joint at step 2 with the same settings and fewer steps; starting" in message
 
 
 def test_an_input_that_is_absent_now_is_no_reason_to_prune(tmp_path: Path) -> None:
@@ -135,5 +169,5 @@ def test_a_training_gets_the_time_that_its_last_save_took_twice(tmp_path: Path) 
         facts = json.loads(description.read_text()) | {"save_seconds": seconds}
         description.write_text(json.dumps(facts))
     assert grace(tmp_path) == GRACE + 180.0
-    description.write_text('{"save_seconds": 1e9}')
-    assert grace(tmp_path) == GRACE + 3600.0
+    description.write_text('{"save_seconds": 1e9, "measure_seconds": 30.0}')
+    assert grace(tmp_path) == GRACE + 3660.0

@@ -72,6 +72,18 @@ def test_a_server_of_tensorboard_that_runs_forgets_what_is_trained_again(tmp_pat
     assert '"data/shards": "feed"' in text
 
 
+def test_a_shorter_training_leaves_the_tensorboard_log_of_the_longer_one(tmp_path: Path) -> None:
+    log(["tensorboard"], tmp_path, ROWS, []).close(finished=True)
+    (events,) = (tmp_path / "home").rglob("events.*")
+    before = events.read_bytes()
+    shorter = tracked(tmp_path)
+    shorter = replace(shorter, state=shorter.state.with_name(f"{shorter.run}-2"))
+    Trackers(["tensorboard"], shorter, []).close(finished=True)
+    assert events.read_bytes() == before
+    folders = {folder.name for folder in (tmp_path / "home/tensorboard").iterdir()}
+    assert folders == {"joint-gear-tiny-01234567", "joint-gear-tiny-01234567-2"}
+
+
 def test_mlflow_holds_each_step_once_after_a_kill(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

@@ -144,7 +144,10 @@ def _speeds(arms: list[Arm]) -> Table:
     found = [(arm, speed(base, arm.curve(STAGE, TARGET))) for arm in arms]
     head = ["arm", "steps", "baseline's steps over these", f"{COVER:.0%} interval", "seconds"]
     rows = [[arm.label, *_speed(arm, one, is_base=arm is arms[0])] for arm, one in found if one]
-    target = next((f"{one.target:.5g}" for _, one in found if one), "no curve: joint.fd_every is 0")
+    none = "no curve: joint.fd_every is 0"
+    if len(base[0]):
+        none = "not compared: the baseline's curve ends no lower than it began"
+    target = next((f"{one.target:.5g}" for _, one in found if one), none)
     note = (
         f"{target}; mean curve, straight lines between its points; interval by bootstrap over seeds"
     )

@@ -302,11 +302,14 @@ def speed(
         arm: The same of the arm.
 
     Returns:
-        None if there is no curve.
+        None if there is no curve, or the baseline's ends no lower than it began.
     """
     if not len(baseline[0]) or not len(arm[0]):
         return None
-    target, ratio, steps = _ratio(baseline[0], baseline[1].mean(0), arm[0], arm[1].mean(0))
+    mean = baseline[1].mean(0)
+    if mean[-1] >= mean[0]:
+        return None
+    target, ratio, steps = _ratio(baseline[0], mean, arm[0], arm[1].mean(0))
     interval = None
     if len(baseline[1]) > 1 and len(arm[1]) > 1:
         random = np.random.default_rng(0)

@@ -93,6 +93,8 @@ def test_what_has_no_interval() -> None:
     assert other_way.ratio is None
     assert other_way.interval == (0.0, 0.0)
     assert speed((np.array([]), np.empty((3, 0))), fast) is None
+    worse = (np.array([0.0, 100.0]), np.array([[5.0, 6.0], [5.0, 6.2]]))
+    assert speed(worse, fast) is None, "any arm would have reached its end at once"
 
 
 def test_arms_are_runs_that_differ_in_the_seed_alone() -> None:

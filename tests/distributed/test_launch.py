@@ -301,8 +301,8 @@ def test_ranks_may_take_longer_than_half_a_minute_to_save(tmp_path: Path) -> Non
     (tmp_path / "gear/__init__.py").touch()
     (tmp_path / "gear/__main__.py").write_text(SLOW_RANK)
     (tmp_path / "launcher.py").write_text(LAUNCHER)
-    child = subprocess.Popen([sys.executable, "-P", "launcher.py"], cwd=tmp_path, env=ENV)
-    assert wait_until(lambda: len([*tmp_path.glob("ready-*")]) == 2, 60)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=120) == 128 + signal.SIGTERM
+    with subprocess.Popen([sys.executable, "-P", "launcher.py"], cwd=tmp_path, env=ENV) as child:
+        wait_until(lambda: len([*tmp_path.glob("ready-*")]) == 2, 60)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=120) == 128 + signal.SIGTERM
     assert len([*tmp_path.glob("saved-*")]) == 2

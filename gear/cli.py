@@ -19,7 +19,7 @@ from gear import launch, paths
 from gear.core import exit_codes, portable
 from gear.core.errors import InputError, StageFailed
 from gear.core.files import allow_many_open_files
-from gear.core.text import one_line
+from gear.core.text import one_line, printable
 from gear.process import exit_with, exit_with_dvc
 
 STAGES = {
@@ -124,7 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
             start_from = getattr(parsed, "start_from", None)
             run_stage(command, {"start_from": start_from} if start_from else {})
         else:
-            print(_module(command).run(parsed), flush=True)
+            text = _module(command).run(parsed)
+            print("\n".join(map(printable, text.split("\n"))), flush=True)
 
     return exit_codes.run(f"gear {command}".strip(), body, paths.LOGS)
 

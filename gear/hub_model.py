@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,9 +59,13 @@ Paper: {{ paper }}.
 
 
 class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, tags=[*TAGS]):
-    """Base class of a trained model that was loaded from `folder`."""
+    """Base class of a trained model that was loaded from `folder`.
+
+    not_beside: names in a folder that models of this class are never saved to.
+    """
 
     folder: Path
+    not_beside: tuple[str, ...] = ()
 
     def save_pretrained(
         self,
@@ -83,12 +88,19 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
             The URL of the upload; None if there was none.
 
         Raises:
-            InputError: if the model was loaded from that folder.
+            InputError: if it is a file, the model was loaded from that folder or one above it, or
+                another kind of model is in it.
         """
-        if Path(save_directory).resolve() == self.folder.resolve():
-            raise InputError(
-                f"{save_directory}: the model was loaded from this folder: save it to another"
-            )
+        target = Path(save_directory)
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{target}: is a file: name a folder")
+        if target.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{target}: the model was loaded from this folder: save it to another")
+        for name in self.not_beside:
+            if (target / name).exists():
+                raise InputError(
+                    f"{target}: {name} of another kind of model is in it: save it to another folder"
+                )
         self._hub_mixin_config = None  # else the mixin writes its own config.json
         name = Path(save_directory).name
         if push_to_hub:
@@ -164,7 +176,9 @@ def find_folder(path: str | Path, revision: str | None) -> Path:
         InputError: if there is no such folder, and no such repository can be read; or if a revision
             of a local folder is asked for.
     """
-    if Path(path).is_dir():
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"{one_line(repr(path), 60)}: give a folder or owner/name as text")
+    if _is_folder(Path(path)):
         if revision is not None:
             raise InputError(
                 f"revision {revision}: {path} is a local folder, and only repositories of the "
@@ -179,6 +193,13 @@ def find_folder(path: str | Path, revision: str | None) -> Path:
                 f"{path}: no such folder (`dvc repro generator` makes the pipeline's own), and not "
                 "the name of a repository on the Hugging Face Hub"
             ) from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name of over 255 characters
+        return False
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,14 @@ import torch
 from PIL import Image
 
 from gear.core.errors import InputError
-from gear.core.model_folder import CONFIG, read_config, read_number, read_shape, save_model
+from gear.core.model_folder import (
+    CONFIG,
+    WEIGHTS,
+    read_config,
+    read_number,
+    read_shape,
+    save_model,
+)
 from gear.core.settings import parse_section
 from gear.core.text import one_line
 from gear.data.captions import normalize_caption
@@ -29,7 +37,7 @@ from gear.generator.config import GeneratorShape, SampleConfig
 from gear.generator.sampling import sample
 from gear.generator.transformer import Generator
 from gear.hub_model import HubModel, find_folder, shareable_config
-from gear.ingest.decode import square
+from gear.ingest.decode import reject_reason, square
 from gear.tokenizer import inference as tokenizer_inference
 from gear.tokenizer.model import Tokenizer
 
@@ -37,6 +45,12 @@ Images = Image.Image | torch.Tensor | Iterable[Image.Image]
 
 LARGEST_SIZE = 2048  # maximum pixels a side
 LARGEST_SEED = 2**63 - 1
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
+LONGEST_INDEX = 9  # digits of a class's index
 
 
 class ImageTokenizer(HubModel):
@@ -47,6 +61,8 @@ class ImageTokenizer(HubModel):
         size: Pixels a side that PIL images are resized to, as in training: a multiple of `stride`,
             up to 2048. None if the folder does not record it; set it before encoding PIL images.
     """
+
+    not_beside = ("tokenizer", "generator")
 
     def __init__(self, model: Tokenizer, folder: Path, size: int | None = None) -> None:
         self.model, self.folder = model, folder
@@ -65,12 +81,8 @@ class ImageTokenizer(HubModel):
     @size.setter
     def size(self, size: SupportsIndex | None) -> None:
         if size is not None:
-            name = f"tokenizer.size {size}"
-            try:
-                size = operator.index(size)  # JSON has no NumPy integers
-            except TypeError:
-                raise InputError(f"{name}: give a whole number") from None
-            require_size(size, self.stride, name)
+            size = _whole_number(size, "tokenizer.size")  # JSON has no NumPy integers
+            require_size(size, self.stride, f"tokenizer.size {size}")
         self._size = size
 
     @property
@@ -93,7 +105,14 @@ class ImageTokenizer(HubModel):
         """
         if not isinstance(images, torch.Tensor):
             pictures = _pictures(images)
-            return self.encode_pixels(np.stack([np.asarray(self.prepare(one)) for one in pictures]))
+            squares = []
+            for number, picture in enumerate(pictures):
+                try:
+                    squares.append(np.asarray(self.prepare(picture)))
+                except InputError as error:
+                    place = f"image {number} of {len(pictures)}, " if len(pictures) > 1 else ""
+                    raise InputError(f"{place}{error}") from None
+            return self.encode_pixels(np.stack(squares))
         tensor = images[None] if images.dim() == 3 else images
         self._require_images(tensor)
         device = next(self.model.parameters()).device
@@ -134,13 +153,13 @@ class ImageTokenizer(HubModel):
         """
         try:
             indices = torch.as_tensor(indices)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"indices: {one_line(str(error), 150)}") from None
         indices = indices[None] if indices.dim() == 1 else indices
         codes, shape = self.model.config.codes, tuple(indices.shape)
         if len(shape) != 2 or shape[1] < 1 or round(shape[1] ** 0.5) ** 2 != shape[1]:
             raise InputError(f"indices of shape {shape}: give (N, L), L a square number")
-        if indices.is_floating_point() or indices.is_complex():
+        if indices.dtype not in WHOLE or indices.layout != torch.strided or indices.is_meta:
             raise InputError(f"indices of type {indices.dtype}: give whole numbers")
         indices = indices.long()  # PyTorch has no minimum of some unsigned types
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < codes:
@@ -166,8 +185,8 @@ class ImageTokenizer(HubModel):
             )
         try:
             return Image.fromarray(square(image, self.size))
-        except ValueError as error:
-            raise InputError(f"image: {error}") from None
+        except Exception as error:  # decoders of damaged files raise errors of every kind
+            raise InputError(f"image: {one_line(reject_reason(error), 150)}") from None
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the Hub's other options are of no use here
@@ -198,9 +217,10 @@ class ImageTokenizer(HubModel):
     def _require_images(self, tensor: torch.Tensor) -> None:
         if tensor.dim() != 4 or tensor.shape[1] != 3 or tensor.shape[2] != tensor.shape[3]:
             raise InputError(f"images of shape {tuple(tensor.shape)}: give (N, 3, S, S)")
-        if not tensor.is_floating_point() or (len(tensor) and not tensor.abs().max() <= 1.001):
-            raise InputError("a tensor of images has floating-point numbers from -1 to 1")
         self._require_side(tensor.shape[2])
+        is_plain = tensor.dtype in FLOATING and tensor.layout == torch.strided
+        if not is_plain or tensor.is_meta or (len(tensor) and not tensor.abs().max() <= 1.001):
+            raise InputError("a tensor of images has floating-point numbers from -1 to 1")
 
     def _require_side(self, side: int) -> None:
         if side % self.stride or not side:
@@ -230,6 +250,8 @@ class ImageGenerator(HubModel):
         class_names: Names of its classes; empty if it is conditioned on captions.
     """
 
+    not_beside = (CONFIG, WEIGHTS)
+
     def __init__(
         self,
         model: Generator,
@@ -251,7 +273,7 @@ class ImageGenerator(HubModel):
         classes: Iterable[str | int] | None = None,
         prompts: Iterable[str] | None = None,
         *,
-        seed: int = 0,
+        seed: SupportsIndex = 0,
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, 1.0),
         temperature: float = 1.0,
@@ -279,6 +301,7 @@ class ImageGenerator(HubModel):
             InputError: if there is no such class, prompts are given to a class-conditional
                 generator or classes to a caption-conditional one, or a value is not allowed.
         """
+        seed = _whole_number(seed, "sample: seed")
         if seed < 0:
             raise InputError(f"sample: seed: {seed} is less than 0")
         options = {"guidance": guidance, "interval": interval, "temperature": temperature}
@@ -436,7 +459,9 @@ def load_generator(
     folder = find_folder(path, revision)
     tokenizer = load_tokenizer(folder / "tokenizer")
     model = inference.load_generator(folder / "generator")
-    codes = tokenizer.model.config.codes
+    codes, stride = tokenizer.model.config.codes, tokenizer.stride
+    side = math.isqrt(model.tokens) * stride
+    require_size(side, stride, f"{folder / 'generator'}: images of {side} pixels a side")
     if model.codes != codes:
         raise InputError(
             f"{folder}: a generator of {model.codes} codes beside a tokenizer of {codes}"
@@ -465,11 +490,22 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
         folded = [known.casefold() for known in names]
         if folded.count(name.casefold()) == 1:
             return folded.index(name.casefold())
+    if isinstance(name, int) and abs(name) >= 10**LONGEST_INDEX:  # Python may not print it
+        raise InputError(f"classes: there are {len(names)}, and a number is over them")
     text = str(name)
-    if text.isascii() and text.isdigit() and int(text) < len(names):
+    is_number = text.isascii() and text.isdigit() and len(text) <= LONGEST_INDEX
+    if is_number and int(text) < len(names):
         return int(text)
     known = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
     raise InputError(f"classes {text[:80]!r}: there are {len(names)}, by name or number: {known}")
+
+
+def _whole_number(value: SupportsIndex, name: str) -> int:
+    """Return a whole number, also one of NumPy's. Raises `InputError` for others and booleans."""
+    if not isinstance(value, bool | np.bool_):
+        with suppress(TypeError):
+            return operator.index(value)
+    raise InputError(f"{name}: give a whole number, not {one_line(repr(value), 40)}")
 
 
 def _is_iterable(value: Any) -> bool:

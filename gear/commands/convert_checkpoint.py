@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,24 @@ from torch import nn
 
 from gear.core.errors import InputError
 from gear.core.files import atomic_file, replace_folder, require_writable, sha256_of, write_json
-from gear.core.model_folder import CONFIG, LARGEST, WEIGHTS, nonfinite_key, read_config, save_model
-from gear.core.settings import parse_section
+from gear.core.model_folder import (
+    CONFIG,
+    LARGEST_GRID,
+    WEIGHTS,
+    nonfinite_key,
+    read_config,
+    save_model,
+)
+from gear.core.settings import parse_section, quoted
 from gear.core.text import one_line
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
+from gear.encoders.config import TextConfig
 from gear.generator import public_layouts as generators
 from gear.generator.config import GeneratorShape
 from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
 from gear.hub_model import shareable_config
+from gear.pretrained import require_size
 from gear.tokenizer import public_layouts as tokenizers
 from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.inference import load_tokenizer
@@ -127,7 +137,7 @@ def _write(file: Path, folder: Path, imported: ImportedModel) -> str:
         f"parameters, all {len(wanted)} weights found in {imported.container}"
     )
     if spare:
-        line += f", {len(spare)} keys of the file unused ({spare[0]} ...)"
+        line += f", {len(spare)} keys of the file unused ({one_line(spare[0], 60)} ...)"
     if imported.part == "tokenizer" and imported.config["tokenizer"]["base"] < PUBLISHED_BASE:
         line += (
             f"; narrower than {PUBLISHED_BASE} channels: "
@@ -163,8 +173,10 @@ def _tokenizer(file: Path, raw: dict[str, Any]) -> ImportedModel:
         "tokenizer": settings.model_dump(mode="json"),
         "temperature": temperature if is_known else None,
     }
-    if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= LARGEST:
-        config["size"] = size
+    if isinstance(size, int) and not isinstance(size, bool):
+        with suppress(InputError):
+            require_size(size, settings.factor, "")
+            config["size"] = size
     return ImportedModel("tokenizer", layout, container, model, config, native)
 
 
@@ -198,18 +210,28 @@ def _generator(
             "the attention heads: give --heads"
         )
     section = parse_section(GeneratorShape, settings, f"{file}: generator.")
-    size = {"codes": shape["codes"], "grid": grid or exported.get("grid") or PUBLISHED_GRID}
+    side = grid or exported.get("grid") or PUBLISHED_GRID
+    if not isinstance(side, int) or isinstance(side, bool) or not 0 < side <= LARGEST_GRID:
+        place = "--grid" if grid else f"{file}: gear.grid"
+        raise InputError(f"{place} {quoted(side)}: take a whole number from 1 to {LARGEST_GRID}")
+    size = {"codes": shape["codes"], "grid": side}
     condition: dict[str, Any] = {"classes": shape["classes"]}
     names = exported.get("class_names")
+    kept: dict[str, Any] = {}
     if generators.is_text_conditional(state):
         condition = {"empty_caption": native["cls_embedding.empty"]}
+        kept["condition"] = "caption"
+        if isinstance(text := exported.get("text"), dict):
+            given = {name: text[name] for name in TextConfig.model_fields if name in text}
+            encoder = parse_section(TextConfig, given, f"{file}: gear.text.")
+            kept["text"] = encoder.model_dump(mode="json", include=set(given))
         names = names if isinstance(names, list) else []
     elif not isinstance(names, list) or len(names) != shape["classes"]:
         names = [str(number) for number in range(shape["classes"])]
     with torch.device("meta"):
         model = Generator(section, **size, **condition)
     config: dict[str, Any] = {
-        **{name: exported[name] for name in ("condition", "text") if name in exported},
+        **kept,
         "generator": section.model_dump(mode="json"),
         **size,
         "classes": len(names),
@@ -250,8 +272,20 @@ def _check_weights(file: Path, imported: ImportedModel) -> None:
             f"{file}: covers {covered:.1%} of the model's {len(wanted)} weights; "
             f"{', '.join(first)}: nothing was written"
         )
-    if bad := nonfinite_key({name: native[name] for name in wanted}):
-        raise InputError(f"{file}: {bad} has NaN or infinite values: nothing was written")
+    for name, value in wanted.items():
+        given = native[name]
+        if value.is_floating_point() and not (given.is_floating_point() and is_dense(given)):
+            raise InputError(
+                f"{file}: {one_line(name, 60)} has numbers of type {given.dtype}, {given.layout}: "
+                "weights are dense floating-point numbers: nothing was written"
+            )
+        if nonfinite_key({name: given.float()}):  # as they are written
+            raise InputError(f"{file}: {name} has NaN or infinite values: nothing was written")
+
+
+def is_dense(value: torch.Tensor) -> bool:
+    """Return whether a tensor is an ordinary one: not sparse, quantized or nested."""
+    return value.layout == torch.strided and not value.is_quantized and not value.is_nested
 
 
 def export_checkpoint(folder: Path, file: Path) -> str:
@@ -266,6 +300,10 @@ def export_checkpoint(folder: Path, file: Path) -> str:
     Raises:
         InputError: if it is another kind of model, or the file cannot be written.
     """
+    if file.suffix not in (".pt", ".pth"):
+        raise InputError(f"export to {file}: name a .pt or .pth file")
+    if file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"export to {file}: it is in the checkpoint's folder: name another place")
     require_writable(file, "export to")
     config = read_config(folder)
     note = ""

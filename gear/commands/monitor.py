@@ -24,6 +24,7 @@ from gear.core.files import (
     read_json_lines,
     replace_file,
     replace_folder,
+    require_writable,
 )
 from gear.core.memory import keep_freed_memory
 from gear.runs.find_checkpoints import Checkpoint, newest, snapshot
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace) -> str:
     checkout: Path = arguments.checkout
     if not (checkout / paths.PARAMS).is_file():
         raise InputError(f"{checkout}: no {paths.PARAMS} here: name a checkout")
+    if arguments.result is not None:
+        require_writable(arguments.result, "--result")
     os.nice(NICE)
     keep_freed_memory()
     monitor = Monitor(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gear.core.errors import InputError
+from gear.core.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,8 @@ def run(arguments: argparse.Namespace) -> str:
         raise InputError(f"{folder}: name another folder than the current one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: it holds files: name a folder that is absent or empty")
-    if arguments.hub and arguments.hub.count("/") != 1:
-        raise InputError(f"--hub {arguments.hub!r}: give OWNER/NAME")
+    if arguments.hub:
+        require_repository(arguments.hub)
     generator = load_generator(arguments.checkpoint)
     card: dict[str, Any] = {"name": arguments.hub or folder.name}
     note = ""
@@ -64,6 +65,20 @@ def run(arguments: argparse.Namespace) -> str:
     replace_folder(folder, fill)
     text = f"{folder}: `gear.load_generator({str(folder)!r})` loads it; read its README.md{note}"
     return f"{text}\n{upload(folder, arguments.hub)}" if arguments.hub else text
+
+
+def require_repository(name: str) -> None:
+    """Raise `InputError` unless a name is OWNER/NAME, as the Hugging Face Hub allows it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+        is_valid = name.count("/") == 1
+    except HFValidationError:
+        is_valid = False
+    if not is_valid:
+        raise InputError(f"--hub {one_line(repr(name), 100)}: give OWNER/NAME")
 
 
 def upload(folder: Path, repository: str) -> str:

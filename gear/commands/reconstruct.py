@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> str:
     out: Path = arguments.out
     image_files.require_picture(out)
     files = image_files.find_images(arguments.images)
+    if out.resolve() in {file.resolve() for file in files}:
+        raise InputError(f"--out {out}: it is one of the images: name another file")
     tokenizer = image_files.open_tokenizer(arguments.checkpoint, arguments.size)
     assert tokenizer.size is not None
     if (height := sheet_height(len(files), tokenizer.size)) > TALLEST:

@@ -88,6 +88,8 @@ def _run(command: str, body: Callable[[], None], logs: Path) -> int:
             return _fail(
                 2, command, f"{error.filename}: {error.strerror}: mend it, or work elsewhere"
             )
+        if isinstance(error, FileNotFoundError) and error.filename == "git":
+            return _fail(2, command, "git is not on PATH: install it, runs are recorded in it")
         return _crash(command, error, logs)
 
 

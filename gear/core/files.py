@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,10 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
     If `fill` raises, the old folder stays as it was, and the draft is deleted. The replacement is
     two renames; after a crash between them, the next call finds the old folder again. Of a link,
-    the folder that it leads to is replaced, and the draft lies beside that.
+    the folder that it leads to is replaced, and the draft lies beside that (see `drafts_of`).
     """
     folder = folder.resolve()
-    draft = folder.with_name(folder.name + ".partial")
-    old = folder.with_name(folder.name + ".old.partial")
+    draft, old = drafts_of(folder)
     if old.exists() and not folder.exists():
         os.replace(old, folder)
     for left in (draft, old):
@@ -49,6 +49,12 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             os.replace(old, folder)
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def drafts_of(folder: Path) -> tuple[Path, Path]:
+    """Return where `replace_folder` puts the new folder and the old one: names nobody else uses."""
+    new, old = f".{folder.name}.gear.partial", f".{folder.name}.gear-old.partial"
+    return folder.with_name(new), folder.with_name(old)
 
 
 @contextmanager
@@ -213,6 +219,11 @@ def require_writable(file: Path, option: str) -> None:
         reason = f"cannot be written: {above} is not a folder"
     elif not os.access(above, os.W_OK):
         reason = f"cannot be written: no permission in {above}"
+    else:
+        try:
+            tempfile.TemporaryFile(dir=above).close()
+        except OSError as error:  # such as /proc
+            reason = f"cannot be written: {above}: {error.strerror}"
     if reason:
         raise InputError(f"{option} {file}: {reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from gear.core.text import one_line, printable
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-LARGEST = 2**20  # upper limit of classes, codes and tokens per side
+LARGEST = 2**20  # upper limit of classes and codes
+LARGEST_GRID = 512  # of tokens per side, which no weight shows
+FLOATS = ("F16", "BF16", "F32", "F64")  # of safetensors
 Shape = TypeVar("Shape", bound=Section)
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,6 +42,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a checkpoint folder. Raises `InputError` if there is none."""
     file = folder / CONFIG
     try:
+        if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+            raise OSError(errno.EINVAL, "no regular file")
         content = file.read_bytes()
     except OSError as error:
         raise InputError(
@@ -72,12 +77,12 @@ def read_shape(folder: Path, part: str, shape: type[Shape]) -> tuple[Shape, dict
         raise InputError(f"{folder / CONFIG}: {part}.{error}") from None
 
 
-def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
-    """Return the integer `name` of a config.json, in [1, LARGEST]. Raises `InputError`."""
+def read_number(folder: Path, config: dict[str, Any], name: str, most: int = LARGEST) -> int:
+    """Return the integer `name` of a config.json, in [1, most]. Raises `InputError`."""
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
         raise InputError(
-            f"{folder / CONFIG}: {name} is {quoted(value)}, not a whole number from 1 to {LARGEST}"
+            f"{folder / CONFIG}: {name} is {quoted(value)}, not a whole number from 1 to {most}"
         )
     return value
 
@@ -85,8 +90,8 @@ def read_number(folder: Path, config: dict[str, Any], name: str) -> int:
 def load_model(build: Callable[[], Model], folder: Path) -> Model:
     """Return the model of a checkpoint folder, on CPU, in eval mode.
 
-    Shapes are compared with those of the weights before memory is allocated, so that a config.json
-    cannot ask for a larger model than the folder holds.
+    Shapes and types are compared with those of the weights before memory is allocated, so that a
+    config.json cannot ask for a larger model than the folder holds.
 
     Args:
         build: Builds the model from the folder's config.json, with any weights.
@@ -104,15 +109,25 @@ def load_model(build: Callable[[], Model], folder: Path) -> Model:
 
 
 def _check_shapes(expected: nn.Module, folder: Path) -> None:
-    shapes = {name: list(value.shape) for name, value in expected.state_dict().items()}
-    with _input_errors(folder), safe_open(folder / WEIGHTS, framework="pt") as file:
+    wanted = expected.state_dict()
+    shapes = {name: list(value.shape) for name, value in wanted.items()}
+    file_name = folder / WEIGHTS
+    if file_name.exists() and not file_name.is_file():  # reading a pipe would wait for ever
+        raise InputError(f"{file_name}: no regular file")
+    with _input_errors(folder), safe_open(file_name, framework="pt") as file:
         names = file.keys()
         present = {name: file.get_slice(name).get_shape() for name in names}
+        types = {name: file.get_slice(name).get_dtype() for name in names}
     for name in sorted(shapes.keys() | present.keys()):
         if shapes.get(name) != present.get(name):
             raise InputError(
                 f"{folder / WEIGHTS}: does not fit its {CONFIG}: {printable(name)} is "
                 f"{_shape(present, name)} and should be {_shape(shapes, name)}"
+            )
+        if wanted[name].is_floating_point() and types[name] not in FLOATS:
+            raise InputError(
+                f"{folder / WEIGHTS}: {printable(name)} has numbers of type {types[name]}, and a "
+                f"weight's are {', '.join(FLOATS)}"
             )
 
 

@@ -94,7 +94,8 @@ def parse_section(model: type[Model], values: dict[str, Any], prefix: str) -> Mo
         return model.model_validate(values)
     except ValidationError as error:
         key, _, message = faults(model, error)[0]
-        raise InputError(f"{prefix}{key}: {message}") from None
+        name = f"{prefix}{key}" if key else prefix.rstrip("-.: ")  # of the section itself
+        raise InputError(f"{name}: {message}" if name else message) from None
     except InputError as error:
         raise InputError(f"{prefix}{error}") from None
 

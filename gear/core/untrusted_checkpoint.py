@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,4 +52,6 @@ def read_untrusted_checkpoint(file: Path) -> dict[str, Any]:
 def _unpickle(file: Path) -> Any:
     with file.open("rb") as opened:
         is_zip = opened.read(4) == b"PK\x03\x04"  # zip since PyTorch 1.6
-    return torch.load(file, weights_only=True, map_location="cpu", mmap=is_zip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on old pickle protocols and rare kinds of tensors
+        return torch.load(file, weights_only=True, map_location="cpu", mmap=is_zip)

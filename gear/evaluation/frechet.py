@@ -69,13 +69,17 @@ def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features, (N, C) and (M, C).
 
     Raises:
-        InputError: if a feature is not finite, or the sets have different numbers of channels.
+        InputError: if a feature is not a finite real number, features are too large for their
+            covariance to be finite, or the sets have different numbers of channels, or none.
         ValueError: if a set has another number of axes, or fewer than two rows.
     """
     _require_finite(features1_NC, "the first set")
     _require_finite(features2_MC, "the second set")
-    first, second = Gaussian.fit(features1_NC), Gaussian.fit(features2_MC)
-    if len(first.mean) != len(second.mean):
+    with np.errstate(over="ignore", invalid="ignore"):
+        first, second = Gaussian.fit(features1_NC), Gaussian.fit(features2_MC)
+    if not (np.isfinite(first.covariance).all() and np.isfinite(second.covariance).all()):
+        raise InputError("features: their covariance is not finite: they are too large")
+    if len(first.mean) != len(second.mean) or not len(first.mean):
         raise InputError(
             f"features of {len(first.mean)} and of {len(second.mean)} channels: "
             "give two sets of the same network"
@@ -84,6 +88,8 @@ def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
 
 
 def _require_finite(features_NC: np.ndarray, name: str) -> None:
+    if np.iscomplexobj(features_NC):
+        raise InputError(f"features: {name} has complex numbers: give real ones")
     places = np.argwhere(~np.isfinite(np.asarray(features_NC, dtype=np.float64)))
     if places.size:
         row = places[0][0]

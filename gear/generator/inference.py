@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gear.core.model_folder import load_model, read_number, read_shape, read_tensor
+from gear.core.errors import InputError
+from gear.core.model_folder import (
+    CONFIG,
+    LARGEST_GRID,
+    load_model,
+    read_number,
+    read_shape,
+    read_tensor,
+)
+from gear.core.settings import quoted
 from gear.data.row_selection import BATCH
 from gear.generator.conditioning import Captions, Condition
 from gear.generator.config import GeneratorShape, SampleConfig
 from gear.generator.transformer import Generator
 
+CONDITIONS = ("class", "caption")
 CACHE = 4 << 30  # bytes of keys and values, at most, where no setting says how many images to draw
 
 
@@ -33,9 +43,13 @@ def load_generator(folder: Path) -> Generator:
     """Return the generator of a checkpoint folder, on CPU, in eval mode. Raises `InputError`."""
     shape, config = read_shape(folder, "generator", GeneratorShape)
     codes = read_number(folder, config, "codes")
-    grid = read_number(folder, config, "grid")
+    grid = read_number(folder, config, "grid", most=LARGEST_GRID)
     condition: dict[str, Any]
-    if config.get("condition") == "caption":
+    if (kind := config.get("condition", "class")) not in CONDITIONS:
+        raise InputError(
+            f"{folder / CONFIG}: condition is {quoted(kind)}, not one of {', '.join(CONDITIONS)}"
+        )
+    if kind == "caption":
         condition = {"empty_caption": read_tensor(folder, "cls_embedding.empty")}
     else:
         condition = {"classes": read_number(folder, config, "classes")}

@@ -25,6 +25,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 from dvc_data.index import DataIndexDirError
 from dvc_objects.fs.local import LocalFileSystem
+from scmrepo.exceptions import SCMError as GitError
 
 from gear import paths
 from gear.core.errors import InputError
@@ -204,10 +205,14 @@ def find_revision(name: str, root: Path) -> Revision:
                 f"give a commit, one of {', '.join(sorted(commits))}"
             )
         try:
-            commit = next(iter(commits), "") or resolve_rev(repo.scm, name)
-        except (RevError, SCMError):
+            commit = next(iter(commits), "")
+            if not commit:
+                found = resolve_rev(repo.scm, name) if name else ""
+                commit = repo.scm.resolve_rev(f"{found}^{{commit}}")  # not a file or a tree
+        except (RevError, SCMError, GitError, ValueError):
             raise InputError(
-                f"no experiment or revision {name!r}: `dvc exp list` and `git log` name them"
+                f"no experiment or revision {one_line(repr(name), 80)}: `dvc exp list` and "
+                "`git log` name them"
             ) from None
     return Revision(name, commit, root, experiment=bool(commits))
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gear import paths
 from gear.core.errors import InputError
-from gear.core.settings import Section, faults, parse_section
+from gear.core.settings import Section, faults, parse_section, refuse_truth_values
 from gear.core.text import one_line
 from gear.core.yaml_text import read_yaml
 from gear.dvc_experiments import nothing_prepared
@@ -41,7 +41,7 @@ class PredictionConfig(Section):
     arm: str = Field(description="The arm that the prediction is about.")
     than: tuple[str, ...] = Field((), description="Arms, each of which is compared with.")
     value: str = Field("fd", description="Metric, or quantity of the generator's curve.")
-    to: Annotated[float, Field(gt=0)] = Field(1.0, description="Share of the first value.")
+    to: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Share of the first value.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -163,6 +163,11 @@ def load_study(file: Path) -> Study:
     """
     values = read_yaml(file, "name a file like studies/toy.yaml")
     _check_hypotheses(file, values.get("hypotheses"))
+    arms = values.get("arms")
+    for name, settings in arms.items() if isinstance(arms, dict) else ():
+        if not isinstance(settings, dict):
+            place = f"arms.{one_line(str(name), 60)}"
+            raise InputError(f"{file}: {place}: give its settings, or {{}} if it has none")
     config = parse_section(StudyConfig, values, f"{file}: ")
     if not NAME.fullmatch(file.stem):
         raise InputError(f"{file}: the name of a study has letters, digits, '.', '_' and '-'")
@@ -188,11 +193,12 @@ def _check_hypotheses(file: Path, hypotheses: Any) -> None:
     for name, hypothesis in hypotheses.items() if isinstance(hypotheses, dict) else ():
         predictions = hypothesis.get("predictions") if isinstance(hypothesis, dict) else None
         for number, prediction in enumerate(predictions if isinstance(predictions, list) else ()):
+            place = f"hypotheses.{one_line(str(name), 60)}.predictions.{number}"
+            refuse_truth_values(PredictionConfig, prediction, f"{file}: {place}.")
             try:
                 PredictionConfig.model_validate(prediction)
             except ValidationError as error:
                 key, _, message = faults(PredictionConfig, error)[0]
-                place = f"hypotheses.{one_line(str(name), 60)}.predictions.{number}"
                 place += f".{key}" if key else ""
                 raise InputError(f"{file}: {place}: {message}") from None
 

@@ -73,7 +73,7 @@ def verify(
             made again.
     """
     root = checkout_root()
-    revision = find_revision(name or "HEAD", root)
+    revision = find_revision("HEAD" if name is None else name, root)
     if not revision.commit:
         raise InputError("the workspace is no revision: commit the run, then `gear verify`")
     lock = revision.lock()

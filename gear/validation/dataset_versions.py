@@ -21,7 +21,7 @@ from PIL import Image
 
 from gear import paths
 from gear.core.errors import InputError, StageFailed
-from gear.core.files import atomic_file, exclusive_lock, read_json, write_json
+from gear.core.files import atomic_file, drafts_of, exclusive_lock, read_json, write_json
 from gear.core.host_config import HostConfig
 from gear.data.shards import load_manifest
 from gear.ingest.config import DataConfig
@@ -112,7 +112,8 @@ def _incoming() -> Iterator[None]:
             yield
         finally:
             shutil.rmtree(paths.INCOMING, ignore_errors=True)
-            shutil.rmtree(f"{paths.INCOMING}.partial", ignore_errors=True)
+            for draft in drafts_of(paths.INCOMING):
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _judge(

@@ -251,6 +251,7 @@ def test_damaged_shards_are_one_line(
         ("monitor", "--checkout", "nowhere"),
         ("compare", "a"),
         ("compare", "a", "b"),
+        ("monitor", "--result", "."),
         ("tokenizer", "--from", "nowhere"),
         ("plan", "--\x1b[31m"),
     ],

@@ -75,6 +75,23 @@ def edit(run: Path, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
     git(run, "commit", "-q", "-am", "hostile")
 
 
+@pytest.mark.parametrize("name", ["", "HEAD:dvc.yaml", "HEAD^{tree}", "x" * 5000])
+def test_a_revision_that_is_no_commit_is_refused(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+    for words in (("compare", name, "HEAD"), ("verify", name, "--stages")):
+        refused(capsys, *words, says=("no experiment or revision",))
+
+
+def test_without_git_a_run_is_not_verified(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+    monkeypatch.setenv("PATH", str(run))
+    refused(capsys, "verify", "--stages", says=("git is not on PATH",))
+
+
 def test_an_honest_run_is_made_again(run: Path) -> None:
     done = verified(run)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from gear.core.errors import InputError
 from gear.core.model_folder import save_model
 from gear.core.untrusted_checkpoint import read_untrusted_checkpoint
 from gear.generator.config import GeneratorShape
+from gear.generator.inference import load_generator
 from gear.generator.transformer import Generator
 from gear.tokenizer.config import TokenizerShape
 from gear.tokenizer.model import Tokenizer
@@ -122,6 +123,8 @@ def test_a_damaged_checkpoint_is_one_line(
         ({"classes": 1.5}, "classes is 1.5"),
         ({"class_names": None}, "no class_names"),
         ({"grid": 2**20}, "images of 2097152 pixels a side"),
+        ({"condition": "nonsense"}, "condition is 'nonsense', not one of class, caption"),
+        ({"condition": None}, "condition is None"),
         ({"codes": 8}, "does not fit its config.json"),
         ({"generator": {"layers": 10**9}}, "generator."),
         ({"generator": [1]}, "no 'generator' in it"),
@@ -132,6 +135,34 @@ def test_a_config_of_nonsense_is_one_line(
 ) -> None:
     spoil_json(**changes)(Path("c/generator"))
     refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=(says,))
+
+
+def test_a_grid_that_no_weight_shows_allocates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    spoil_json(size=32)(Path("c/tokenizer"))
+    spoil_json(grid=2**20)(Path("c/generator"))
+    says = ("grid is 1048576, not a whole number from 1 to 512",)
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=says)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int8, torch.complex64])
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    part: str, kind: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("c") / part / "model.safetensors"
+    save_file({name: value.to(kind) for name, value in load_file(file).items()}, file)
+    says = (f"c/{part}", "has numbers of type")
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=says)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path("c/generator") / name).unlink()
+    os.mkfifo(Path("c/generator") / name)
+    says = (f"c/generator/{name}: no regular file",)
+    refused(capsys, "generate", "--checkpoint", "c", "--out", "x.png", says=says)
 
 
 def test_a_config_of_a_larger_model_allocates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +223,73 @@ def test_a_file_that_is_no_checkpoint_is_one_line(
     assert not Path("native").exists()
 
 
+def exported(part: str, **changes: Any) -> None:
+    """Export a model to `bad.pt`, with changes of the config that the file holds."""
+    assert main(["export", f"c/{part}", "bad.pt"]) == 0
+    content = torch.load("bad.pt", weights_only=True)
+    content["gear"] |= changes
+    torch.save(content, "bad.pt")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("generator", {"grid": torch.tensor(8)}, "gear.grid"),
+        ("generator", {"grid": 10**6}, "take a whole number from 1 to 512"),
+    ],
+)
+def test_a_config_of_nonsense_in_an_exported_file_is_one_line(
+    part: str, changes: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(part, **changes)
+    capsys.readouterr()
+    refused(capsys, "import", "bad.pt", "native", says=(says,))
+    assert not Path("native").exists()
+
+
+@pytest.mark.parametrize("condition", [{1}, float("nan"), "caption", torch.tensor(1), b"x"])
+def test_what_an_exported_file_says_against_its_weights_is_not_taken_over(condition: Any) -> None:
+    exported("generator", condition=condition, text={torch.tensor(0): 1})
+    assert main(["import", "bad.pt", "native"]) == 0
+    assert main(["generate", "--checkpoint", "c", "--out", "x.png", "--each", "1"]) == 0
+    assert load_generator(Path("native/generator")).classes == 2
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+def test_import_takes_floating_point_numbers_only(
+    kind: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported("generator")
+    content = torch.load("bad.pt", weights_only=True)
+    torch.save({"model": {n: v.to(kind) for n, v in content["model"].items()}}, "bad.pt")
+    capsys.readouterr()
+    refused(capsys, "import", "bad.pt", "native", "--heads", "2", says=("has numbers of type",))
+
+
+def test_weights_that_are_infinite_as_written_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    exported("generator")
+    content = torch.load("bad.pt", weights_only=True)
+    content["model"] = {name: value.double() * 1e300 for name, value in content["model"].items()}
+    torch.save(content, "bad.pt")
+    capsys.readouterr()
+    refused(capsys, "import", "bad.pt", "native", says=("NaN or infinite",))
+    assert not Path("native").exists()
+
+
+def test_names_in_a_file_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    exported("generator")
+    content = torch.load("bad.pt", weights_only=True)
+    content["model"]["a\n\x1b[31m\u202e"] = torch.zeros(1)
+    torch.save(content, "bad.pt")
+    capsys.readouterr()
+    assert main(["import", "bad.pt", "native"]) == 0
+    printed = capsys.readouterr().out
+    assert "a \\x1b[31m\\u202e" in printed
+    assert printed.count("\n") == 1
+
+
 def test_an_old_file_of_tensors_is_read() -> None:
     """Test the format before PyTorch 1.6, which was not a zip archive."""
     torch.save({"a": torch.ones(3)}, "old.pt", _use_new_zipfile_serialization=False)
@@ -212,6 +310,13 @@ def test_import_replaces_no_other_files(capsys: pytest.CaptureFixture[str]) -> N
     "words",
     [
         ("export", "c/tokenizer", "folder"),
+        ("export", "c/tokenizer", "x.safetensors"),
+        ("export", "c/tokenizer", "c/tokenizer/x.pt"),
+        ("export", "c/tokenizer", "/proc/x.pt"),
+        ("reconstruct", "a.png", "--checkpoint", "c/tokenizer", "--size", "8", "--out", "a.png"),
+        ("publish", "--checkpoint", "c", "--hub", "/"),
+        ("publish", "--checkpoint", "c", "--hub", "a/<b>"),
+        ("generate", "--checkpoint", "c", "--out", "x.png", "--classes", "9" * 5000),
         ("export", "c/tokenizer", "file/x.pt"),
         ("export", "nowhere", "x.pt"),
         ("import", "file", "native"),
@@ -237,7 +342,11 @@ def test_bad_arguments_are_one_line_before_the_work(
     Path("folder.png").mkdir()
     Path("file").write_text("text")
     save_file({"a": torch.zeros(1)}, "t.safetensors")
+    Image.new("RGB", (8, 8)).save("a.png")
+    before = Path("a.png").read_bytes()
     refused(capsys, *words)
+    assert Path("a.png").read_bytes() == before
+    assert not Path("published").exists()
 
 
 def test_mutants_of_weights_are_tensors_or_one_line() -> None:

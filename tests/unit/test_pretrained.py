@@ -108,7 +108,7 @@ def test_a_size_that_the_tokenizer_cannot_encode_is_refused(checkpoint: Path, si
 @pytest.mark.parametrize("size", ["32", 32.0])
 def test_a_size_that_is_no_whole_number_is_refused(checkpoint: Path, size: Any) -> None:
     tokenizer = gear.load_tokenizer(checkpoint)
-    with pytest.raises(InputError, match=r"tokenizer\.size 32(\.0)?: give a whole number"):
+    with pytest.raises(InputError, match=r"tokenizer\.size: give a whole number, not .*32"):
         tokenizer.size = size
 
 
@@ -137,6 +137,10 @@ def test_a_size_in_config_json_that_does_not_fit_is_refused(
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "from -1 to 1"),
         (torch.full((1, 3, 32, 32), 255.0), "from -1 to 1"),
         (torch.full((1, 3, 32, 32), torch.nan), "from -1 to 1"),
+        (torch.zeros(1, 3, 0, 0), "a multiple of 4"),
+        (torch.zeros(1, 3, 32, 32).to_sparse(), "from -1 to 1"),
+        (torch.zeros(1, 3, 32, 32, device="meta"), "from -1 to 1"),
+        (torch.zeros(1, 3, 32, 32).to(torch.float8_e4m3fn), "from -1 to 1"),
         ([], "no image"),
     ],
 )
@@ -165,6 +169,21 @@ def test_images_of_another_type_are_refused_with_what_to_give(
 ) -> None:
     with pytest.raises(InputError, match=message):
         gear.load_tokenizer(checkpoint).encode(images)
+
+
+def test_a_damaged_image_is_named_by_its_place(checkpoint: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    pictures = [Image.new("L", (32, 32)), Image.open(tmp_path / "a.png")]
+    with pytest.raises(InputError, match=r"image 1 of 2, image: .*truncated"):
+        gear.load_tokenizer(checkpoint).encode(pictures)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, None, 3, b"folder"])
+def test_a_path_that_is_none_is_refused(path: Any) -> None:
+    with pytest.raises(InputError):
+        gear.load_tokenizer(path)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F", "HSV"])
@@ -220,6 +239,12 @@ def test_a_tokenizer_in_double_precision_is_refused(
         np.full((1, 16), 2**64 - 1, np.uint64),
         np.array([["a"] * 16]),
         [[1, 2], [3]],
+        None,
+        {},
+        set(),
+        torch.zeros(1, 16, dtype=torch.bool),
+        torch.zeros(1, 16, device="meta").long(),
+        Image.new("L", (4, 4)),
     ],
 )
 def test_indices_that_are_no_image_are_refused(checkpoint: Path, indices: torch.Tensor) -> None:
@@ -322,6 +347,14 @@ def test_classes_come_from_a_list_an_array_or_a_tensor(checkpoint: Path, classes
         ({"classes": torch.tensor(0)}, "classes: give a list"),
         ({"classes": torch.tensor([0.0])}, r"classes '0\.0'"),
         ({"classes": torch.tensor([3])}, "classes '3': there are 3"),
+        ({"classes": [10**5000]}, "a number is over them"),
+        ({"classes": ["9" * 5000]}, "classes '999"),
+        ({"classes": [0], "seed": 1.5}, r"seed: give a whole number, not 1\.5"),
+        ({"classes": [0], "seed": True}, "seed: give a whole number, not True"),
+        ({"classes": [0], "seed": np.float32(2)}, "seed: give a whole number"),
+        ({"classes": [0], "seed": "3"}, "seed: give a whole number, not '3'"),
+        ({"classes": [0], "seed": None}, "seed: give a whole number"),
+        ({"classes": [0], "seed": np.array([1, 2])}, "seed: give a whole number"),
         ({"classes": [0], "seed": 2**63}, "seed: 9223372036854775808 is over 9223372036854775807"),
         ({"classes": [0, 1], "seed": 2**63 - 1}, "is over 9223372036854775806"),
         ({"classes": [0, 1], "seed": np.int64(2**63 - 1)}, "is over 9223372036854775806"),
@@ -332,6 +365,15 @@ def test_classes_and_seeds_that_cannot_be_sampled_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         gear.load_generator(checkpoint).sample(**options)
+
+
+def test_a_seed_of_numpy_is_its_number(checkpoint: Path) -> None:
+    """Unsigned numbers and int64 would be added as float64, in which these seeds are equal."""
+    generator = gear.load_generator(checkpoint)
+    one, other = generator.sample(classes=[1, 1], seed=np.uint64(2**60 + 1))
+    expected = generator.sample(classes=[1, 1], seed=2**60 + 1)
+    assert [one.tobytes(), other.tobytes()] == [image.tobytes() for image in expected]
+    assert one.tobytes() != other.tobytes()
 
 
 def test_the_largest_seed_is_sampled(checkpoint: Path) -> None:
@@ -451,6 +493,25 @@ def test_a_model_is_not_saved_over_the_one_it_came_from(checkpoint: Path) -> Non
     with pytest.raises(InputError, match="loaded from this folder"):
         gear.load_generator(checkpoint).save_pretrained(checkpoint)
     assert (checkpoint / "tokenizer/config.json").read_bytes() == config
+
+
+def test_a_model_is_not_saved_into_a_folder_of_another_kind(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    tokenizer, generator = gear.load_tokenizer(checkpoint), gear.load_generator(checkpoint)
+    tokenizer.save_pretrained(tmp_path / "t")
+    generator.save_pretrained(tmp_path / "g")
+    with pytest.raises(InputError, match=r"config\.json of another kind of model is in it"):
+        generator.save_pretrained(tmp_path / "t")
+    with pytest.raises(InputError, match="tokenizer of another kind of model is in it"):
+        tokenizer.save_pretrained(tmp_path / "g")
+    with pytest.raises(InputError, match="loaded from this folder"):
+        generator.save_pretrained(checkpoint / "tokenizer")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        generator.save_pretrained(tmp_path / "file")
+    assert gear.load_tokenizer(tmp_path / "t").size == 32
+    generator.save_pretrained(tmp_path / "g")
 
 
 def test_a_generator_of_captions_draws_prompts_and_keeps_paths_to_itself(

@@ -210,6 +210,8 @@ def test_export_and_import_keep_what_weights_do_not_show(tmp_path: Path) -> None
     [
         ({"size": 32, "temperature": 0.5}, {"size": 32, "temperature": 0.5}),
         ({"size": -1, "temperature": float("nan")}, {"temperature": None}),
+        ({"size": 33, "temperature": None}, {"temperature": None}),
+        ({"size": True, "temperature": None}, {"temperature": None}),
     ],
 )
 def test_export_and_import_keep_a_tokenizer_s_size(

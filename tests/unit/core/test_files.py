@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from gear.core.errors import InputError
-from gear.core.files import allow_many_open_files, exclusive_lock, replace_folder, write_json
+from gear.core.files import (
+    allow_many_open_files,
+    drafts_of,
+    exclusive_lock,
+    replace_folder,
+    require_writable,
+    write_json,
+)
 from gear.data.shards import open_shard
 from gear.launch import _require_own
 
@@ -36,7 +43,7 @@ def test_a_folder_survives_an_end_between_the_two_renames(
     rename = os.replace
 
     def interrupted(source: Path, target: Path) -> None:
-        if source.name == "models.partial":
+        if source == drafts_of(folder)[0]:
             raise error
         rename(source, target)
 
@@ -48,7 +55,7 @@ def test_a_folder_survives_an_end_between_the_two_renames(
 
 
 def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(folder: Path) -> None:
-    folder.rename(folder.with_name("models.old.partial"))
+    folder.rename(drafts_of(folder)[1])
 
     def fail(draft: Path) -> None:
         raise ValueError("no room")
@@ -58,6 +65,19 @@ def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(folder: Pa
     assert (folder / "file").read_text() == "old"
     replace_folder(folder, fill)
     assert (folder / "file").read_text() == "new"
+
+
+def test_a_folder_of_the_user_is_never_taken_for_a_draft(folder: Path) -> None:
+    for name in ("models.partial", "models.old.partial"):
+        folder.with_name(name).mkdir()
+        (folder.with_name(name) / "thesis.tex").touch()
+    replace_folder(folder, fill)
+    assert len([*folder.parent.rglob("thesis.tex")]) == 2
+
+
+def test_a_place_that_takes_no_file_is_named_before_the_work() -> None:
+    with pytest.raises(InputError, match=r"--out /proc/x\.png: cannot be written: /proc"):
+        require_writable(Path("/proc/x.png"), "--out")
 
 
 def test_the_folder_that_a_link_leads_to_is_replaced_again_and_again(tmp_path: Path) -> None:

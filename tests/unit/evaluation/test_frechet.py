@@ -74,6 +74,19 @@ def test_features_that_are_not_finite_are_refused(value: float) -> None:
         frechet.distance(other, features)
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones((20, 3), np.complex64), "the first set has complex numbers"),
+        (np.zeros((20, 0)), "of 0 and of 0 channels"),
+        (np.eye(20) * 1e160, "their covariance is not finite"),
+    ],
+)
+def test_features_without_a_covariance_are_refused(features: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        frechet.distance(features, features)
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_sets_of_different_channels_are_refused(channels: int) -> None:
     random = np.random.default_rng(5)

@@ -3,16 +3,18 @@
 Every training of the tiny preset, in fp32, is killed with SIGKILL, half of the time while a state
 is being written, and resumed with the same or another number of ranks. The table shows how much
 the models differ from those of an uninterrupted run. With the same number of ranks they must be
-bitwise equal. With another number they may differ about as much as uninterrupted runs of one and
-two ranks do. The exit code is 1 if a resumed run fails or differs by more.
+bitwise equal. With another number the losses of the next step must agree to 1e-5; how far weights
+are apart at the end is shown. The exit code is 1 if a resumed run fails or differs by more.
 As many trainings run at a time as there are cores for their ranks.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,8 +34,9 @@ from tests.support.settings import edit_params, tiny_settings, write_params
 
 STAGES = ("tokenizer", "joint", "generator")
 RANKS = ((1, 1), (2, 2), (1, 2), (2, 1))  # number of ranks before and after the kill
-# limit after a change of ranks, relative to the difference of uninterrupted runs of 1 and 2 ranks
-TIMES = 2.0
+# Limit after a change of ranks, of losses of the first step: |a - b| / max(1, |b|). Weights are no
+# test: rounding gives one latent another token sooner or later, and later steps go another way.
+CLOSE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,14 @@ class Case:
 
     saving: bool
     resumed: bool
-    difference: float
+    first: float  # difference of losses in the first step after the resume
+    difference: float  # of a weight, at the end
 
 
 def prepare(folder: Path, gan_from: int = 1_000_000) -> None:
     """Run the pipeline through the generator; the discriminator joins at step `gan_from`."""
     config = tiny_settings(
-        host={"log_every": 2, "checkpoint_every": 1},
+        host={"log_every": 1, "checkpoint_every": 1},
         train={"bf16": False},
         joint={"batch": 8, "fd_every": 0},
         generator={"steps": 12},
@@ -118,6 +122,19 @@ def difference(cwd: Path, other: Path, stage: str) -> float:
     return worst
 
 
+def losses_after(cwd: Path, stage: str, step: int) -> dict[str, float]:
+    """Return the losses of the first step after `step`; {} if there is none."""
+    rows = map(json.loads, (cwd / "data/models" / stage / "curves.jsonl").read_text().splitlines())
+    return next(
+        (
+            {name: value for name, value in row.items() if name.startswith("loss/")}
+            for row in rows
+            if row["step"] == step + 1
+        ),
+        {},
+    )
+
+
 def run_case(
     prepared: Path, whole: Path, stage: str, ranks: tuple[int, int], number: int, seed: int
 ) -> Case | str:
@@ -134,7 +151,12 @@ def run_case(
     try:
         if done.returncode:
             return done.stderr[-2000:]
-        return Case(saving, "resuming after step" in done.stderr, difference(cwd, whole, stage))
+        resumed = re.search(r"resuming after step (\d+)", done.stderr)
+        step = int(resumed[1]) if resumed else 0
+        ours, theirs = (losses_after(folder, stage, step) for folder in (cwd, whole))
+        assert ours.keys() == theirs.keys()
+        apart = (abs(ours[name] - theirs[name]) / max(1.0, abs(theirs[name])) for name in ours)
+        return Case(saving, bool(resumed), max(apart, default=0.0), difference(cwd, whole, stage))
     finally:
         shutil.rmtree(cwd)
 
@@ -146,8 +168,11 @@ def main() -> int:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     arguments = parser.parse_args()
     failed = 0
-    print("| training | ranks | kills | while saving | resumed | equal to the bit | difference |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| training | ranks | kills | while saving | resumed | equal to the bit "
+        "| losses of the next step | weights at the end |"
+    )
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepared = folder / "prepared"
@@ -155,7 +180,7 @@ def main() -> int:
         for stage in arguments.stages:
             whole = {ranks: uninterrupted(prepared, folder, stage, ranks) for ranks in (1, 2)}
             apart = difference(whole[1], whole[2], stage)
-            print(f"| {stage} | 2 instead of 1 | none | | | | {apart:.1e} |", flush=True)
+            print(f"| {stage} | 2 instead of 1 | none | | | | | {apart:.1e} |", flush=True)
             for ranks in RANKS:
                 one = partial(
                     run_case, prepared, whole[ranks[0]], stage, ranks, seed=arguments.seed
@@ -167,13 +192,14 @@ def main() -> int:
                 for error in errors:
                     print(error, file=sys.stderr, flush=True)
                 worst = max((case.difference for case in cases), default=0.0)
-                limit = 0.0 if ranks[0] == ranks[1] else TIMES * apart
-                failed += len(errors) + (worst > limit)
+                first = max((case.first for case in cases), default=0.0)
+                fails = worst > 0 if ranks[0] == ranks[1] else first > CLOSE
+                failed += len(errors) + fails
                 row = str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}, then {ranks[1]}"
                 print(
                     f"| {stage} | {row} | {len(cases)} | "
                     f"{sum(c.saving for c in cases)} | {sum(c.resumed for c in cases)} | "
-                    f"{sum(c.difference == 0 for c in cases)} | {worst:.1e} |",
+                    f"{sum(c.difference == 0 for c in cases)} | {first:.1e} | {worst:.1e} |",
                     flush=True,
                 )
     return int(failed > 0)

@@ -88,13 +88,13 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, model_card_template=CARD, ta
             The URL of the upload; None if there was none.
 
         Raises:
-            InputError: if it is a file, the model was loaded from that folder or one above it, or
-                another kind of model is in it.
+            InputError: if it is a file, the model was loaded from that folder, or another kind of
+                model is in it.
         """
         target = Path(save_directory)
         if target.exists() and not target.is_dir():
             raise InputError(f"{target}: is a file: name a folder")
-        if target.resolve().is_relative_to(self.folder.resolve()):
+        if target.resolve() == self.folder.resolve():
             raise InputError(f"{target}: the model was loaded from this folder: save it to another")
         for name in self.not_beside:
             if (target / name).exists():

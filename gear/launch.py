@@ -13,8 +13,10 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import uuid
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from gear import paths
@@ -22,8 +24,10 @@ from gear.core.errors import InputError
 from gear.core.exit_codes import FIRST_FAILURE
 from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
+from gear.process import kill_children
 
 LAUNCHER = "GEAR_LAUNCHER"  # environment variable: process id of a rank's launcher
+REPEAT = 1.0  # seconds within which another Ctrl-C is ignored, as a terminal may repeat it
 PATIENCE = 7200  # seconds that ranks may take to save after a signal to their launcher
 SLURM = {  # variables that PyTorch expects, and those of srun that they are copied from
     "RANK": "SLURM_PROCID",
@@ -131,8 +135,10 @@ def run_ranks(words: list[str], ranks: int) -> None:
     """Run `gear WORDS` as several ranks and wait for all of them.
 
     If one fails, the others get SIGTERM, and SIGKILL after half a minute. A signal to this process
-    is passed on, and the ranks may take `PATIENCE` to save. Only the first rank to
-    fail prints its error. After a crash each rank prints its own: which came first is not known.
+    is passed on, and the ranks may take `PATIENCE` to save; a second Ctrl-C kills them.
+
+    Only the first rank to fail prints its error. After a crash each rank prints its own: which came
+    first is not known.
 
     Raises:
         SystemExit: with the exit code of the rank that failed first, or 128 + the signal that ended
@@ -160,10 +166,12 @@ def run_ranks(words: list[str], ranks: int) -> None:
         monitor_interval=0.5,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a temporary folder is left
         shutdown_timeout=PATIENCE,
+        signals_to_handle="",  # see `_signals_passed_on`
     )
     print(f"{words[0]}: {ranks} ranks", flush=True)
     try:
-        elastic_launch(config, sys.executable)("-m", "gear", *words)
+        with _signals_passed_on():
+            elastic_launch(config, sys.executable)("-m", "gear", *words)
     except SignalException as error:
         raise SystemExit(128 + int(error.sigval)) from None
     except ChildFailedError as error:
@@ -181,6 +189,38 @@ def run_ranks(words: list[str], ranks: int) -> None:
     finally:
         del os.environ[FIRST_FAILURE]
         first_failure.unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """Raise PyTorch's `SignalException` on the first signal: the launcher then passes it on.
+
+    Later signals are ignored while the ranks save, but a second Ctrl-C kills them and ends this
+    process. A SIGHUP that is ignored (nohup) stays so, in the ranks as well.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    first = 0.0
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if not first:
+            first = now
+            raise SignalException(f"signal {number}", sigval=signal.Signals(number))
+        if number == signal.SIGINT and now - first > REPEAT:
+            kill_children()
+            raise SystemExit(128 + number)
+
+    handled = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(first_failure: Path) -> int | None:

@@ -491,7 +491,9 @@ def class_index(name: str | int, names: Sequence[str]) -> int:
         if folded.count(name.casefold()) == 1:
             return folded.index(name.casefold())
     if isinstance(name, int) and abs(name) >= 10**LONGEST_INDEX:  # Python may not print it
-        raise InputError(f"classes: there are {len(names)}, and a number is over them")
+        raise InputError(
+            f"classes: a number has over {LONGEST_INDEX} digits: there are {len(names)}, from 0 on"
+        )
     text = str(name)
     is_number = text.isascii() and text.isdigit() and len(text) <= LONGEST_INDEX
     if is_number and int(text) < len(names):
@@ -504,7 +506,10 @@ def _whole_number(value: SupportsIndex, name: str) -> int:
     """Return a whole number, also one of NumPy's. Raises `InputError` for others and booleans."""
     if not isinstance(value, bool | np.bool_):
         with suppress(TypeError):
-            return operator.index(value)
+            number = operator.index(value)
+            if abs(number) < 2**64:
+                return number
+            raise InputError(f"{name}: give a number of at most 64 bits")  # Python may not print it
     raise InputError(f"{name}: give a whole number, not {one_line(repr(value), 40)}")
 
 

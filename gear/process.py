@@ -114,6 +114,15 @@ def end_group(child: subprocess.Popen[str], grace: float = GRACE) -> None:
     child.wait()
 
 
+def kill_children() -> None:
+    """Send SIGKILL to the process groups of this process's children."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = _stat(entry)
+            if int(fields[1]) == os.getpid() and int(fields[2]) != os.getpgrp():
+                os.killpg(int(fields[2]), signal.SIGKILL)
+
+
 def exit_with(process_id: int) -> None:
     """Terminate this process when another one exits, even by SIGKILL.
 

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> str:
         ]
         freed = sum(state.size for state in deleted)
         lines = [f"deleted {state.folder}" for state in deleted]
-        lines += [f"deleted {file}, tokens of an earlier tokenizer" for file in prune_tokens()]
+        lines += [f"deleted {file}, older cached tokens" for file in prune_tokens()]
         return "\n".join([*lines, f"states deleted: {len(deleted)}, {format_size(freed)}"])
     states = [
         (state, group) for group in groups for state in list_states(group.folder, group.identities)
@@ -79,21 +79,25 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def prune_tokens() -> list[Path]:
-    """Delete cached tokens of frozen tokenizers, except the newest file. Returns what was deleted.
+    """Delete cached tokens of frozen tokenizers, except the file that was used last, and drafts.
 
     Nothing is deleted while a training of this checkout runs that may read them.
+
+    Returns:
+        The deleted files.
     """
     files = sorted(paths.TOKENS.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    old = [*files[:-1], *paths.TOKENS.glob("*.partial")]
     try:
         with ExitStack() as locks:
-            for stage in ("joint", "generator") if files[:-1] else ():
+            for stage in ("joint", "generator") if old else ():
                 lock = paths.WORK / stage / "lock"
                 locks.enter_context(exclusive_lock(lock, "held by {holder}"))
-            for file in files[:-1]:
+            for file in old:
                 file.unlink()
     except LockedError:
         return []
-    return files[:-1]
+    return old
 
 
 def study_groups(current: Mapping[str, Identity]) -> list[Group]:

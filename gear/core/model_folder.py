@@ -111,10 +111,7 @@ def load_model(build: Callable[[], Model], folder: Path) -> Model:
 def _check_shapes(expected: nn.Module, folder: Path) -> None:
     wanted = expected.state_dict()
     shapes = {name: list(value.shape) for name, value in wanted.items()}
-    file_name = folder / WEIGHTS
-    if file_name.exists() and not file_name.is_file():  # reading a pipe would wait for ever
-        raise InputError(f"{file_name}: no regular file")
-    with _input_errors(folder), safe_open(file_name, framework="pt") as file:
+    with _input_errors(folder), safe_open(folder / WEIGHTS, framework="pt") as file:
         names = file.keys()
         present = {name: file.get_slice(name).get_shape() for name in names}
         types = {name: file.get_slice(name).get_dtype() for name in names}
@@ -152,6 +149,9 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 @contextmanager
 def _input_errors(folder: Path) -> Iterator[None]:
     """Turn errors of reading weights into an `InputError` of one line."""
+    file = folder / WEIGHTS
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise InputError(f"{file}: no regular file")
     try:
         yield
     except FileNotFoundError:
@@ -181,9 +181,6 @@ def nonfinite_key(weights: dict[str, torch.Tensor]) -> str | None:
 
 def read_tensor(folder: Path, name: str) -> torch.Tensor:
     """Return one tensor of a checkpoint. Raises `InputError` if it is not there."""
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            result: torch.Tensor = file.get_tensor(name)
-            return result
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS}: {one_line(str(error), 200)}") from None
+    with _input_errors(folder), safe_open(folder / WEIGHTS, framework="pt") as file:
+        result: torch.Tensor = file.get_tensor(name)
+    return result

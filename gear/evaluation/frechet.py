@@ -69,22 +69,27 @@ def distance(features1_NC: np.ndarray, features2_MC: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features, (N, C) and (M, C).
 
     Raises:
-        InputError: if a feature is not a finite real number, features are too large for their
-            covariance to be finite, or the sets have different numbers of channels, or none.
+        InputError: if a feature is not a finite real number, features are too large for
+            their distance to be finite, or the sets have different numbers of channels, or none.
         ValueError: if a set has another number of axes, or fewer than two rows.
     """
     _require_finite(features1_NC, "the first set")
     _require_finite(features2_MC, "the second set")
     with np.errstate(over="ignore", invalid="ignore"):
         first, second = Gaussian.fit(features1_NC), Gaussian.fit(features2_MC)
-    if not (np.isfinite(first.covariance).all() and np.isfinite(second.covariance).all()):
-        raise InputError("features: their covariance is not finite: they are too large")
     if len(first.mean) != len(second.mean) or not len(first.mean):
         raise InputError(
             f"features of {len(first.mean)} and of {len(second.mean)} channels: "
             "give two sets of the same network"
         )
-    return first.distance(second)
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            found = first.distance(second)
+        except np.linalg.LinAlgError:
+            found = np.nan
+    if not np.isfinite(found):
+        raise InputError("features: their distance is not a finite number: they are too large")
+    return found
 
 
 def _require_finite(features_NC: np.ndarray, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def cached_tokens(
         if tokens is not None:
             tokens.flush()
             file.with_suffix(".partial").replace(file)
+    if context.is_rank_zero:
+        os.utime(file)  # `gear states prune` keeps the file that was used last
     dist.barrier()
     result: np.ndarray = np.load(file, mmap_mode="r")
     return result

@@ -36,7 +36,7 @@ from gear.training.states import (
     DESCRIPTION,
     LOCK,
     OLDER,
-    SECONDS,
+    TAG,
     delete_finished,
     read_description,
     read_tag,
@@ -177,7 +177,7 @@ class CheckpointManager:
         If that state is damaged, the latest stays, with a warning.
         """
         self.finish_save()
-        healthy = self.read("healthy")
+        healthy = self._healthy()
         if self.context.is_rank_zero and healthy is not None:
             if fault := damage(self.folder / healthy):
                 print(f"{fault}: it was the last healthy state", file=sys.stderr)
@@ -277,9 +277,10 @@ class CheckpointManager:
         facts |= {"step": step, "finished": finished, "started_from": self.started_from}
         facts |= {"of_experiment": self.of_experiment}
         before = read_description(self.folder)
-        for name in SECONDS:
-            taken = getattr(self, name)
-            facts |= {name: before.get(name) if taken is None else taken}
+        saved, measured = before.get("save_seconds"), before.get("measure_seconds")
+        facts |= {"save_seconds": saved if self.save_seconds is None else self.save_seconds}
+        known = [s for s in (measured, self.measure_seconds) if isinstance(s, float)]
+        facts |= {"measure_seconds": max(known, default=None)}
         self.note(DESCRIPTION, facts)
 
     def finish(self) -> None:
@@ -335,7 +336,7 @@ class CheckpointManager:
                 saved.rename(whole)
             if self.read("latest") != saved.name:
                 self._point("latest", saved.name)
-            healthy = self.read("healthy")
+            healthy = self._healthy()
             if healthy is not None and step_of(healthy) > step_of(saved.name):
                 # the training was healthy after this state, and the newer ones are damaged
                 self._point("healthy", saved.name)
@@ -415,13 +416,18 @@ class CheckpointManager:
         os.replace(draft, self.folder / name)
         flush(self.folder)
 
+    def _healthy(self) -> str | None:
+        """Return the name of the last healthy state; None if there is none or it is damaged."""
+        tag = (self.read("healthy") or "").strip()
+        return tag if TAG.fullmatch(tag) else None
+
     def _states(self) -> list[Path]:
         """Return the folders of all states except the one in `older/`."""
         return [*self.folder.glob("step-*[0-9]"), *self.folder.glob("stopped-step-*[0-9]")]
 
     def _drop_old(self) -> None:
         """Delete superseded states; the newest one before the latest moves to `older/` instead."""
-        kept = {self.read("latest"), self.read("healthy")}
+        kept = {self.read("latest"), self._healthy()}
         step = self.latest_step()
         superseded = [state for state in self._states() if state.name not in kept]
         before = [s for s in superseded if step is not None and step_of(s.name) < step]

@@ -96,7 +96,7 @@ def describe_nearest(root: Path, identity: Identity) -> str | None:
     if not states:
         return None
     nearest = min(states, key=lambda state: len(state.all_differences()))
-    differing = ", ".join(nearest.all_differences()[:6]) or "the same settings and fewer steps"
+    differing = ", ".join(nearest.all_differences()[:6]) or "the same settings"
     return (
         f"found a state of {nearest.stage} at step {nearest.step} with {differing}; starting anew "
         f"(`gear {nearest.stage} --from {nearest.folder}` to go on from it)"

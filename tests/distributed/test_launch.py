@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gear.core.errors import InputError
 from gear.launch import free_gpus, is_rank
+from gear.process import prepare_child
 from tests.support.commands import ENV, run_gear, start_joint
 from tests.support.docs import blocks
 from tests.support.processes import is_alive, runs_in
@@ -279,30 +281,67 @@ import os, signal, time
 from pathlib import Path
 
 rank, caught = os.environ["RANK"], []
-signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: caught.append(number))
 Path(f"ready-{rank}").touch()
-while not caught:
+deadline = time.monotonic() + 60
+while not caught and not Path("end").exists() and time.monotonic() < deadline:
     time.sleep(0.1)
-time.sleep(35)  # PyTorch's launcher kills after 30 seconds by default
-Path(f"saved-{rank}").touch()
+if caught:
+    time.sleep(35)  # PyTorch's launcher kills after 30 seconds by default
+    Path(f"saved-{rank}").touch()
 """
 LAUNCHER = """
-import os
+import os, signal, sys
 from gear.launch import run_ranks
 
+if sys.argv[1:] == ["nohup"]:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 os.environ["PYTHONPATH"] = os.getcwd()  # with the package of the slow ranks
 run_ranks(["joint"], 2)
 """
 
 
-@pytest.mark.slow
-def test_ranks_may_take_longer_than_half_a_minute_to_save(tmp_path: Path) -> None:
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """Return a folder with a launcher of two ranks that take 35 seconds to save."""
     (tmp_path / "gear").mkdir()
     (tmp_path / "gear/__init__.py").touch()
     (tmp_path / "gear/__main__.py").write_text(SLOW_RANK)
     (tmp_path / "launcher.py").write_text(LAUNCHER)
-    with subprocess.Popen([sys.executable, "-P", "launcher.py"], cwd=tmp_path, env=ENV) as child:
-        wait_until(lambda: len([*tmp_path.glob("ready-*")]) == 2, 60)
+    return tmp_path
+
+
+def launch(slow: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Start the launcher, and wait until its ranks run."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "launcher.py", *words], cwd=slow, env=ENV, preexec_fn=prepare_child
+    )
+    assert wait_until(lambda: len([*slow.glob("ready-*")]) == 2, 60)
+    return child
+
+
+@pytest.mark.slow
+def test_ranks_may_take_longer_than_half_a_minute_to_save(slow: Path) -> None:
+    with launch(slow) as child:
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=120) == 128 + signal.SIGTERM
-    assert len([*tmp_path.glob("saved-*")]) == 2
+    assert len([*slow.glob("saved-*")]) == 2
+
+
+def test_a_second_interrupt_ends_ranks_that_are_saving(slow: Path) -> None:
+    with launch(slow) as child:
+        child.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=20) == 128 + signal.SIGINT
+    assert wait_until(lambda: not runs_in(slow), 5)
+
+
+def test_under_nohup_ranks_go_on_without_their_terminal(slow: Path) -> None:
+    with launch(slow, "nohup") as child:
+        child.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+        assert child.poll() is None
+        (slow / "end").touch()
+        assert child.wait(timeout=20) == 0

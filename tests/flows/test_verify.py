@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gear.process import prepare_child
 from gear.runs import costs
 from gear.runs.revision import Cache, content_md5, find_revision
 from tests.support.runs import commit, dvc, environment, gear, git, toy_run
@@ -285,6 +286,7 @@ def test_an_interrupted_verification_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=prepare_child,  # a shell lets its background jobs ignore SIGINT
     )
     assert wait_until(lambda: [*(tmp_path / "t").glob("*/checkout/ran")], 60)
     inside = scratches(tmp_path / "t")[0]

@@ -347,8 +347,11 @@ def test_classes_come_from_a_list_an_array_or_a_tensor(checkpoint: Path, classes
         ({"classes": torch.tensor(0)}, "classes: give a list"),
         ({"classes": torch.tensor([0.0])}, r"classes '0\.0'"),
         ({"classes": torch.tensor([3])}, "classes '3': there are 3"),
-        ({"classes": [10**5000]}, "a number is over them"),
+        ({"classes": [10**5000]}, "a number has over 9 digits: there are 3, from 0 on"),
         ({"classes": ["9" * 5000]}, "classes '999"),
+        ({"classes": [-(10**5000)]}, "a number has over 9 digits"),
+        ({"classes": [0], "seed": 10**5000}, "seed: give a number of at most 64 bits"),
+        ({"classes": [0], "seed": -(10**5000)}, "seed: give a number of at most 64 bits"),
         ({"classes": [0], "seed": 1.5}, r"seed: give a whole number, not 1\.5"),
         ({"classes": [0], "seed": True}, "seed: give a whole number, not True"),
         ({"classes": [0], "seed": np.float32(2)}, "seed: give a whole number"),
@@ -505,13 +508,16 @@ def test_a_model_is_not_saved_into_a_folder_of_another_kind(
         generator.save_pretrained(tmp_path / "t")
     with pytest.raises(InputError, match="tokenizer of another kind of model is in it"):
         tokenizer.save_pretrained(tmp_path / "g")
-    with pytest.raises(InputError, match="loaded from this folder"):
+    with pytest.raises(InputError, match="of another kind of model is in it"):
         generator.save_pretrained(checkpoint / "tokenizer")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         generator.save_pretrained(tmp_path / "file")
     assert gear.load_tokenizer(tmp_path / "t").size == 32
     generator.save_pretrained(tmp_path / "g")
+    again = gear.load_generator(tmp_path / "g")
+    again.save_pretrained(tmp_path / "g/copy")  # nothing of the original is in its way
+    assert gear.load_generator(tmp_path / "g/copy").class_names == again.class_names
 
 
 def test_a_generator_of_captions_draws_prompts_and_keeps_paths_to_itself(

@@ -266,6 +266,23 @@ def test_after_damage_a_collapse_goes_back_to_a_state_that_is_whole(
     manager.close()
 
 
+@pytest.mark.parametrize("content", ["", "garbage", "\0\0\0", "step-"])
+def test_a_damaged_file_healthy_names_no_state(
+    world: DistributedContext, saved: Path, tmp_path: Path, content: str
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "run")
+    (folder / "healthy").write_text(content)
+    manager, trained = CheckpointManager(folder, world), engine(world)
+    state = manager.load({"model": trained})
+    assert state is not None
+    assert state["step"] == 2
+    assert manager.roll_back() == folder / "step-2"
+    manager.save({"model": trained}, {"step": 3})
+    manager.mark_healthy()
+    assert manager.read("healthy") == "step-3"
+    manager.close()
+
+
 def test_a_collapse_does_not_go_back_to_a_damaged_state(
     world: DistributedContext, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,7 +94,7 @@ def test_the_nearest_state_may_differ_in_its_steps_alone(tmp_path: Path) -> None
     plain.rename(plain.with_name(f"{plain.name}-2"))
     message = describe_nearest(tmp_path, identity(1))
     assert message is not None
-    assert "a state of joint at step 2 with the same settings and fewer steps; starting" in message
+    assert "a state of joint at step 2 with the same settings; starting" in message
 
 
 def test_an_input_that_is_absent_now_is_no_reason_to_prune(tmp_path: Path) -> None:

@@ -37,10 +37,7 @@ STAGES = {
     "report": "one HTML page",
 }
 COMMANDS = {  # module of gear.commands, help
-    "init": (
-        "init",
-        "create a project for your images, with settings that fit them",
-    ),
+    "init": ("init", "create a project for your images, with settings that fit them"),
     "preset": ("preset", "write a preset to params.yaml and show what changed"),
     "states": ("states", "list the resumable states of trainings; `prune` deletes old ones"),
     "generate": ("generate", "draw images of a checkpoint into one picture"),

@@ -24,10 +24,9 @@ from gear.core.errors import InputError
 from gear.core.exit_codes import FIRST_FAILURE
 from gear.core.files import LockedError, exclusive_lock
 from gear.core.host_config import HostConfig
-from gear.process import kill_children
+from gear.process import REPEAT, kill_children
 
 LAUNCHER = "GEAR_LAUNCHER"  # environment variable: process id of a rank's launcher
-REPEAT = 1.0  # seconds within which another Ctrl-C is ignored, as a terminal may repeat it
 PATIENCE = 7200  # seconds that ranks may take to save after a signal to their launcher
 SLURM = {  # variables that PyTorch expects, and those of srun that they are copied from
     "RANK": "SLURM_PROCID",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
+REPEAT = 1.0  # seconds within which another Ctrl-C is ignored: a launcher repeats the first one
 GRACE = 12.0  # seconds, at least, for a training to save and exit before it is killed
 TAIL = 30  # lines of output kept to explain a failure
 

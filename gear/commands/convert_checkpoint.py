@@ -274,7 +274,7 @@ def _check_weights(file: Path, imported: ImportedModel) -> None:
         )
     for name, value in wanted.items():
         given = native[name]
-        if value.is_floating_point() and not (given.is_floating_point() and is_dense(given)):
+        if value.is_floating_point() and not (given.is_floating_point() and _is_dense(given)):
             raise InputError(
                 f"{file}: {one_line(name, 60)} has numbers of type {given.dtype}, {given.layout}: "
                 "weights are dense floating-point numbers: nothing was written"
@@ -283,7 +283,7 @@ def _check_weights(file: Path, imported: ImportedModel) -> None:
             raise InputError(f"{file}: {name} has NaN or infinite values: nothing was written")
 
 
-def is_dense(value: torch.Tensor) -> bool:
+def _is_dense(value: torch.Tensor) -> bool:
     """Return whether a tensor is an ordinary one: not sparse, quantized or nested."""
     return value.layout == torch.strided and not value.is_quantized and not value.is_nested
 

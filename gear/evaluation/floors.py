@@ -54,10 +54,8 @@ def fd_floor(
         Absent if a half has no more images than features have channels: the covariance of so few is
         singular, and the floor would come out a fifth too low.
     """
-    half, channels = (
-        min(map(len, halves(labels, np.random.default_rng(seed)))),
-        features_MC.shape[1],
-    )
+    half = min(map(len, halves(labels, np.random.default_rng(seed))))
+    channels = features_MC.shape[1]
     if half <= channels:
         return Absent(
             f"it needs more training images: half of them, {half}, have to be more than the "

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from gear.core.errors import InputError, StageFailed
 from gear.core.exit_codes import discard_closed_terminals
 from gear.nn.dropout import drawn_by_image
+from gear.process import REPEAT
 from gear.training.autoencoder import Losses
 from gear.training.batches import Batch, BatchLoader, prefetch
 from gear.training.codebook_health import CodebookHealth, Collapse
@@ -78,7 +79,6 @@ class StopRequested(StageFailed):
 
 
 INTERRUPTED = b"saving after this step; Ctrl-C again ends at once, without saving\n"
-REPEAT = 1.0  # seconds within which another Ctrl-C is ignored: a launcher forwards the first one
 REQUESTED = 128  # code of a stop request; signal numbers are smaller
 
 

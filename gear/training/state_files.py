@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gear.core.errors import InputError
 from gear.core.files import parse_json, replace_file, sha256_of
-from gear.training.states import OLDER, TAG, read_tag, step_of
+from gear.training.states import read_tag, step_of, tagged
 
 MANIFEST = "manifest.json"
 
@@ -124,9 +124,5 @@ def _by_step(folder: Path) -> list[Path]:
 
     States of runs that were asked to stop (`stopped-step-N`) are among them.
     """
-    states = [
-        path
-        for path in (*folder.glob("*step-*"), *(folder / OLDER).glob("*step-*"))
-        if path.is_dir() and TAG.fullmatch(path.name) and (path / MANIFEST).is_file()
-    ]
+    states = [path for path in tagged(folder) if (path / MANIFEST).is_file()]
     return sorted(states, key=lambda path: step_of(path.name), reverse=True)

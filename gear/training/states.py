@@ -204,6 +204,12 @@ def saved_step(folder: Path) -> int | None:
         return None
 
 
+def tagged(folder: Path) -> list[Path]:
+    """Return the states in a training's folder, that in `older/` too, by their names alone."""
+    found = (*folder.glob("*step-*"), *(folder / OLDER).glob("*step-*"))
+    return [path for path in found if TAG.fullmatch(path.name)]
+
+
 def step_of(tag: str) -> int:
     """Return the step of a state's tag.
 
@@ -219,8 +225,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _has_states(folder: Path) -> bool:
     """Return whether a training's folder holds a state, also one that nothing points to."""
-    whole = (*folder.glob("*step-*"), *(folder / OLDER).glob("*step-*"))
-    return (folder / "latest").exists() or any(TAG.fullmatch(path.name) for path in whole)
+    return (folder / "latest").exists() or bool(tagged(folder))
 
 
 def _read_state(folder: Path, identity: Identity) -> State:

@@ -134,9 +134,8 @@ class TensorBoard:
         # other trainings of the same identity have other folders of states: shorter ones, or --from
         _, dash, rest = run.state.name.partition("-")
         home, end = run.home / "tensorboard", f"-{run.run[:8]}{dash}{rest}"
-        earlier = sorted(
-            home.glob(f"*{glob.escape(end)}")
-        )  # the name may change with the number of steps
+        # the name may change with the number of steps
+        earlier = sorted(home.glob(f"*{glob.escape(end)}"))
         folder = earlier[0] if earlier else home / f"{run.name.replace(' ', '-')}{end}"
         folder.mkdir(parents=True, exist_ok=True)
         before = [*folder.glob("events.out.tfevents.*")]

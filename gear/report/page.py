@@ -23,6 +23,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("charts.js",)
 LIVE_PAGE = "live.html.j2"
 LIVE_SCRIPTS = (*SCRIPTS, "live.js")
+ROUNDING = 1e-6  # a distance below it is that of equal sets, 0 but for rounding
 PHOTOGRAPH = 100 * 100  # pixels from which a picture is stored as JPEG
 INTENDED_DRIFT = "warm to joint"
 TITLES = {
@@ -103,7 +104,8 @@ def _floor_note(name: str, records: dict[str, Any]) -> str:
     if f"{name}_floor" not in records:
         return ""
     floor = records[f"{name}_floor"]
-    note = f"real images: {_shown(name, floor['value'])}"
+    value = floor["value"] if floor["value"] > ROUNDING else 0.0
+    note = f"real images: {_shown(name, value)}"
     if "deviation" in floor["protocol"]:
         note += f" ± {_shown(name, floor['protocol']['deviation'])}"
     protocol = records[name]["protocol"]
@@ -112,8 +114,8 @@ def _floor_note(name: str, records: dict[str, Any]) -> str:
     # a distance of fewer images is larger, so that 1 would not be perfect
     against = ("reference", "reference_sha256", "n")
     is_alike = all(protocol.get(key) == floor["protocol"].get(key) for key in against)
-    if name not in SHARES and floor["value"] > 0 and is_alike:
-        note += f", ratio {records[name]['value'] / floor['value']:.3g}"
+    if name not in SHARES and value > 0 and is_alike:
+        note += f", ratio {records[name]['value'] / value:.3g}"
     return note
 
 

@@ -270,6 +270,12 @@ def test_a_floor_of_fewer_images_than_samples_says_so_and_has_no_ratio() -> None
     assert note(n=158, distinct_images=158) == "real images: 6, 158 different ones"
 
 
+def test_the_distance_of_equal_sets_is_0_and_has_no_ratio() -> None:
+    floor = {"value": 5.9e-10, "protocol": {}}
+    records = {"rfd": {"value": 12.0, "protocol": {}}, "rfd_floor": floor}
+    assert page.cards(records)[0]["floor"] == "real images: 0"
+
+
 def test_seen_captions_have_rows_after_those_of_held_out_ones() -> None:
     record = {"value": 0.5, "protocol": {"hit": "near", "gallery": 158}}
     parts = ("", "_low", "_high", "_floor")
